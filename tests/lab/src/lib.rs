@@ -1,1 +1,5 @@
-//! lab
+//! Real sites on one machine: libvirtd and QEMU in namespaces, guests, and the network between them.
+
+pub mod guest;
+pub mod kernel;
+pub mod ledger;

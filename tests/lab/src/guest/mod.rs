@@ -1,0 +1,1 @@
+//! Guest images: built once, cached, booted by tests.

@@ -1,0 +1,1 @@
+//! The ledger writer and its witness.
