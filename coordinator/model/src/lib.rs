@@ -7,7 +7,8 @@ mod site;
 mod vm;
 
 pub use site::{
-    Capability, FenceMeans, FenceOffer, NetworkOffer, PoolOffer, SiteName, SiteNameError, SiteReport,
+    Capability, FenceMeans, FenceOffer, NetworkOffer, PoolOffer, SiteName, SiteNameError,
+    SiteReport,
 };
 pub use vm::{
     Cpu, Device, Disk, DiskBus, DiskFormat, DiskLocation, DiskUse, Firmware, NetworkRef, Nic,
