@@ -15,10 +15,12 @@
 //!   except [`Site::fence_apply`], which is given the record that undoes it, already stored.
 
 mod error;
+mod guest;
 mod placeholder;
 mod stream;
 
 pub use error::{Remedy, SiteError, SiteErrorKind};
+pub use guest::{GuestAccess, GuestProbe, Privilege};
 pub use placeholder::{
     ApplianceFiles, ApplianceRef, CreatedDisk, Leftover, Mark, NewDisk, NewNic, PlaceholderSpec,
     PlaceholderState,
