@@ -1,0 +1,200 @@
+//! Machine, processor, firmware, network, names.
+
+use model::{Cpu, Firmware, Power, SiteReport, Vm};
+
+use crate::facts::{Facts, network_named};
+use crate::plan::PlannedNic;
+use crate::refusal::Refusal;
+use crate::request::{Request, Route};
+
+/// Whether the destination can be this VM.
+pub(crate) fn vm(
+    request: &Request,
+    facts: &Facts,
+    vm: &Vm,
+    destination: &SiteReport,
+    refusals: &mut Vec<Refusal>,
+) {
+    let mut refuse = |code: &str, text: String, remedy: &str| {
+        refusals.push(Refusal::new(code, text, remedy));
+    };
+    if vm.power != Power::Running {
+        refuse(
+            "not-running",
+            format!(
+                "{} is {} at {}; agents copy from inside a running guest",
+                vm.name, vm.power, request.from
+            ),
+            "start it first",
+        );
+    }
+    if let Some(taken) = &facts.taken {
+        let what = match (taken.same_id, taken.same_name) {
+            (true, true) => "name and UUID",
+            (true, false) => "UUID",
+            _ => "name",
+        };
+        refuse(
+            if taken.same_id { "uuid-taken" } else { "name-taken" },
+            format!("{} already has a VM {} with the same {what}", request.to, taken.name),
+            "remove or rename it there if it is a leftover; if it is this VM, look at `causeway status`",
+        );
+    }
+    if destination.arch != vm.arch {
+        refuse(
+            "architecture",
+            format!("{} needs {}, {} offers {}", vm.name, vm.arch, request.to, destination.arch),
+            "choose a destination of the same architecture",
+        );
+    }
+    let known = |machine: &str| destination.machines.iter().any(|m| m == machine);
+    if !known(&vm.machine) {
+        refuse(
+            "machine-type",
+            format!("{} cannot start machine type {}", request.to, vm.machine),
+            "change the VM's machine type to one that both sites have (`causeway site check` lists them)",
+        );
+    }
+    if !destination.firmwares.contains(&vm.firmware) {
+        let firmware = match vm.firmware {
+            Firmware::Bios => "BIOS",
+            Firmware::Uefi { secure_boot: false } => "UEFI",
+            Firmware::Uefi { secure_boot: true } => "UEFI with secure boot",
+        };
+        refuse(
+            "firmware-missing",
+            format!("{} has no {firmware} firmware for {}", request.to, vm.machine),
+            "install it at the destination (Debian: package ovmf)",
+        );
+    }
+    if let Cpu::Model(model) = &vm.cpu
+        && !destination.cpu_models.is_empty()
+        && !destination.cpu_models.contains(model)
+    {
+        refuse(
+            "cpu-missing",
+            format!("{} cannot start CPU model {model}", request.to),
+            "give the VM a CPU model that both sites have (`causeway site check` lists them)",
+        );
+    }
+    if destination.vcpus_max > 0 && vm.vcpus > destination.vcpus_max {
+        refuse(
+            "vcpus",
+            format!(
+                "{} has {} virtual CPUs, {} allows {}",
+                vm.name, vm.vcpus, request.to, destination.vcpus_max
+            ),
+            "give the VM fewer",
+        );
+    }
+    if let Some(free) = destination.memory_free
+        && free < vm.memory
+    {
+        refuse(
+            "no-memory",
+            format!("{} has {} memory, {} has {free} free", vm.name, vm.memory, request.to),
+            "free memory at the destination",
+        );
+    }
+    for device in vm.devices.iter().filter(|device| device.essential) {
+        refuse(
+            "device",
+            format!("{} has a device that cannot move: {}", vm.name, device.kind),
+            "detach it from the VM first",
+        );
+    }
+    if let Route::Direct { network, .. } = &request.options.route
+        && network_named(destination, network).is_none()
+    {
+        refuse(
+            "direct-network",
+            format!("{} has no active network {network} for the helper", request.to),
+            "name one that it has with --direct, or leave it out to relay through this machine",
+        );
+    }
+}
+
+/// Every card onto a network that exists. An unmapped one is refused: a guess could join a VM to
+/// the wrong people.
+pub(crate) fn nics(
+    request: &Request,
+    vm: &Vm,
+    destination: &SiteReport,
+    refusals: &mut Vec<Refusal>,
+) -> Vec<PlannedNic> {
+    let offered = || {
+        let names: Vec<_> = destination
+            .networks
+            .iter()
+            .filter(|offer| offer.active)
+            .map(|offer| offer.network.name())
+            .collect();
+        names.join(", ")
+    };
+    let mut planned = Vec::new();
+    for nic in &vm.nics {
+        let from = nic.network.name();
+        let Some(to) = request.networks.get(from) else {
+            refusals.push(Refusal::new(
+                "network-unmapped",
+                format!(
+                    "card {} is on {from}, and nothing says where that is at {}; it has: {}",
+                    nic.mac,
+                    request.to,
+                    offered()
+                ),
+                format!("add --network {from}=NAME"),
+            ));
+            continue;
+        };
+        let Some(network) = network_named(destination, to) else {
+            refusals.push(Refusal::new(
+                "network-missing",
+                format!(
+                    "{} has no active network or bridge {to}; it has: {}",
+                    request.to,
+                    offered()
+                ),
+                format!("create or start it, or map {from} to another"),
+            ));
+            continue;
+        };
+        planned.push(PlannedNic {
+            mac: nic.mac.clone(),
+            model: nic.model.clone(),
+            from: from.to_owned(),
+            network,
+            address: nic.address,
+        });
+    }
+    planned
+}
+
+/// Odd, and agreed to by whoever agrees to the plan.
+pub(crate) fn warnings(facts: &Facts, vm: &Vm, destination: &SiteReport) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if vm.cpu == Cpu::HostPassthrough {
+        warnings.push(
+            "the VM uses its host's processor as it is (host-passthrough): programs built for it may fail elsewhere".to_owned(),
+        );
+    }
+    for device in vm.devices.iter().filter(|device| !device.essential) {
+        warnings.push(format!("left behind: {}", device.kind));
+    }
+    for disk in &vm.disks {
+        if matches!(disk.usage, model::DiskUse::Cdrom | model::DiskUse::Floppy) {
+            warnings.push(format!("left behind: medium in {}", disk.target));
+        }
+    }
+    if !vm.persistent {
+        warnings.push(
+            "the VM is transient: its definition is kept only in the ledger once it is off"
+                .to_owned(),
+        );
+    }
+    if let Ok(source) = &facts.source {
+        warnings.extend(source.warnings.iter().cloned());
+    }
+    warnings.extend(destination.warnings.iter().cloned());
+    warnings
+}

@@ -1,0 +1,135 @@
+//! The plan itself.
+
+use model::{
+    Cpu, DiskBus, DiskFormat, FenceOffer, Firmware, NetworkRef, PciAddress, SiteName, Vm, VmId,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use units::{BlockSize, Bytes, Digest, DiskNo, MigrationId};
+
+use crate::facts::Facts;
+use crate::forecast::{Forecast, forecast};
+use crate::request::{Options, Request};
+
+/// The version of the plan's file format.
+pub const PLAN_VERSION: u32 = 1;
+
+/// All that will be done, agreed to before anything is touched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    pub version: u32,
+    pub id: MigrationId,
+    pub from: SiteName,
+    pub to: SiteName,
+    pub options: Options,
+    pub vm: PlannedVm,
+    pub disks: Vec<PlannedDisk>,
+    pub nics: Vec<PlannedNic>,
+    pub fence: FenceOffer,
+    pub forecast: Forecast,
+    /// The tracker that the guest allows, and why.
+    pub tracker: Option<(String, String)>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedVm {
+    pub id: VmId,
+    pub name: String,
+    pub vcpus: u32,
+    pub memory: Bytes,
+    pub arch: String,
+    pub machine: String,
+    pub cpu: Cpu,
+    pub firmware: Firmware,
+    pub autostart: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedDisk {
+    pub no: DiskNo,
+    /// The slot, the same at both sites: `vda`.
+    pub target: String,
+    pub bus: DiskBus,
+    pub size: Bytes,
+    pub allocated: Option<Bytes>,
+    pub block_size: BlockSize,
+    /// What the guest calls it.
+    pub device: String,
+    pub pool: String,
+    pub volume: String,
+    pub format: DiskFormat,
+    pub serial: Option<String>,
+    pub address: Option<PciAddress>,
+    pub boot_order: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedNic {
+    pub mac: String,
+    pub model: String,
+    /// The network or bridge at the source.
+    pub from: String,
+    pub network: NetworkRef,
+    pub address: Option<PciAddress>,
+}
+
+#[derive(Debug, Error)]
+#[error("the plan cannot be encoded")]
+pub struct PlanDigestError(#[from] serde_json::Error);
+
+impl Plan {
+    /// What receipts bind themselves to: BLAKE3 of the plan as JSON in field order.
+    pub fn digest(&self) -> Result<Digest, PlanDigestError> {
+        let json = serde_json::to_vec(self)?;
+        Ok(Digest(
+            *blake3::Hasher::new_derive_key("causeway plan v1").update(&json).finalize().as_bytes(),
+        ))
+    }
+
+    pub fn total_size(&self) -> Bytes {
+        self.disks.iter().map(|disk| disk.size).sum()
+    }
+}
+
+pub(crate) fn assemble(
+    request: &Request,
+    facts: &Facts,
+    vm: &Vm,
+    disks: Vec<PlannedDisk>,
+    nics: Vec<PlannedNic>,
+    warnings: Vec<String>,
+) -> Plan {
+    let guest = facts.guest.as_ref().ok();
+    Plan {
+        version: PLAN_VERSION,
+        id: request.id.clone(),
+        from: request.from.clone(),
+        to: request.to.clone(),
+        forecast: forecast(&request.options, facts, &disks),
+        options: request.options.clone(),
+        vm: PlannedVm {
+            id: vm.id,
+            name: vm.name.clone(),
+            vcpus: vm.vcpus,
+            memory: vm.memory,
+            arch: vm.arch.clone(),
+            machine: vm.machine.clone(),
+            cpu: vm.cpu.clone(),
+            firmware: vm.firmware.clone(),
+            autostart: vm.autostart,
+        },
+        disks,
+        nics,
+        fence: facts
+            .fence
+            .as_ref()
+            .map_or_else(|_| FenceOffer { means: vec![], does_not_stop: vec![] }, Clone::clone),
+        tracker: guest.and_then(|guest| guest.tracker.clone()),
+        warnings,
+    }
+}
