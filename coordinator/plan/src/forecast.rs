@@ -20,6 +20,8 @@ pub struct Forecast {
     pub first_round_s: u64,
     /// From the freeze until the destination answers, in milliseconds.
     pub downtime_ms: u64,
+    /// From power-on until it answers, in milliseconds; part of the downtime.
+    pub boot_ms: u64,
     /// What the figures rest on, one sentence each.
     pub assumptions: Vec<String>,
 }
@@ -75,6 +77,7 @@ pub(crate) fn forecast(options: &Options, facts: &Facts, disks: &[PlannedDisk]) 
         wire,
         first_round_s,
         downtime_ms: boot_ms + SWITCH_MS + drain_ms,
+        boot_ms,
         assumptions,
     }
 }

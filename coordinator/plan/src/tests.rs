@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use model::{
-    Cpu, Device, Disk, DiskBus, DiskFormat, DiskLocation, DiskUse, FenceOffer, Firmware,
-    NetworkOffer, NetworkRef, Nic, PoolOffer, Power, SiteReport, Vm, VmId,
+    Capability, Cpu, Device, Disk, DiskBus, DiskFormat, DiskLocation, DiskUse, FenceOffer,
+    Firmware, NetworkOffer, NetworkRef, Nic, PoolOffer, Power, SiteReport, Vm, VmId,
 };
 use units::Bytes;
 use uuid::Uuid;
@@ -69,7 +69,12 @@ fn site(pools: &[(&str, u64)], networks: &[&str]) -> SiteReport {
                 active: true,
             })
             .collect(),
-        capabilities: vec![],
+        capabilities: vec![
+            Capability::HelperByKernel,
+            Capability::ManagementChannel,
+            Capability::Suspend,
+            Capability::WriteCounters,
+        ],
         warnings: vec![],
     }
 }
@@ -289,6 +294,13 @@ fn each_obstacle_is_refused_by_its_own_code() {
         ("tracker", |r, f| {
             r.options.tracker = Tracker::Bpf;
             guest(f).tracker = Some(("rescan".to_owned(), "kernel 4.19 has no BTF".to_owned()));
+        }),
+        ("source-capability", |_, f| {
+            let source = f.source.as_mut().unwrap();
+            source.capabilities.retain(|c| *c != Capability::WriteCounters);
+        }),
+        ("destination-capability", |_, f| {
+            destination(f).capabilities.retain(|c| *c != Capability::ManagementChannel);
         }),
         ("direct-network", |r, _| {
             r.options.route =

@@ -1,6 +1,6 @@
 //! Machine, processor, firmware, network, names.
 
-use model::{Cpu, Firmware, Power, SiteReport, Vm};
+use model::{Capability, Cpu, Firmware, Power, SiteReport, Vm};
 
 use crate::facts::{Facts, network_named};
 use crate::plan::PlannedNic;
@@ -103,6 +103,7 @@ pub(crate) fn vm(
             "detach it from the VM first",
         );
     }
+    capabilities(request, facts, destination, &mut refuse);
     if let Route::Direct { network, .. } = &request.options.route
         && network_named(destination, network).is_none()
     {
@@ -111,6 +112,36 @@ pub(crate) fn vm(
             format!("{} has no active network {network} for the helper", request.to),
             "name one that it has with --direct, or leave it out to relay through this machine",
         );
+    }
+}
+
+/// What the guest method needs of the two platforms.
+fn capabilities(
+    request: &Request,
+    facts: &Facts,
+    destination: &SiteReport,
+    refuse: &mut impl FnMut(&str, String, &str),
+) {
+    if let Ok(source) = &facts.source {
+        // Without them nothing would prove that the guest wrote nothing between drain and fence.
+        for needed in [Capability::Suspend, Capability::WriteCounters] {
+            if !source.capabilities.contains(&needed) {
+                refuse(
+                    "source-capability",
+                    format!("{} cannot do what a fence needs: {needed:?}", request.from),
+                    "this kind of site can only be a destination",
+                );
+            }
+        }
+    }
+    for needed in [Capability::HelperByKernel, Capability::ManagementChannel] {
+        if !destination.capabilities.contains(&needed) {
+            refuse(
+                "destination-capability",
+                format!("{} cannot run the helper: it lacks {needed:?}", request.to),
+                "this kind of site can only be a source",
+            );
+        }
     }
 }
 
