@@ -8,6 +8,7 @@
 //! is a new [`CONTROL_VERSION`].
 
 mod event;
+pub mod frame;
 mod guest;
 mod request;
 
