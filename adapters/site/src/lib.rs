@@ -14,6 +14,8 @@
 //! * *No data lost*: nothing here overwrites or removes a disk that this migration did not create,
 //!   except [`Site::fence_apply`], which is given the record that undoes it, already stored.
 
+pub mod conformance;
+
 mod error;
 mod guest;
 mod placeholder;
