@@ -59,11 +59,15 @@ pub enum Request {
     StopRound,
     /// Stops `units` (systemd services), runs `hooks`, turns swap off, syncs, freezes every file
     /// system on a tracked disk. The guest thaws by itself after `thaw_after_ms` unless
-    /// [`Request::Seal`] extends it. Answer: [`Reply::Done`].
+    /// [`Request::Seal`] extends it; it then runs `thaw_hooks` too, since nobody is there to ask
+    /// for them. Answer: [`Reply::Done`].
     Quiesce {
         units: Vec<String>,
         hooks: Vec<String>,
         thaw_after_ms: u64,
+        /// The hooks' counterpart, for a guest that has to put itself back.
+        #[serde(default)]
+        thaw_hooks: Vec<String>,
     },
     /// Only under freeze, after a last round: is everything that was ever written acknowledged by
     /// the destination, and can the tracker be trusted? Answer: [`Reply::Sealed`] or a failure
@@ -71,7 +75,8 @@ pub enum Request {
     Seal {
         thaw_after_ms: u64,
     },
-    /// Undoes [`Request::Quiesce`]: thaw, swap on, hooks' counterpart, units.
+    /// Undoes [`Request::Quiesce`]: thaw, swap on, hooks' counterpart, units. `hooks` are run
+    /// instead of the `thaw_hooks` given there, unless there are none.
     Thaw {
         units: Vec<String>,
         hooks: Vec<String>,
