@@ -89,8 +89,7 @@ fn missing_of_kernel() -> Option<Missing> {
     }
     const NETWORK: &str =
         "ip -batch - && tc qdisc add dev veth0 root tbf rate 1mbit burst 64k latency 50ms";
-    const LINKS: &str =
-        "link add br0 type bridge\nlink add veth0 type veth peer name veth1\nlink set veth0 master br0\n";
+    const LINKS: &str = "link add br0 type bridge\nlink add veth0 type veth peer name veth1\nlink set veth0 master br0\n";
     let tried = run_with_input(Command::new("unshare").args(["--net", "sh", "-c", NETWORK]), LINKS);
     tried.err().map(|cause| Missing {
         what: format!("network devices: {cause}"),

@@ -197,7 +197,16 @@ impl Lab {
 
     /// Takes the power from a site: its VMs, libvirtd and addresses are gone at once.
     pub fn power_off(&self, site: &str) -> Result<()> {
-        self.site(site)?.power_off()
+        let site = self.site(site)?;
+        // Fails if it is off already.
+        site.pid()?;
+        let between = self.between_net()?;
+        for path in &self.paths {
+            for end in path.ends_at(Some(site.name())) {
+                path.unplug(end, &between)?;
+            }
+        }
+        site.power_off()
     }
 
     /// Boots a site that was powered off: disks and configuration are as they were, libvirtd starts

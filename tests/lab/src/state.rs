@@ -88,10 +88,9 @@ fn is_owned(dir: &Path) -> bool {
 
 /// Between creating a directory and locking its `owner` a lab looks dead: both happen under this.
 fn lock(root: &Path) -> Result<File> {
-    let path = root.join(".causeway-lab.lock");
-    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    Ok(file)
+    let dir = File::open(root).with_context(|| format!("cannot open {}", root.display()))?;
+    dir.lock().with_context(|| format!("cannot lock {}", root.display()))?;
+    Ok(dir)
 }
 
 fn kill_marked(dir: &Path) -> Result<usize> {

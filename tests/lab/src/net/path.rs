@@ -108,6 +108,11 @@ impl Path {
         tc(between, &self.rate(end, None, state.wan.rate))
     }
 
+    /// Removes one end at once; the kernel alone takes its time after the last process is gone.
+    pub fn unplug(&self, end: usize, between: &FsPath) -> Result<()> {
+        ip(between, &format!("link delete {}\n", port(self.number, end)))
+    }
+
     pub fn set_cut(&self, cut: bool, between: &FsPath) -> Result<()> {
         let mut state = self.lock();
         state.cut = cut;

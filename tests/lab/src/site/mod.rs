@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
-use crate::operator;
 use crate::process::{Holder, Lifeline};
 use crate::run::run;
 use crate::state::MARK;
+use crate::{net, operator};
 
 pub(crate) use addresses::Addresses;
 pub use vm::{Boot, Disk, Format, Nic, Vm, VmSpec};
@@ -208,6 +208,11 @@ impl Site {
             .current_dir("/"))?;
         self.virsh(&["uri"])?;
         Ok(())
+    }
+
+    /// Runs `work` on a thread in the hypervisor's network. Sockets made there stay there.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        net::inside(&self.net()?, work)
     }
 
     /// The namespace of the site's network.

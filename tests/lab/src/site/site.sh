@@ -36,7 +36,7 @@ libvirtd --listen --daemon 3<&- 4>&-
 tries=0
 until virsh -q -c qemu:///system uri > /dev/null 2>> "$SITE/log/virsh.log"; do
     tries=$((tries + 1))
-    [ $tries -lt 500 ] || { echo "libvirtd does not answer"; cat "$SITE/log/libvirtd.log"; exit 1; }
+    [ -e /run/libvirtd.pid ] && [ $tries -lt 500 ] || { echo "libvirtd does not answer"; cat "$SITE/log/libvirtd.log"; exit 1; }
     sleep 0.02
 done
 echo "ready $pid" >&4

@@ -1,0 +1,203 @@
+//! Nothing is left of a lab, however it ends.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lab::{Lab, state};
+
+/// Long enough for a loaded machine; nothing is asserted about it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "still not so: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Pids of processes whose environment names `dir` as their lab.
+fn marked(dir: &Path) -> Vec<u32> {
+    let mark = format!("{}={}", state::MARK, dir.display());
+    processes()
+        .filter(|pid| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
+        })
+        .collect()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// The namespaces of these kinds that processes are in, as device and inode numbers.
+fn namespaces(pids: impl Iterator<Item = u32>) -> BTreeSet<(String, u64)> {
+    pids.flat_map(|pid| ["net", "mnt", "pid", "uts", "ipc"].map(|kind| (pid, kind)))
+        .filter_map(|(pid, kind)| {
+            let found = fs::metadata(format!("/proc/{pid}/ns/{kind}")).ok()?;
+            Some((kind.to_owned(), found.ino()))
+        })
+        .collect()
+}
+
+fn links() -> String {
+    let shown = Command::new("ip").args(["-oneline", "link"]).output().unwrap();
+    let names = String::from_utf8(shown.stdout).unwrap();
+    names.lines().map(|line| line.split(": ").nth(1).unwrap_or("")).collect::<Vec<_>>().join(" ")
+}
+
+/// The program `lab`, up, with a process on the operator's machine.
+struct Running {
+    child: Child,
+    dir: PathBuf,
+}
+
+fn up(root: &Path) -> Running {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["up", "--scenario", "wan", "--ssh", "--dir"])
+        .arg(root)
+        .args(["--", "sh", "-c", "echo $LAB_DIR; exec sleep 1000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("causeway-lab-"), "{line}");
+    Running { child, dir: PathBuf::from(line.trim()) }
+}
+
+#[test]
+fn killing_the_owner_leaves_no_process_mount_namespace_device_or_file() {
+    let root = tempfile::tempdir().unwrap();
+    let links_before = links();
+    let mut lab = up(root.path());
+    let inside = marked(&lab.dir);
+    assert!(inside.len() > 10, "two sites are more processes than {inside:?}");
+    let outside = namespaces([std::process::id()].into_iter());
+    let inner: BTreeSet<_> =
+        namespaces(inside.iter().copied()).difference(&outside).cloned().collect();
+    assert!(inner.iter().filter(|(kind, _)| kind == "net").count() >= 4, "{inner:?}");
+    assert_eq!(links(), links_before, "the machine's own network while a lab is up");
+
+    lab.child.kill().unwrap();
+    lab.child.wait().unwrap();
+
+    eventually("its processes are gone", || marked(&lab.dir).is_empty());
+    eventually("its directory is gone", || !lab.dir.exists());
+    let left: Vec<_> = inside.iter().filter(|pid| is_alive(**pid)).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains("causeway-lab-"), "{mounts}");
+    assert_eq!(links(), links_before);
+}
+
+/// Whether it exists and still runs. A number may be somebody else's by now: then its environment
+/// would have had to carry the mark, which was looked for already.
+fn is_alive(pid: u32) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.windows(13).any(|window| window == b"CAUSEWAY_LAB=")
+}
+
+#[test]
+fn the_reaper_ends_what_is_left_when_the_warden_was_killed_too() {
+    let root = tempfile::tempdir().unwrap();
+    let living =
+        Lab::builder().site(lab::SiteSpec::named("east")).dir(root.path()).start().unwrap();
+    let mut dead = up(root.path());
+    let warden = warden_of(&dead.dir);
+    kill(warden);
+    eventually("the warden is dead", || !marked(&dead.dir).contains(&warden));
+    kill(dead.child.id());
+    dead.child.wait().unwrap();
+    eventually("only the operator's process is left", || {
+        let left = marked(&dead.dir);
+        left.len() == 1 && command_line(left[0]).starts_with("sleep")
+    });
+    assert!(dead.dir.exists());
+
+    let reaped = state::reap(root.path()).unwrap();
+
+    assert_eq!(reaped.len(), 1);
+    assert_eq!(reaped[0].dir, dead.dir);
+    assert_eq!(reaped[0].processes, 1);
+    assert_eq!(marked(&dead.dir), Vec::<u32>::new());
+    assert!(!dead.dir.exists());
+    assert!(living.site("east").unwrap().virsh(&["uri"]).is_ok(), "the living lab is untouched");
+}
+
+#[test]
+fn dropping_a_lab_ends_its_processes_and_removes_its_directory() {
+    let root = tempfile::tempdir().unwrap();
+    let lab = Lab::builder().site(lab::SiteSpec::named("east")).dir(root.path()).start().unwrap();
+    let dir = lab.dir().to_owned();
+    let mut stays = lab.operator().command("sleep").arg("1000").spawn().unwrap();
+    drop(lab);
+    assert_eq!(marked(&dir), Vec::<u32>::new());
+    assert!(!dir.exists());
+    assert!(!stays.wait().unwrap().success(), "the operator's process was killed");
+}
+
+#[test]
+fn a_lab_that_cannot_start_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let mut broken = lab::SiteSpec::named("east");
+    broken.qemu_conf = "this is not a setting\n".to_owned();
+    let refused = Lab::builder().site(broken).dir(root.path()).start().unwrap_err();
+    assert!(format!("{refused:#}").contains("qemu.conf"), "{refused:#}");
+    let left: Vec<_> =
+        fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn an_interrupt_ends_the_lab_in_order() {
+    let root = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["up", "--json", "--dir"])
+        .arg(root.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    while !text.ends_with("\n}\n") {
+        assert_ne!(stdout.read_line(&mut text).unwrap(), 0, "{text}");
+    }
+    let described: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let dir = PathBuf::from(described["dir"].as_str().unwrap());
+    assert_eq!(described["sites"][1]["uri"], "qemu+tcp://10.77.2.1/system");
+    assert!(dir.join("east").is_dir());
+
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+
+    assert!(child.wait().unwrap().success());
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "");
+    assert!(!dir.exists());
+    assert_eq!(marked(&dir), Vec::<u32>::new());
+}
+
+fn warden_of(dir: &Path) -> u32 {
+    let script = dir.join("operator.sh");
+    let script = script.to_str().unwrap();
+    marked(dir).into_iter().find(|pid| command_line(*pid).contains(script)).unwrap()
+}
+
+fn command_line(pid: u32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
+}
+
+fn kill(pid: u32) {
+    assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+}
