@@ -212,7 +212,7 @@ impl Guest {
         let attempt = "running the agent in the guest";
         let command = self.as_root(&[&dir.program(), "--version"]).await?;
         let output = self.exec(&command, Bytes::new()).await?.success(attempt)?;
-        let version = printable_tail(&output.stdout, 100);
+        let version = output.answer();
         info!(version, was_there, "agent installed");
         Ok(Installed { dir: dir.clone(), version, was_there })
     }
@@ -237,10 +237,7 @@ impl Guest {
         let attempt = "summing up the agent in the guest";
         let output = self.script_as_root(attempt, SHA256_OF, &[path]).await?;
         match output.exit {
-            Exit::Status(0) => {
-                let text = String::from_utf8_lossy(&output.stdout);
-                Ok(text.split_ascii_whitespace().next().map(str::to_owned))
-            }
+            Exit::Status(0) => Ok(output.answer().split(' ').next().map(str::to_owned)),
             Exit::Status(NOT_THERE) => Ok(None),
             Exit::Status(NO_TOOL) => {
                 let command = self.as_root(&["cat", path]).await?;
@@ -268,8 +265,7 @@ impl Guest {
             return Err(SshError::AgentNotStarted { log: printable_tail(&output.stderr, 2000) });
         }
         let output = output.success(attempt)?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let started = match text.trim().split_once('=') {
+        let started = match output.answer().split_once('=') {
             Some(("now", pid)) => pid.parse().ok().map(|pid| Started::Now { pid }),
             Some(("before", pid)) => pid.parse().ok().map(|pid| Started::Before { pid }),
             _ => None,
@@ -302,7 +298,8 @@ impl Guest {
                 Some(("deleted", path)) => {
                     removed.deleted.push(printable_tail(path.as_bytes(), 200));
                 }
-                _ => return Err(garbled(&output, &attempt)),
+                // A login shell's greeting.
+                _ => {}
             }
         }
         info!(stopped = ?removed.stopped, deleted = removed.deleted.len(), "agent removed");

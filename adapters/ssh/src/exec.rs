@@ -52,6 +52,14 @@ impl Output {
     }
 }
 
+impl Output {
+    /// The last line of stdout. Login shells may print a greeting before it.
+    pub(crate) fn answer(&self) -> String {
+        let text = String::from_utf8_lossy(&self.stdout);
+        printable_tail(text.trim().lines().next_back().unwrap_or_default().as_bytes(), 200)
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

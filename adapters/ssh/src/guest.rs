@@ -75,11 +75,11 @@ impl Guest {
 
     async fn find_privilege(&self) -> Result<Privilege, SshError> {
         let id = self.exec("id -u", Bytes::new()).await?.success("`id -u`")?;
-        if id.stdout.trim_ascii() == b"0" {
+        if id.answer() == "0" {
             return Ok(Privilege::Root);
         }
         let sudo = self.exec("sudo -n id -u", Bytes::new()).await?;
-        if sudo.exit == Exit::Status(0) && sudo.stdout.trim_ascii() == b"0" {
+        if sudo.exit == Exit::Status(0) && sudo.answer() == "0" {
             return Ok(Privilege::Sudo);
         }
         let said = printable_tail(&sudo.stderr, 200);
