@@ -37,7 +37,13 @@ pub struct PublicKeyError {
     pub text: String,
 }
 
-/// One program's key. Lives in memory only and is new with every start.
+/// Bytes that are no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not an Ed25519 private key in PKCS #8")]
+pub struct KeptKeyError;
+
+/// One program's key. An agent's lives in memory only and is new with every start; the coordinator
+/// keeps one per migration, so that agents know it again after a crash.
 #[derive(Clone)]
 pub struct Identity {
     key: Arc<CertifiedKey>,
@@ -87,15 +93,30 @@ impl Identity {
     ///
     /// When the kernel gives no random numbers.
     pub fn generate() -> Self {
+        Self::from_pkcs8(&Self::generate_pkcs8()).expect("a key that was just generated is valid")
+    }
+
+    /// A new key as PKCS #8, for a program that must be the same one after a restart.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel gives no random numbers.
+    pub fn generate_pkcs8() -> Vec<u8> {
         let random = ring::rand::SystemRandom::new();
-        let document = ring::signature::Ed25519KeyPair::generate_pkcs8(&random)
-            .expect("the kernel gives random numbers");
-        let signing = suites::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(document.as_ref()))
-            .expect("a key that was just generated is valid");
-        let spki = signing.public_key().expect("an Ed25519 key knows its public half");
-        let public = PublicKey::try_from(spki.as_ref()).expect("Ed25519 was asked for");
+        ring::signature::Ed25519KeyPair::generate_pkcs8(&random)
+            .expect("the kernel gives random numbers")
+            .as_ref()
+            .to_vec()
+    }
+
+    /// A key that was kept.
+    pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, KeptKeyError> {
+        let signing = suites::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(bytes))
+            .map_err(|_| KeptKeyError)?;
+        let spki = signing.public_key().ok_or(KeptKeyError)?;
+        let public = PublicKey::try_from(spki.as_ref()).map_err(|_| KeptKeyError)?;
         let chain = vec![CertificateDer::from(spki.to_vec())];
-        Self { key: Arc::new(CertifiedKey::new(chain, signing)), public }
+        Ok(Self { key: Arc::new(CertifiedKey::new(chain, signing)), public })
     }
 
     pub const fn public(&self) -> PublicKey {

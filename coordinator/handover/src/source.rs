@@ -193,6 +193,14 @@ impl SourceRole {
         self.ledger.last_epoch()
     }
 
+    /// What undoes the parts of the fence that were begun in `epoch`, in the order of their making.
+    pub fn unfence(&self, epoch: Epoch) -> &[Unfence] {
+        match self.ledger.held(epoch).map(|held| &held.part) {
+            Some(Part::Source(part)) => &part.unfence,
+            Some(Part::Destination(_)) | None => &[],
+        }
+    }
+
     fn fence(
         &self,
         epoch: Epoch,

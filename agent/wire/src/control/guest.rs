@@ -26,6 +26,9 @@ pub struct GuestReport {
     pub tracker: Option<super::request::TrackerReport>,
     pub memory_total: Bytes,
     pub memory_available: Bytes,
+    /// From the kernel's start until the SSH server listened, in the last boot.
+    #[serde(default)]
+    pub boot_ms: Option<u64>,
 }
 
 /// A whole disk and what lies on it.

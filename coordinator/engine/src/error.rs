@@ -1,0 +1,166 @@
+//! Why a step did not get there, and why a migration stopped.
+
+use std::time::Duration;
+
+use model::SiteName;
+use plan::rounds::Divergence;
+use site::SiteError;
+use thiserror::Error;
+use wire::control::{ErrorCode, Failure};
+
+use crate::phase::{IllegalTurn, Phase};
+
+/// Why a step did not do what it is for.
+#[derive(Debug, Error)]
+pub enum StepError {
+    #[error(transparent)]
+    Site(#[from] SiteError),
+
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+
+    #[error(transparent)]
+    Custody(#[from] crate::custody::CustodyError),
+
+    #[error("cannot write the journal")]
+    Journal(#[from] JournalError),
+
+    #[error(
+        "source and destination disagree about disk {disk} after the drain: {source_digest} and {destination_digest}"
+    )]
+    DigestMismatch { disk: String, source_digest: String, destination_digest: String },
+
+    #[error("the guest wrote to {disk} after the drain ({before} requests before, {after} after)")]
+    WroteAfterDrain { disk: String, before: u64, after: u64 },
+
+    #[error("{vm} is {found} at {site}, and nothing proves that it wrote nothing after the drain")]
+    StoppedUnproven { vm: String, site: SiteName, found: model::Power },
+
+    #[error("the guest is not the one that was planned: {what}")]
+    GuestChanged { what: String },
+
+    #[error("the copy does not converge")]
+    WontConverge(Divergence),
+
+    #[error("no answer from the destination within {} s", waited.as_secs())]
+    NoAnswer { waited: Duration, how: String },
+
+    #[error("the line to {whom} stayed broken for {} s", waited.as_secs())]
+    OutOfPatience { whom: String, waited: Duration, last: Box<Self> },
+
+    #[error("the fence of {vm} at {site} does not hold: {what}")]
+    FenceOpen { vm: String, site: SiteName, what: String },
+
+    /// The operator asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+
+    #[error(transparent)]
+    Illegal(#[from] IllegalTurn),
+}
+
+/// What went wrong between us and an agent.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    #[error("lost the agent {at}")]
+    Lost {
+        at: String,
+        #[source]
+        cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+
+    #[error("the agent {at} did not answer {request} within {} s", waited.as_secs())]
+    Silent { at: String, request: &'static str, waited: Duration },
+
+    #[error("the agent {at} refuses {request}: {text}", text = failure.text)]
+    Refused { at: String, request: &'static str, failure: Failure },
+
+    #[error("the agent {at} broke the protocol: {what}")]
+    Protocol { at: String, what: String },
+}
+
+impl AgentError {
+    pub(crate) fn lost(
+        at: impl Into<String>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    ) -> Self {
+        Self::Lost { at: at.into(), cause: Some(cause) }
+    }
+
+    /// Is it the line, so that opening it anew may help?
+    pub const fn is_line(&self) -> bool {
+        match self {
+            Self::Lost { .. } | Self::Silent { .. } => true,
+            Self::Refused { failure, .. } => matches!(failure.code, ErrorCode::Streams),
+            Self::Protocol { .. } => false,
+        }
+    }
+}
+
+/// The journal cannot be written: nothing more may be done.
+#[derive(Debug, Error)]
+#[error("{what}")]
+pub struct JournalError {
+    pub what: String,
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl StepError {
+    /// Is it the line, so that waiting and opening it anew may help?
+    pub fn is_line(&self) -> bool {
+        match self {
+            Self::Site(error) => !matches!(error.remedy(), site::Remedy::GiveUp),
+            Self::Agent(error) => error.is_line(),
+            _ => false,
+        }
+    }
+
+    /// What the operator can do, where the error itself knows.
+    pub fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Site(error) => error.hint.iter().cloned().collect(),
+            Self::Agent(AgentError::Refused { failure, .. }) => {
+                failure.hint.iter().cloned().collect()
+            }
+            Self::WontConverge(divergence) => divergence.remedies(),
+            Self::OutOfPatience { last, .. } => last.hints(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Why a migration stopped before its end. Nothing is lost by any of them: the same call goes on.
+#[derive(Debug, Error)]
+pub enum Halt {
+    /// Source runs, copied data is kept.
+    #[error("stopped while {}; the source runs, what was copied is kept", phase.word())]
+    Resumable {
+        phase: Phase,
+        #[source]
+        cause: StepError,
+    },
+
+    /// Between fence and answer: the ledgers know, someone must look.
+    #[error("stopped while {}; nobody may start either copy by hand", phase.word())]
+    Undecided {
+        phase: Phase,
+        #[source]
+        cause: StepError,
+    },
+
+    /// Decided for the destination, but it does not answer, or the source is not tidied up.
+    #[error("moved to the destination, but stopped while {}", phase.word())]
+    Unfinished {
+        phase: Phase,
+        #[source]
+        cause: StepError,
+    },
+
+    #[error("the journal cannot be written; nothing was done after that")]
+    Journal {
+        phase: Phase,
+        #[source]
+        cause: JournalError,
+    },
+}

@@ -1,0 +1,259 @@
+//! What the coordinator's journal remembers of a migration, and what follows from it.
+//!
+//! The journal is for *progress*. Who may run is decided by the ledgers ([`crate::custody`]); a
+//! journal that is lost or old can delay a migration, not harm a VM.
+
+use plan::rounds::RoundFigures;
+use serde::{Deserialize, Serialize};
+use site::{ApplianceRef, CreatedDisk};
+use units::{Bytes, Digest, Epoch};
+
+use model::WriteCount;
+
+use crate::phase::{IllegalTurn, Phase, Turn};
+
+/// One line of the journal. Recorded before what depends on it is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    Began {
+        epoch: Epoch,
+    },
+    ApplianceReady {
+        appliance: ApplianceRef,
+    },
+    DisksCreated {
+        disks: Vec<CreatedDisk>,
+    },
+    PlaceholderDefined,
+    /// The agents stand, the disks are tracked.
+    Prepared {
+        tracker: String,
+        tracker_reason: String,
+    },
+    /// From here on the targets hold data: no agent may take them for empty.
+    TargetsUsed,
+    /// The generation about to be used for data streams.
+    Connecting {
+        generation: u64,
+    },
+    RoundEnded {
+        number: u32,
+        figures: StoredFigures,
+        wire: Bytes,
+    },
+    Converged {
+        forecast_ms: u64,
+    },
+    Released {
+        by: String,
+    },
+    Drained {
+        digests: Vec<Digest>,
+        audit: String,
+        counts: Vec<StoredCount>,
+        at_ms: i64,
+    },
+    Voided {
+        why: String,
+    },
+    /// Suspended, and the platform had counted no write since the seal.
+    WritesAccounted,
+    Fenced,
+    Decided {
+        at_ms: i64,
+    },
+    Booting,
+    Answered {
+        how: String,
+        downtime_ms: u64,
+    },
+    Retired {
+        name: String,
+    },
+    GaveUp {
+        why: String,
+    },
+    TakenBack {
+        removed: Vec<String>,
+    },
+}
+
+/// [`RoundFigures`] as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredFigures {
+    pub elapsed_ms: u64,
+    pub sent: Bytes,
+    pub dirtied: Bytes,
+    pub remaining: Bytes,
+}
+
+impl From<StoredFigures> for RoundFigures {
+    fn from(f: StoredFigures) -> Self {
+        Self { elapsed_ms: f.elapsed_ms, sent: f.sent, dirtied: f.dirtied, remaining: f.remaining }
+    }
+}
+
+/// A disk's write count at the moment of the seal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredCount {
+    pub target: String,
+    pub requests: u64,
+    pub bytes: Bytes,
+}
+
+impl From<WriteCount> for StoredCount {
+    fn from(count: WriteCount) -> Self {
+        Self { target: count.target, requests: count.requests, bytes: count.bytes }
+    }
+}
+
+/// All that the journal's records amount to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    pub phase: Phase,
+    pub epoch: Option<Epoch>,
+    pub appliance: Option<ApplianceRef>,
+    pub disks: Vec<CreatedDisk>,
+    pub placeholder_defined: bool,
+    pub tracker: Option<(String, String)>,
+    pub targets_used: bool,
+    pub generation: u64,
+    pub rounds: Vec<RoundFigures>,
+    /// The number of the next round.
+    pub next_round: u32,
+    pub wire: Bytes,
+    pub forecast_ms: Option<u64>,
+    pub drained: Option<Drain>,
+    pub writes_accounted: bool,
+    pub decided: bool,
+    pub booting: bool,
+    pub downtime_ms: Option<u64>,
+    pub answered_how: Option<String>,
+    pub retired_as: Option<String>,
+    /// Why it was called off.
+    pub why: Option<String>,
+    pub removed: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    pub digests: Vec<Digest>,
+    pub audit: String,
+    pub counts: Vec<StoredCount>,
+    /// Wall clock when the downtime began, milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Planned,
+            epoch: None,
+            appliance: None,
+            disks: Vec::new(),
+            placeholder_defined: false,
+            tracker: None,
+            targets_used: false,
+            generation: 0,
+            rounds: Vec::new(),
+            next_round: 0,
+            wire: Bytes::ZERO,
+            forecast_ms: None,
+            drained: None,
+            writes_accounted: false,
+            decided: false,
+            booting: false,
+            downtime_ms: None,
+            answered_how: None,
+            retired_as: None,
+            why: None,
+            removed: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// The state after all of `records`.
+    pub fn replay<'a>(records: impl IntoIterator<Item = &'a Record>) -> Result<Self, IllegalTurn> {
+        let mut state = Self::default();
+        for record in records {
+            state.apply(record)?;
+        }
+        Ok(state)
+    }
+
+    /// The same for running and for resuming.
+    pub fn apply(&mut self, record: &Record) -> Result<(), IllegalTurn> {
+        match record {
+            Record::Began { epoch } => {
+                self.turn(Turn::Began)?;
+                self.epoch = Some(*epoch);
+            }
+            Record::ApplianceReady { appliance } => self.appliance = Some(appliance.clone()),
+            Record::DisksCreated { disks } => self.disks.clone_from(disks),
+            Record::PlaceholderDefined => self.placeholder_defined = true,
+            Record::Prepared { tracker, tracker_reason } => {
+                self.turn(Turn::Prepared)?;
+                self.tracker = Some((tracker.clone(), tracker_reason.clone()));
+            }
+            Record::TargetsUsed => self.targets_used = true,
+            Record::Connecting { generation } => self.generation = *generation,
+            Record::RoundEnded { number, figures, wire } => {
+                self.rounds.push((*figures).into());
+                self.next_round = number + 1;
+                self.wire += *wire;
+            }
+            Record::Converged { forecast_ms } => {
+                self.turn(Turn::Converged)?;
+                self.forecast_ms = Some(*forecast_ms);
+            }
+            Record::Released { .. } => self.turn(Turn::Released)?,
+            Record::Drained { digests, audit, counts, at_ms } => {
+                self.turn(Turn::Drained)?;
+                self.drained = Some(Drain {
+                    digests: digests.clone(),
+                    audit: audit.clone(),
+                    counts: counts.clone(),
+                    at_ms: *at_ms,
+                });
+            }
+            Record::Voided { why } => {
+                self.turn(Turn::Voided)?;
+                self.why = Some(why.clone());
+                self.drained = None;
+                self.writes_accounted = false;
+            }
+            Record::WritesAccounted => self.writes_accounted = true,
+            Record::Fenced => self.turn(Turn::Fenced)?,
+            Record::Decided { .. } => {
+                self.turn(Turn::Decided)?;
+                self.decided = true;
+            }
+            Record::Booting => self.booting = true,
+            Record::Answered { how, downtime_ms } => {
+                self.turn(Turn::Answered)?;
+                self.downtime_ms = Some(*downtime_ms);
+                self.answered_how = Some(how.clone());
+            }
+            Record::Retired { name } => {
+                self.turn(Turn::Retired)?;
+                self.retired_as = Some(name.clone());
+            }
+            Record::GaveUp { why } => {
+                self.turn(Turn::GaveUp)?;
+                self.why = Some(why.clone());
+            }
+            Record::TakenBack { removed } => {
+                self.turn(Turn::TakenBack)?;
+                self.removed.clone_from(removed);
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, turn: Turn) -> Result<(), IllegalTurn> {
+        self.phase = self.phase.after(turn)?;
+        Ok(())
+    }
+}

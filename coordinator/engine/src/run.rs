@@ -1,0 +1,187 @@
+//! All that one migration runs with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use handover::DestinationRequest;
+use model::VmId;
+use plan::Plan;
+use plan::rounds::Budget;
+use site::{ApplianceFiles, GuestAccess, NewDisk, NewNic, PlaceholderSpec, Site};
+use tokio::sync::watch;
+use transfer::secure::Identity;
+use units::Epoch;
+
+use crate::custody::{Custody, mark_seen};
+use crate::error::{JournalError, StepError};
+use crate::links::Links;
+use crate::progress::{Progress, Watcher};
+use crate::record::{Record, State};
+
+/// The coordinator's own durable record of a migration.
+#[async_trait]
+pub trait Journal: Send {
+    /// Returns once the record is on stable storage.
+    async fn record(&mut self, record: &Record) -> Result<(), JournalError>;
+}
+
+/// What the operator wants, changing while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Go on.
+    Run,
+    /// Stop as soon as nothing is at stake; keep everything.
+    Interrupt,
+}
+
+/// The operator's say while a migration runs.
+#[async_trait]
+pub trait Operator: Send + Sync {
+    /// Has `causeway switchover` been said for this migration?
+    async fn has_released(&self) -> bool;
+}
+
+/// One migration: its plan, what happened so far, and everything it acts through.
+pub struct Run {
+    pub plan: Plan,
+    pub state: State,
+    pub source: Arc<dyn Site>,
+    pub destination: Arc<dyn Site>,
+    pub guest: Arc<dyn GuestAccess>,
+    pub custody: Custody,
+    pub journal: Box<dyn Journal>,
+    /// The coordinator's key for this migration.
+    pub identity: Identity,
+    pub agent_binary: PathBuf,
+    pub appliance: ApplianceFiles,
+    pub operator: Arc<dyn Operator>,
+    pub wish: watch::Receiver<Wish>,
+    pub watcher: Watcher,
+    /// How long a broken line may stay broken.
+    pub patience: Duration,
+    pub links: Links,
+    /// Drains of this process that came to nothing.
+    pub voided: usize,
+}
+
+/// Quiesce, fence and decision on a converged copy. Measured 2 to 4 s.
+const SWITCH_MS: u64 = 4_000;
+
+impl Run {
+    /// Journal first, then memory, then whoever watches.
+    pub async fn record(&mut self, record: Record) -> Result<(), StepError> {
+        let from = self.state.phase;
+        let mut next = self.state.clone();
+        next.apply(&record)?;
+        self.journal.record(&record).await?;
+        self.state = next;
+        if self.state.phase != from {
+            tracing::info!(?from, to = ?self.state.phase, "phase changed");
+            self.watcher.tell(Progress::Phase { from, to: self.state.phase });
+        }
+        Ok(())
+    }
+
+    pub const fn vm(&self) -> VmId {
+        self.plan.vm.id
+    }
+
+    /// The attempt that is under way. Before it began there is none; epoch 0 is never used.
+    pub fn epoch(&self) -> Epoch {
+        self.state.epoch.unwrap_or_default()
+    }
+
+    /// A request to the destination's role, given what its placeholder shows now.
+    pub(crate) async fn tell_destination(
+        &mut self,
+        request: DestinationRequest,
+    ) -> Result<(), StepError> {
+        let mark = mark_seen(&*self.destination, self.vm()).await;
+        self.custody.destination(self.epoch(), request, &mark)?;
+        Ok(())
+    }
+
+    /// What a switchover may cost and what it costs besides the drain.
+    pub fn budget(&self) -> Budget {
+        let rescan = self.state.tracker.as_ref().is_some_and(|(choice, _)| choice == "rescan");
+        Budget {
+            max_downtime_ms: self.plan.options.max_downtime_ms,
+            fixed_ms: SWITCH_MS + self.plan.options.boot_ms.unwrap_or(self.plan.forecast.boot_ms),
+            full_pass_ms: self.state.rounds.last().filter(|_| rescan).map(|r| r.elapsed_ms),
+            rounds_max: self.plan.options.rounds_max,
+        }
+    }
+
+    /// [`StepError::Interrupted`] if the operator asked to stop.
+    pub fn check_wish(&self) -> Result<(), StepError> {
+        match *self.wish.borrow() {
+            Wish::Run => Ok(()),
+            Wish::Interrupt => Err(StepError::Interrupted),
+        }
+    }
+
+    /// The placeholder, from the plan and what preparing made of it.
+    pub fn placeholder(&self) -> Result<PlaceholderSpec, StepError> {
+        let vm = &self.plan.vm;
+        let appliance = self.state.appliance.clone().ok_or_else(|| StepError::GuestChanged {
+            what: "the journal names no appliance; the migration was not prepared".to_owned(),
+        })?;
+        let (helper_nic, helper_args) = crate::links::direct_card(&self.plan.options.route);
+        Ok(PlaceholderSpec {
+            migration: self.plan.id.clone(),
+            epoch: self.epoch(),
+            vm: vm.id,
+            name: vm.name.clone(),
+            vcpus: vm.vcpus,
+            memory: vm.memory,
+            arch: vm.arch.clone(),
+            machine: vm.machine.clone(),
+            cpu: vm.cpu.clone(),
+            firmware: vm.firmware.clone(),
+            disks: self.new_disks(),
+            nics: self
+                .plan
+                .nics
+                .iter()
+                .map(|nic| NewNic {
+                    mac: nic.mac.clone(),
+                    model: nic.model.clone(),
+                    network: nic.network.clone(),
+                    address: nic.address,
+                })
+                .collect(),
+            autostart: vm.autostart,
+            appliance,
+            channels: 1 + self.plan.options.streams,
+            helper_nic,
+            helper_args,
+        })
+    }
+
+    pub fn new_disks(&self) -> Vec<NewDisk> {
+        self.plan
+            .disks
+            .iter()
+            .map(|disk| NewDisk {
+                no: disk.no,
+                pool: disk.pool.clone(),
+                volume: disk.volume.clone(),
+                size: disk.size,
+                format: disk.format.clone(),
+                target: disk.target.clone(),
+                bus: disk.bus,
+                serial: disk.serial.clone(),
+                address: disk.address,
+                boot_order: disk.boot_order,
+            })
+            .collect()
+    }
+}
+
+/// The wall clock, milliseconds since 1970. For people and receipts; no decision rests on it.
+pub(crate) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or_default()
+}

@@ -1,0 +1,116 @@
+//! Copying → Holding → Draining: rounds, until the rest fits the budget and nobody holds it back.
+
+use std::time::Duration;
+
+use plan::rounds::{Decision, decide};
+use tokio::time::sleep;
+use units::Bytes;
+
+use crate::error::StepError;
+use crate::progress::Progress;
+use crate::record::{Record, StoredFigures};
+use crate::run::Run;
+
+/// How often a held migration looks whether it is released.
+const HOLD_POLL: Duration = Duration::from_millis(500);
+/// Between two rounds while held, so that an idle guest is not read for nothing.
+const HOLD_PAUSE_POLLS: u32 = 10;
+
+pub(crate) async fn copy(run: &mut Run) -> Result<Record, StepError> {
+    loop {
+        run.check_wish()?;
+        one_round(run).await?;
+        match decide(&run.state.rounds, run.budget()) {
+            Decision::CopyAgain { .. } => {}
+            Decision::SwitchOver { forecast_ms } => return Ok(Record::Converged { forecast_ms }),
+            Decision::WontConverge(divergence) => return Err(StepError::WontConverge(divergence)),
+        }
+    }
+}
+
+/// Copies on while the operator or the clock holds it. What no longer fits when it is released is
+/// copied until it does.
+pub(crate) async fn hold(run: &mut Run) -> Result<Record, StepError> {
+    let mut polls = 0;
+    let mut announced = false;
+    loop {
+        run.check_wish()?;
+        let by = released_by(run).await;
+        let fits = matches!(decide(&run.state.rounds, run.budget()), Decision::SwitchOver { .. });
+        match by {
+            Some(by) if fits => return Ok(Record::Released { by }),
+            None if polls < HOLD_PAUSE_POLLS => {
+                if !announced {
+                    run.watcher.step(waiting_for(run));
+                    announced = true;
+                }
+                polls += 1;
+                sleep(HOLD_POLL).await;
+            }
+            Some(_) | None => {
+                polls = 0;
+                one_round(run).await?;
+            }
+        }
+    }
+}
+
+async fn released_by(run: &Run) -> Option<String> {
+    if run.operator.has_released().await {
+        return Some("the operator".to_owned());
+    }
+    if run.plan.options.hold {
+        return None;
+    }
+    let due = run.plan.options.not_before;
+    (due.is_none_or(|due| crate::run::now_ms() / 1000 >= due)).then(|| "the plan".to_owned())
+}
+
+fn waiting_for(run: &Run) -> String {
+    if run.plan.options.hold {
+        format!("holding: `causeway switchover {}` releases it", run.plan.id)
+    } else {
+        "holding until the planned time".to_owned()
+    }
+}
+
+/// One recorded round. A broken line is mended and the round goes on where it was.
+async fn one_round(run: &mut Run) -> Result<(), StepError> {
+    loop {
+        run.connect().await?;
+        if !run.state.targets_used {
+            run.record(Record::TargetsUsed).await?;
+        }
+        let number = run.state.next_round;
+        match run.round(number).await {
+            Ok(end) => {
+                let sum = |pick: fn(&wire::control::DiskProgress) -> Bytes| {
+                    end.progress.disks.iter().map(pick).sum::<Bytes>()
+                };
+                let figures = StoredFigures {
+                    elapsed_ms: end.progress.elapsed_ms,
+                    sent: sum(|disk| disk.sent),
+                    dirtied: end.progress.dirtied,
+                    remaining: end.remaining,
+                };
+                run.record(Record::RoundEnded { number, figures, wire: sum(|disk| disk.wire) })
+                    .await?;
+                let budget = run.budget();
+                let goodput = plan::rounds::goodput(&run.state.rounds);
+                run.watcher.tell(Progress::RoundEnded {
+                    number,
+                    remaining: end.remaining,
+                    forecast_ms: plan::rounds::forecast_ms(end.remaining, goodput, budget),
+                    budget_ms: budget.max_downtime_ms,
+                });
+                return Ok(());
+            }
+            Err(error) if error.is_line() => {
+                let why = crate::links::chain(&error);
+                run.watcher.tell(Progress::Reconnecting { whom: "the agents".to_owned(), why });
+                run.links.cut();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Deciding → Starting: the one irreversible point, in the destination's ledger and on the
+//! placeholder.
+
+use handover::DestinationRequest;
+
+use crate::custody::{mark_of, mark_seen};
+use crate::error::StepError;
+use crate::record::Record;
+use crate::run::{Run, now_ms};
+
+/// Granted first, then the mark: a crash between them leaves a decision that is carried on, never
+/// a mark without one. Nothing starts before both.
+pub(crate) async fn decide(run: &mut Run) -> Result<Record, StepError> {
+    let (vm, epoch) = (run.vm(), run.epoch());
+    let seen = mark_seen(&*run.destination, vm).await;
+    let receipt = run.custody.grant(epoch, &seen)?;
+    run.destination.write_mark(vm, &mark_of(&run.plan.id, epoch, &receipt)).await?;
+    run.tell_destination(DestinationRequest::MarkWritten).await?;
+    Ok(Record::Decided { at_ms: now_ms() })
+}

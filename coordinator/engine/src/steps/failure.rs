@@ -1,0 +1,95 @@
+//! What to make of a step that failed: try again from an earlier phase, take everything back, or
+//! stop and say where things stand. Nothing here decides who may run.
+
+use wire::control::Request;
+
+use crate::error::{Halt, StepError};
+use crate::links::chain;
+use crate::phase::Phase;
+use crate::record::Record;
+use crate::run::Run;
+
+/// Drains that may come to nothing before a person should look.
+const VOID_DRAINS_MAX: usize = 3;
+
+/// The record that carries on, or the halt.
+pub(crate) async fn after_failure(run: &mut Run, cause: StepError) -> Result<Record, Halt> {
+    let phase = run.state.phase;
+    tracing::warn!(?phase, cause = %chain(&cause), "step failed");
+    match phase {
+        // Nothing of the VM was touched, and it will not work: leave nothing behind.
+        Phase::Planned | Phase::Preparing if is_final(&cause) => {
+            Ok(Record::GaveUp { why: chain(&cause) })
+        }
+        Phase::Draining => void(run, cause).await,
+        // It stopped or wrote, and nobody can say what: what was drained is not all there is.
+        Phase::Fencing
+            if matches!(
+                cause,
+                StepError::StoppedUnproven { .. } | StepError::WroteAfterDrain { .. }
+            ) =>
+        {
+            Ok(Record::GaveUp { why: chain(&cause) })
+        }
+        _ => Err(halt(phase, cause)),
+    }
+}
+
+/// Asking again would get the same answer.
+fn is_final(cause: &StepError) -> bool {
+    !cause.is_line()
+        && !matches!(
+            cause,
+            StepError::Interrupted | StepError::Journal(_) | StepError::OutOfPatience { .. }
+        )
+}
+
+/// Puts the source back to work and copies on. No fence was begun, so no receipt is needed.
+async fn void(run: &mut Run, cause: StepError) -> Result<Record, Halt> {
+    let phase = run.state.phase;
+    if matches!(cause, StepError::Journal(_) | StepError::Custody(_)) {
+        return Err(halt(phase, cause));
+    }
+    if let Err(error) = back_to_work(run).await {
+        run.watcher
+            .warn(format!("could not put the source back to work at once: {}", chain(&error)));
+        return Err(halt(phase, cause));
+    }
+    run.voided += 1;
+    if run.voided >= VOID_DRAINS_MAX {
+        return Err(halt(phase, cause));
+    }
+    run.watcher.warn(format!("switchover called off, copying on: {}", chain(&cause)));
+    Ok(Record::Voided { why: chain(&cause) })
+}
+
+/// The virtual CPUs run and the guest is thawed. One that cannot be told thaws by itself.
+async fn back_to_work(run: &mut Run) -> Result<(), StepError> {
+    if run.source.power(run.vm()).await? == model::Power::Paused {
+        run.source.resume(run.vm()).await?;
+    }
+    let thaw = Request::Thaw {
+        units: run.plan.options.stop_units.clone(),
+        hooks: run.plan.options.hooks_undo.clone(),
+    };
+    run.links.cut();
+    run.source_agent().await?.tell(thaw).await?;
+    Ok(())
+}
+
+/// Where things stand when it stops in this phase.
+pub(crate) fn halt(phase: Phase, cause: StepError) -> Halt {
+    if let StepError::Journal(cause) = cause {
+        return Halt::Journal { phase, cause };
+    }
+    match phase {
+        Phase::Fencing | Phase::Deciding | Phase::RollingBack => Halt::Undecided { phase, cause },
+        Phase::Starting | Phase::Confirmed | Phase::Retired => Halt::Unfinished { phase, cause },
+        Phase::Planned
+        | Phase::Preparing
+        | Phase::Copying
+        | Phase::Holding
+        | Phase::Draining
+        | Phase::RolledBack => Halt::Resumable { phase, cause },
+    }
+}

@@ -1,0 +1,161 @@
+//! Fencing → Deciding: the source is off for good, and nothing was written since the seal.
+//!
+//! **Why no write can hide between seal and power-off.** The agent cannot be asked after the VM is
+//! off, so its word is completed by the platform's. The platform counts every disk's writes. It is
+//! read (1) before the agent looks for the last time and (2) again once the virtual CPUs stand
+//! still. A write before (1) is in the agent's seal; a write between (1) and (2) makes the counts
+//! differ and voids the drain; after (2) nothing runs until the power is off. No clock is in it.
+
+use handover::{ContentBasis, SourceState};
+use model::{Power, WriteCount};
+use site::{FenceStage, UnfenceRecord};
+use units::Digest;
+
+use crate::error::StepError;
+use crate::record::{Record, StoredCount};
+use crate::run::Run;
+
+pub(crate) async fn fence(run: &mut Run) -> Result<Record, StepError> {
+    let (vm, epoch) = (run.vm(), run.epoch());
+    if matches!(run.custody.source_state(epoch), SourceState::Fenced(_)) {
+        return Ok(Record::Fenced);
+    }
+    let resumed = run.custody.unfence_record(epoch, FenceStage::Definition)?.is_some();
+    let definition = intend(run, FenceStage::Definition).await?;
+    run.source.fence_apply(vm, &definition).await?;
+    if !run.state.writes_accounted {
+        // Between the drain's end and here someone may have resumed it by hand.
+        account_for_writes(run).await?;
+        run.record(Record::WritesAccounted).await?;
+    }
+    run.watcher.step(format!("powering off {} at {}", run.plan.vm.name, run.plan.from));
+    run.source.power_off(vm).await?;
+
+    let disks = intend(run, FenceStage::Disks).await?;
+    run.source.fence_apply(vm, &disks).await?;
+    check_fence(run, &[definition, disks]).await?;
+    let basis = if resumed {
+        ContentBasis::DrainedBefore {
+            shown_by: "suspended with the platform's write counts as they were at the seal, then powered off".into(),
+        }
+    } else {
+        ContentBasis::Drained
+    };
+    let means: Vec<_> = run.plan.fence.means.iter().map(|means| means.name.as_str()).collect();
+    let digests = digests(run);
+    run.custody.fenced(epoch, &means.join(", "), &digests, basis)?;
+    Ok(Record::Fenced)
+}
+
+fn digests(run: &Run) -> Vec<Digest> {
+    run.state.drained.as_ref().map(|drain| drain.digests.clone()).unwrap_or_default()
+}
+
+/// What undoes this stage, durable in the source's ledger before the stage is applied. Captured
+/// once: a second capture would see our own fence.
+async fn intend(run: &mut Run, stage: FenceStage) -> Result<UnfenceRecord, StepError> {
+    let epoch = run.epoch();
+    if let Some(record) = run.custody.unfence_record(epoch, stage)? {
+        return Ok(record);
+    }
+    let record = run.source.fence_capture(run.vm(), stage).await?;
+    let digests = digests(run);
+    run.custody.fence_intent(epoch, &record, &digests)?;
+    Ok(record)
+}
+
+/// Suspends, and compares the platform's counts with those of the seal.
+pub(super) async fn account_for_writes(run: &Run) -> Result<(), StepError> {
+    let sealed = run.state.drained.as_ref().map(|drain| drain.counts.clone()).unwrap_or_default();
+    suspend_unwritten(run, &sealed).await
+}
+
+/// Stops the virtual CPUs; an error if anything was written since `sealed` was counted.
+pub(super) async fn suspend_unwritten(run: &Run, sealed: &[StoredCount]) -> Result<(), StepError> {
+    let vm = run.vm();
+    match run.source.power(vm).await? {
+        Power::Running | Power::Paused => {}
+        found @ (Power::Off | Power::Absent) => {
+            return Err(StepError::StoppedUnproven {
+                vm: run.plan.vm.name.clone(),
+                site: run.plan.from.clone(),
+                found,
+            });
+        }
+    }
+    run.source.suspend(vm).await?;
+    let now = run.source.write_counts(vm).await?;
+    same_counts(sealed, &now)
+}
+
+fn same_counts(sealed: &[StoredCount], now: &[WriteCount]) -> Result<(), StepError> {
+    for disk in now {
+        let before = sealed.iter().find(|count| count.target == disk.target);
+        if before != Some(&StoredCount::from(disk.clone())) {
+            return Err(StepError::WroteAfterDrain {
+                disk: disk.target.clone(),
+                before: before.map_or(0, |count| count.requests),
+                after: disk.requests,
+            });
+        }
+    }
+    // A disk that vanished proves nothing, and neither does a platform that counts none.
+    match sealed.iter().find(|count| now.iter().all(|disk| disk.target != count.target)) {
+        None if !now.is_empty() => Ok(()),
+        missing => Err(StepError::WroteAfterDrain {
+            disk: missing.map_or_else(|| "every disk".to_owned(), |count| count.target.clone()),
+            before: missing.map_or(0, |count| count.requests),
+            after: 0,
+        }),
+    }
+}
+
+/// Looks, rather than trusting that what was applied is there.
+async fn check_fence(run: &Run, records: &[UnfenceRecord]) -> Result<(), StepError> {
+    let vm = run.vm();
+    let open = |what: String| StepError::FenceOpen {
+        vm: run.plan.vm.name.clone(),
+        site: run.plan.from.clone(),
+        what,
+    };
+    let power = run.source.power(vm).await?;
+    if power.is_loaded() {
+        return Err(open(format!("it is {power}")));
+    }
+    for record in records {
+        if !run.source.fence_holds(vm, record).await? {
+            return Err(open(format!("{:?} is not in place", record.stage)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use units::Bytes;
+
+    use super::*;
+
+    fn count(target: &str, requests: u64) -> WriteCount {
+        WriteCount { target: target.to_owned(), requests, bytes: Bytes(requests * 4096) }
+    }
+
+    fn sealed(counts: &[WriteCount]) -> Vec<StoredCount> {
+        counts.iter().cloned().map(StoredCount::from).collect()
+    }
+
+    #[test]
+    fn equal_counts_of_all_disks_are_the_only_proof() {
+        let before = [count("vda", 7), count("vdb", 0)];
+        assert!(same_counts(&sealed(&before), &before).is_ok());
+        for now in [
+            vec![count("vda", 8), count("vdb", 0)],
+            vec![count("vda", 7)],
+            vec![count("vda", 7), count("vdb", 0), count("vdc", 0)],
+            vec![],
+        ] {
+            assert!(same_counts(&sealed(&before), &now).is_err(), "{now:?}");
+        }
+        assert!(same_counts(&[], &[]).is_err(), "a platform that counts nothing proves nothing");
+    }
+}

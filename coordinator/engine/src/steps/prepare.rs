@@ -1,0 +1,64 @@
+//! Preparing → Copying: agent in the guest, volumes, placeholder and helper at the destination.
+
+use handover::DestinationRequest;
+use wire::control::{Reply, Request};
+
+use crate::error::StepError;
+use crate::record::Record;
+use crate::run::Run;
+
+/// Everything here is additive and is taken back by a rollback: nothing of the source changes but
+/// for the agent's files on its tmpfs.
+pub(crate) async fn prepare(run: &mut Run) -> Result<Record, StepError> {
+    run.check_wish()?;
+    run.watcher.step(format!("installing the agent in {}", run.guest.describe()));
+    check_guest(run).await?;
+    let tracking = run.track().await?;
+
+    if run.state.appliance.is_none() {
+        run.watcher.step(format!("putting the helper's kernel to {}", run.plan.to));
+        let appliance = run.destination.put_appliance(&run.appliance).await?;
+        run.record(Record::ApplianceReady { appliance }).await?;
+    }
+    if run.state.disks.is_empty() {
+        let mut disks = Vec::new();
+        for disk in run.new_disks() {
+            run.check_wish()?;
+            run.watcher.step(format!("creating {} in pool {}", disk.volume, disk.pool));
+            disks.push(run.destination.create_disk(&run.plan.id, &disk).await?);
+        }
+        run.record(Record::DisksCreated { disks }).await?;
+    }
+    if !run.state.placeholder_defined {
+        let placeholder = run.placeholder()?;
+        run.destination.define_placeholder(&placeholder).await?;
+        let id = placeholder.vm.to_string().into();
+        run.tell_destination(DestinationRequest::Placeholder { id }).await?;
+        run.record(Record::PlaceholderDefined).await?;
+    }
+    run.watcher.step(format!("starting the helper at {}", run.plan.to));
+    run.destination_agent().await?;
+    Ok(Record::Prepared { tracker: tracking.choice.to_string(), tracker_reason: tracking.reason })
+}
+
+/// Is it still the guest that was planned for? Time may have passed since.
+async fn check_guest(run: &mut Run) -> Result<(), StepError> {
+    let planned: Vec<_> =
+        run.plan.disks.iter().map(|disk| (disk.device.clone(), disk.size)).collect();
+    let agent = run.source_agent().await?;
+    let report = match agent.call(Request::Inspect).await? {
+        Reply::Guest(report) => report,
+        other => return Err(agent.unexpected(&other).into()),
+    };
+    for (device, size) in planned {
+        let found = report.devices.iter().find(|found| found.name == device).map(|d| d.size);
+        if found != Some(size) {
+            let what = found.map_or_else(
+                || format!("{device} is gone"),
+                |found| format!("{device} has {} bytes, planned were {}", found.0, size.0),
+            );
+            return Err(StepError::GuestChanged { what });
+        }
+    }
+    Ok(())
+}

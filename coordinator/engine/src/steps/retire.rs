@@ -1,0 +1,25 @@
+//! Confirmed → Retired: the source is renamed and kept, start-proof, until told otherwise.
+
+use handover::SourceRequest;
+use site::FenceStage;
+
+use crate::error::StepError;
+use crate::record::Record;
+use crate::run::Run;
+
+pub(crate) async fn retire(run: &mut Run) -> Result<Record, StepError> {
+    let epoch = run.epoch();
+    let missing = |what: &str| StepError::GuestChanged { what: what.to_owned() };
+    let receipt = run
+        .custody
+        .granted(epoch)
+        .ok_or_else(|| missing("the destination's ledger has no grant"))?;
+    run.custody.source(epoch, SourceRequest::Retire(receipt))?;
+    let record = run
+        .custody
+        .unfence_record(epoch, FenceStage::Definition)?
+        .ok_or_else(|| missing("the source's ledger has no fence record"))?;
+    let name = run.source.retire(run.vm(), &record).await?;
+    run.custody.source(epoch, SourceRequest::Settled)?;
+    Ok(Record::Retired { name })
+}

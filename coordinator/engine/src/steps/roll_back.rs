@@ -1,0 +1,85 @@
+//! RollingBack → RolledBack: the source runs as before, the destination is clean.
+//!
+//! Order matters: first the destination gives up the right to run (revoked, write-once), then the
+//! source gets it back, then things are tidied. A crash anywhere goes on with the same step.
+
+use handover::{RevokeReceipt, SourceRequest};
+use model::Power;
+use site::{FenceStage, Leftover};
+use wire::control::Request;
+
+use crate::custody::mark_seen;
+use crate::error::StepError;
+use crate::record::Record;
+use crate::run::Run;
+
+pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
+    let mut removed = Vec::new();
+    if run.state.epoch.is_some() {
+        let seen = mark_seen(&*run.destination, run.vm()).await;
+        let receipt = run.custody.revoke(run.epoch(), &seen)?;
+        release_source(run, receipt).await?;
+    }
+    tidy_guest(run, &mut removed).await;
+    run.links.cut();
+    for leftover in run.destination.leftovers(&run.plan.id).await? {
+        run.destination.remove(&leftover).await?;
+        removed.push(match leftover {
+            Leftover::Placeholder { name, .. } => format!("{}: placeholder {name}", run.plan.to),
+            Leftover::Volume { pool, volume, .. } => {
+                format!("{}: volume {volume} in pool {pool}", run.plan.to)
+            }
+        });
+    }
+    Ok(Record::TakenBack { removed })
+}
+
+/// Undoes whatever of the fence was made and lets the VM run again, if it ran.
+async fn release_source(run: &mut Run, receipt: RevokeReceipt) -> Result<(), StepError> {
+    let (vm, epoch) = (run.vm(), run.epoch());
+    run.custody.source(epoch, SourceRequest::Release(receipt))?;
+    let mut was_fencing = false;
+    for stage in [FenceStage::Disks, FenceStage::Definition] {
+        if let Some(record) = run.custody.unfence_record(epoch, stage)? {
+            was_fencing = true;
+            run.watcher.step(format!("releasing {} at {}", run.plan.vm.name, run.plan.from));
+            run.source.fence_undo(vm, &record).await?;
+        }
+    }
+    match run.source.power(vm).await? {
+        Power::Paused => run.source.resume(vm).await?,
+        // Off after we meant to power it off: it ran when we came.
+        Power::Off if was_fencing => run.source.power_on(vm).await?,
+        Power::Running | Power::Off | Power::Absent => {}
+    }
+    run.custody.source(epoch, SourceRequest::Settled)?;
+    Ok(())
+}
+
+/// Thaws and removes the agent. A guest that cannot be reached thaws by itself and loses the agent
+/// with its next boot; that is said, and does not hold up the rest.
+async fn tidy_guest(run: &mut Run, removed: &mut Vec<String>) {
+    let thaw = Request::Thaw {
+        units: run.plan.options.stop_units.clone(),
+        hooks: run.plan.options.hooks_undo.clone(),
+    };
+    // Only a guest that has the agent is spoken to: installing it anew to remove it helps nobody.
+    if run.links.source.is_none() && run.reattach_source().await.is_err() {
+        tracing::debug!("no agent in the guest to say goodbye to");
+    }
+    if let Some(agent) = run.links.source.take()
+        && let Err(error) = agent.tell(thaw).await
+    {
+        run.watcher
+            .warn(format!("the guest was not told to thaw: {}", crate::links::chain(&error)));
+    }
+    match run.guest.remove(&run.plan.id).await {
+        Ok(files) => {
+            removed.extend(files.into_iter().map(|file| format!("{}: {file}", run.plan.vm.name)));
+        }
+        Err(error) => run.watcher.warn(format!(
+            "the agent could not be removed from the guest; it is on a tmpfs and goes with the next boot: {}",
+            crate::links::chain(&error)
+        )),
+    }
+}

@@ -1,0 +1,105 @@
+//! Starting → Confirmed: the destination boots from its own disk, until it answers.
+//!
+//! A destination that does not answer is never "rolled back": it may have written. What is left to
+//! do is said, and a person decides.
+
+use std::time::Duration;
+
+use handover::DestinationRequest;
+use model::Power;
+use plan::Probe;
+use site::PlaceholderState;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use wire::control::Request;
+
+use crate::error::StepError;
+use crate::progress::Progress;
+use crate::record::Record;
+use crate::run::{Run, now_ms};
+
+/// A guest that checks its file systems may take this long.
+const ANSWER_WITHIN: Duration = Duration::from_secs(600);
+const PROBE_EVERY: Duration = Duration::from_millis(100);
+const PROBE_WITHIN: Duration = Duration::from_secs(3);
+
+pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
+    if let Some(helper) = run.links.destination.take() {
+        // All of it is durable already; a helper that does not answer is powered off with the
+        // placeholder's own start.
+        if let Err(error) = helper.tell(Request::Shutdown).await {
+            tracing::debug!(%error, "helper gone before it was told to go");
+        }
+    }
+    run.links.cut();
+    let spec = run.placeholder()?;
+    run.tell_destination(DestinationRequest::Start).await?;
+    run.watcher.step(format!("starting {} at {}", spec.name, run.plan.to));
+    run.destination.start_from_own_disk(&spec).await?;
+    run.tell_destination(DestinationRequest::Started).await?;
+    if !run.state.booting {
+        run.record(Record::Booting).await?;
+    }
+    let how = wait_for_answer(run).await?;
+    let began = run.state.drained.as_ref().map_or_else(now_ms, |drain| drain.at_ms);
+    let downtime_ms = u64::try_from(now_ms() - began).unwrap_or_default();
+    run.tell_destination(DestinationRequest::Healthy).await?;
+    run.watcher.tell(Progress::Answered {
+        downtime_ms,
+        budget_ms: run.plan.options.max_downtime_ms,
+        forecast_ms: run.state.forecast_ms,
+    });
+    Ok(Record::Answered { how, downtime_ms })
+}
+
+async fn wait_for_answer(run: &Run) -> Result<String, StepError> {
+    let began = Instant::now();
+    let mut last = "nothing was tried".to_owned();
+    while began.elapsed() < ANSWER_WITHIN {
+        match probe(run).await {
+            Ok(how) => return Ok(how),
+            Err(why) => last = why,
+        }
+        sleep(PROBE_EVERY).await;
+    }
+    Err(StepError::NoAnswer { waited: ANSWER_WITHIN, how: last })
+}
+
+/// How it answered, or why it did not.
+async fn probe(run: &Run) -> Result<String, String> {
+    match &run.plan.options.probe {
+        Probe::Running => match run.destination.placeholder(run.vm()).await {
+            Ok(PlaceholderState::Released { power: Power::Running, .. }) => {
+                Ok("the platform says that it runs; nothing in the guest was asked".to_owned())
+            }
+            Ok(other) => Err(format!("the platform says: {other:?}")),
+            Err(error) => Err(crate::links::chain(&error)),
+        },
+        Probe::Tcp { address } => {
+            connect(address).await?;
+            Ok(format!("{address} accepts connections"))
+        }
+        Probe::Ssh { address } => {
+            let mut stream = connect(address).await?;
+            let mut banner = [0; 4];
+            let read = timeout(PROBE_WITHIN, stream.read_exact(&mut banner)).await;
+            match read {
+                Ok(Ok(_)) if banner == *b"SSH-" => {
+                    Ok(format!("{address} answers with an SSH banner"))
+                }
+                Ok(Ok(_)) => Err(format!("{address} is no SSH server")),
+                Ok(Err(error)) => Err(format!("{address}: {error}")),
+                Err(_) => Err(format!("{address} accepts, but says nothing")),
+            }
+        }
+    }
+}
+
+async fn connect(address: &str) -> Result<TcpStream, String> {
+    match timeout(PROBE_WITHIN, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(format!("{address}: {error}")),
+        Err(_) => Err(format!("{address} does not answer")),
+    }
+}
