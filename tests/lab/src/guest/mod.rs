@@ -8,6 +8,7 @@ mod keys;
 mod lvm;
 mod modules;
 mod noise;
+mod offline;
 mod program;
 mod qemu;
 pub mod small;
@@ -20,12 +21,21 @@ use anyhow::{Context as _, Result};
 
 pub use disk::{Content, DiskFile};
 pub use keys::Keys;
+pub use offline::{Witnessed, verify_offline};
 pub use program::ledger as ledger_program;
 pub use qemu::{Machine, Qemu, Start, Writes};
 pub use ssh::{Answer, Ssh};
 
 use crate::Format;
 use edit::Edits;
+
+/// In any guest's shell: ends the ledger writer and waits until it has ended.
+pub const STOP_LEDGER: &str = "if [ -x /etc/init.d/ledger-service ]; \
+     then /etc/init.d/ledger-service stop; else systemctl stop ledger; fi";
+
+/// In any guest's shell: lets the ledger writer go on.
+pub const START_LEDGER: &str = "if [ -x /etc/init.d/ledger-service ]; \
+     then /etc/init.d/ledger-service start; else systemctl start ledger; fi";
 
 /// What makes one guest different from others of its image.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::{PermissionsExt as _, lchown, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,7 +16,11 @@ use crate::run::run;
 
 /// Absolute paths without the leading slash; parents come before their children.
 #[derive(Debug, Clone, Default)]
-pub struct Tree(BTreeMap<String, Node>);
+pub struct Tree {
+    nodes: BTreeMap<String, Node>,
+    /// User and group of what does not belong to root.
+    owners: BTreeMap<String, u32>,
+}
 
 #[derive(Debug, Clone)]
 enum Node {
@@ -28,17 +32,26 @@ enum Node {
 impl Tree {
     pub fn dir(&mut self, path: &str, mode: u32) {
         self.parents(path);
-        self.0.insert(path.to_owned(), Node::Dir { mode });
+        self.nodes.insert(path.to_owned(), Node::Dir { mode });
     }
 
     pub fn file(&mut self, path: &str, mode: u32, bytes: impl Into<Vec<u8>>) {
         self.parents(path);
-        self.0.insert(path.to_owned(), Node::File { mode, bytes: bytes.into() });
+        self.nodes.insert(path.to_owned(), Node::File { mode, bytes: bytes.into() });
     }
 
     pub fn link(&mut self, path: &str, to: &str) {
         self.parents(path);
-        self.0.insert(path.to_owned(), Node::Link { to: to.to_owned() });
+        self.nodes.insert(path.to_owned(), Node::Link { to: to.to_owned() });
+    }
+
+    /// Gives a path and all that is below it to the user and group `id`.
+    pub fn give(&mut self, path: &str, id: u32) {
+        let below = |node: &&String| {
+            node.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let given = self.nodes.keys().filter(below);
+        self.owners.extend(given.map(|path| (path.clone(), id)));
     }
 
     /// A file of this machine, with its permissions.
@@ -68,9 +81,10 @@ impl Tree {
     #[must_use]
     pub fn hash(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
-        for (path, node) in &self.0 {
+        for (path, node) in &self.nodes {
             let (kind, mode, bytes) = node.parts();
-            for part in [path.as_bytes(), &kind.to_le_bytes(), &mode.to_le_bytes(), bytes] {
+            let numbers = [kind, mode, self.owner(path)].map(u32::to_le_bytes).concat();
+            for part in [path.as_bytes(), &numbers, bytes] {
                 hasher.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
                 hasher.update(part);
             }
@@ -78,15 +92,17 @@ impl Tree {
         hasher.finalize()
     }
 
-    /// Writes the tree into `dir`, which must exist. The files belong to who does this.
+    /// Writes the tree into `dir`, which must exist.
     pub fn write_to(&self, dir: &Path) -> Result<()> {
-        for (path, node) in &self.0 {
+        for (path, node) in &self.nodes {
             let target = dir.join(path);
             let written = match node {
                 Node::Dir { .. } => fs::create_dir_all(&target),
                 Node::File { bytes, .. } => fs::write(&target, bytes),
                 Node::Link { to } => symlink(to, &target),
             };
+            let owner = Some(self.owner(path));
+            let written = written.and_then(|()| lchown(&target, owner, owner));
             let written = written.and_then(|()| match node {
                 Node::Link { .. } => Ok(()),
                 Node::Dir { mode } | Node::File { mode, .. } => {
@@ -101,17 +117,21 @@ impl Tree {
     /// The tree as an uncompressed initramfs (cpio "newc").
     pub fn cpio(&self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
-        for (number, (path, node)) in (1_u32..).zip(&self.0) {
-            cpio_entry(&mut out, number, path, node)?;
+        for (number, (path, node)) in (1_u32..).zip(&self.nodes) {
+            cpio_entry(&mut out, number, self.owner(path), path, node)?;
         }
-        cpio_entry(&mut out, 0, "TRAILER!!!", &Node::Dir { mode: 0 })?;
+        cpio_entry(&mut out, 0, 0, "TRAILER!!!", &Node::Dir { mode: 0 })?;
         out.resize(out.len().next_multiple_of(512), 0);
         Ok(out)
     }
 
+    fn owner(&self, path: &str) -> u32 {
+        self.owners.get(path).copied().unwrap_or(0)
+    }
+
     fn parents(&mut self, path: &str) {
         for (at, _) in path.match_indices('/') {
-            self.0.entry(path[..at].to_owned()).or_insert(Node::Dir { mode: 0o755 });
+            self.nodes.entry(path[..at].to_owned()).or_insert(Node::Dir { mode: 0o755 });
         }
     }
 }
@@ -127,13 +147,13 @@ impl Node {
     }
 }
 
-fn cpio_entry(out: &mut Vec<u8>, number: u32, path: &str, node: &Node) -> Result<()> {
+fn cpio_entry(out: &mut Vec<u8>, number: u32, owner: u32, path: &str, node: &Node) -> Result<()> {
     let (kind, mode, bytes) = node.parts();
     let size = u32::try_from(bytes.len()).context("a file of 4 GiB does not fit in a cpio")?;
     let name = u32::try_from(path.len() + 1)?;
     out.extend_from_slice(b"070701");
     // ino, mode, uid, gid, nlink, mtime, size, dev, dev, rdev, rdev, name size, check
-    for field in [number, kind | mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name, 0] {
+    for field in [number, kind | mode, owner, owner, 1, 0, size, 0, 0, 0, 0, name, 0] {
         write!(out, "{field:08x}")?;
     }
     out.extend_from_slice(path.as_bytes());

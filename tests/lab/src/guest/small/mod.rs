@@ -192,6 +192,7 @@ fn root_tree(kernel: &Kernel, initrd: &[u8], uuids: &Uuids, cmdline: &str) -> Re
         tree.dir(&format!("{home}/.ssh"), 0o700);
         tree.file(&format!("{home}/.ssh/authorized_keys"), 0o600, keys.public()?);
     }
+    tree.give("home/ops", 1000);
     for (path, mode, text) in ETC {
         tree.file(&format!("etc/{path}"), *mode, *text);
     }
@@ -199,7 +200,7 @@ fn root_tree(kernel: &Kernel, initrd: &[u8], uuids: &Uuids, cmdline: &str) -> Re
     Ok(tree)
 }
 
-fn add_busybox(tree: &mut Tree) -> Result<()> {
+pub(super) fn add_busybox(tree: &mut Tree) -> Result<()> {
     tree.program("busybox")?;
     for applet in run(Command::new("busybox").arg("--list"))?.lines() {
         if applet != "busybox" {
@@ -216,7 +217,7 @@ const ETC: &[(&str, u32, &str)] = &[
     ("inittab", 0o644, include_str!("files/inittab")),
     ("init.d/rcS", 0o755, include_str!("files/rcS")),
     ("init.d/rcK", 0o755, include_str!("files/rcK")),
-    ("init.d/ledger", 0o755, include_str!("files/ledger")),
+    ("init.d/ledger-service", 0o755, include_str!("files/ledger-service")),
     ("udhcpc.script", 0o755, include_str!("files/udhcpc.script")),
     ("acpi/PWRF/00000080", 0o755, "#!/bin/sh\nexec /bin/poweroff\n"),
     ("passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nops:x:1000:1000:ops:/home/ops:/bin/sh\n"),
@@ -229,12 +230,12 @@ const ETC: &[(&str, u32, &str)] = &[
     ("resolv.conf", 0o644, ""),
     ("fstab", 0o644, ""),
     ("os-release", 0o644, "ID=lab-small\nID_LIKE=debian\nPRETTY_NAME=\"small lab guest\"\n"),
-    // No udev here: LVM makes its own device nodes.
-    (
-        "lvm/lvm.conf",
-        0o644,
-        "devices { obtain_device_list_from_udev=0 use_devicesfile=0 }\n\
-        activation { udev_sync=0 udev_rules=0 verify_udev_operations=1 monitoring=0 }\n\
-        backup { backup=0 archive=0 }\n",
-    ),
+    ("lvm/lvm.conf", 0o644, LVM_CONF),
 ];
+
+/// Without udev LVM looks for devices, and makes its own nodes, itself.
+pub(super) const LVM_CONF: &str = "\
+devices { obtain_device_list_from_udev=0 use_devicesfile=0 }
+activation { udev_sync=0 udev_rules=0 verify_udev_operations=1 monitoring=0 }
+backup { backup=0 archive=0 }
+";
