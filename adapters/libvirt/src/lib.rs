@@ -1,1 +1,32 @@
-//! libvirt
+//! Sites that speak libvirt: any host that `virsh -c URI` reaches.
+//!
+//! | what | where |
+//! |---|---|
+//! | the connection, its limits and its errors | `link`, `fault`, `verdict` |
+//! | VMs as they are | `inventory`, `xml` |
+//! | VMs to come | `volumes`, `appliance`, `placeholder`, `channel` |
+//! | VMs that left | `fence` |
+//!
+//! Only the public API is used, over the connection that the operator has anyway. SSH to the host,
+//! where it was given, makes fences stronger and does nothing else.
+
+mod appliance;
+mod channel;
+mod config;
+mod fault;
+mod fence;
+mod inventory;
+mod libvirt_site;
+mod link;
+mod look;
+mod placeholder;
+mod power;
+mod probe;
+mod storage;
+mod sys;
+mod verdict;
+mod volumes;
+mod xml;
+
+pub use config::{HostAccess, LibvirtConfig, Limits, UefiLoader};
+pub use libvirt_site::LibvirtSite;

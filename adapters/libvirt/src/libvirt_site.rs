@@ -1,0 +1,291 @@
+//! [`Site`] over libvirt.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
+use site::{
+    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, FenceStage, Leftover, Mark, NewDisk,
+    PlaceholderSpec, PlaceholderState, Site, SiteError, SiteErrorKind, Takeover, UnfenceRecord,
+};
+use units::MigrationId;
+use virt::connect::Connect;
+use virt::stream::Stream;
+
+use crate::channel::Channel;
+use crate::fault::{Fault, Op};
+use crate::link::Link;
+use crate::{LibvirtConfig, appliance, fence, inventory, look, placeholder, power, probe, volumes};
+
+/// A site that speaks libvirt. Makes no connection until it is asked something.
+pub struct LibvirtSite {
+    config: Arc<LibvirtConfig>,
+    link: Link,
+}
+
+impl LibvirtSite {
+    pub fn new(config: LibvirtConfig) -> Self {
+        let config = Arc::new(config);
+        Self { link: Link::new(Arc::clone(&config)), config }
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        attempt: String,
+        work: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, SiteError> {
+        self.link.call(Op::Look, attempt, self.config.limits.look, work).await
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        attempt: String,
+        work: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, SiteError> {
+        self.link.call(Op::Change, attempt, self.config.limits.change, work).await
+    }
+
+    /// As [`Self::change`], for what moves many bytes.
+    async fn transfer<T: Send + 'static>(
+        &self,
+        attempt: String,
+        work: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, SiteError> {
+        self.link.call(Op::Change, attempt, self.config.limits.transfer, work).await
+    }
+}
+
+#[async_trait]
+impl Site for LibvirtSite {
+    fn name(&self) -> &SiteName {
+        &self.config.name
+    }
+
+    async fn probe(&self) -> Result<SiteReport, SiteError> {
+        let config = Arc::clone(&self.config);
+        self.look("probe the site".to_owned(), move |connection| probe::probe(connection, &config))
+            .await
+    }
+
+    async fn vms(&self) -> Result<Vec<(VmId, String)>, SiteError> {
+        self.look("list VMs".to_owned(), inventory::vms).await
+    }
+
+    async fn vm(&self, name_or_id: &str) -> Result<Vm, SiteError> {
+        let name = name_or_id.to_owned();
+        self.look(format!("look at VM {name}"), move |connection| inventory::vm(connection, &name))
+            .await
+    }
+
+    async fn power(&self, vm: VmId) -> Result<Power, SiteError> {
+        self.look(format!("see whether VM {vm} runs"), move |connection| {
+            look::power_of(connection, vm)
+        })
+        .await
+    }
+
+    async fn suspend(&self, vm: VmId) -> Result<(), SiteError> {
+        self.change(format!("suspend VM {vm}"), move |connection| power::suspend(connection, vm))
+            .await
+    }
+
+    async fn resume(&self, vm: VmId) -> Result<(), SiteError> {
+        self.change(format!("resume VM {vm}"), move |connection| power::resume(connection, vm))
+            .await
+    }
+
+    async fn power_off(&self, vm: VmId) -> Result<(), SiteError> {
+        self.change(format!("power off VM {vm}"), move |connection| {
+            power::power_off(connection, vm)
+        })
+        .await
+    }
+
+    async fn power_on(&self, vm: VmId) -> Result<(), SiteError> {
+        self.change(format!("power on VM {vm}"), move |connection| power::power_on(connection, vm))
+            .await
+    }
+
+    async fn write_counts(&self, vm: VmId) -> Result<Vec<WriteCount>, SiteError> {
+        self.look(format!("count writes of VM {vm}"), move |connection| {
+            inventory::write_counts(connection, vm)
+        })
+        .await
+    }
+
+    async fn fence_offer(&self, vm: VmId) -> Result<FenceOffer, SiteError> {
+        let config = Arc::clone(&self.config);
+        self.look(format!("plan a fence for VM {vm}"), move |connection| {
+            fence::offer(connection, &config, vm)
+        })
+        .await
+    }
+
+    async fn fence_capture(&self, vm: VmId, stage: FenceStage) -> Result<UnfenceRecord, SiteError> {
+        let config = Arc::clone(&self.config);
+        self.look(format!("save what a fence of VM {vm} replaces"), move |connection| {
+            fence::capture(connection, &config, vm, stage)
+        })
+        .await
+    }
+
+    async fn fence_apply(&self, vm: VmId, record: &UnfenceRecord) -> Result<(), SiteError> {
+        let (config, record) = (Arc::clone(&self.config), record.clone());
+        self.change(format!("fence VM {vm}"), move |connection| {
+            fence::apply(connection, &config, vm, &record)
+        })
+        .await
+    }
+
+    async fn fence_holds(&self, vm: VmId, record: &UnfenceRecord) -> Result<bool, SiteError> {
+        let (config, record) = (Arc::clone(&self.config), record.clone());
+        self.look(format!("look at the fence of VM {vm}"), move |connection| {
+            fence::holds(connection, &config, vm, &record)
+        })
+        .await
+    }
+
+    async fn fence_undo(&self, vm: VmId, record: &UnfenceRecord) -> Result<(), SiteError> {
+        let (config, record) = (Arc::clone(&self.config), record.clone());
+        self.change(format!("take the fence off VM {vm}"), move |connection| {
+            fence::undo(connection, &config, vm, &record)
+        })
+        .await
+    }
+
+    async fn retire(&self, vm: VmId, record: &UnfenceRecord) -> Result<String, SiteError> {
+        let record = record.clone();
+        self.change(format!("retire VM {vm}"), move |connection| {
+            fence::retire(connection, vm, &record)
+        })
+        .await
+    }
+
+    async fn put_appliance(&self, files: &ApplianceFiles) -> Result<ApplianceRef, SiteError> {
+        let files = files.clone();
+        self.transfer(format!("store the appliance in pool {}", files.pool), move |connection| {
+            appliance::put(connection, &files)
+        })
+        .await
+    }
+
+    async fn create_disk(
+        &self,
+        migration: &MigrationId,
+        disk: &NewDisk,
+    ) -> Result<CreatedDisk, SiteError> {
+        let (migration, disk) = (migration.clone(), disk.clone());
+        let attempt = format!("create volume {} in pool {}", disk.volume, disk.pool);
+        self.transfer(attempt, move |connection| volumes::create(connection, &migration, &disk))
+            .await
+    }
+
+    async fn define_placeholder(&self, spec: &PlaceholderSpec) -> Result<(), SiteError> {
+        let (config, spec) = (Arc::clone(&self.config), spec.clone());
+        self.change(format!("define placeholder {}", spec.name), move |connection| {
+            placeholder::define(connection, &config, &spec)
+        })
+        .await
+    }
+
+    async fn placeholder(&self, vm: VmId) -> Result<PlaceholderState, SiteError> {
+        self.look(format!("look at placeholder {vm}"), move |connection| {
+            placeholder::state(connection, vm)
+        })
+        .await
+    }
+
+    async fn start_helper(&self, vm: VmId) -> Result<(), SiteError> {
+        self.change(format!("start the helper in {vm}"), move |connection| {
+            placeholder::start_helper(connection, vm)
+        })
+        .await
+    }
+
+    async fn open_channel(
+        &self,
+        vm: VmId,
+        port: u16,
+        takeover: Takeover,
+    ) -> Result<ByteStream, SiteError> {
+        let attempt = format!("open channel {port} into {vm}");
+        let link = self.link.clone();
+        let limit = self.config.limits.look;
+        // Opening again is harmless, so an answer that got lost leaves nothing open.
+        let opened = self.link.on_thread(Op::Look, attempt.clone(), limit, move || {
+            open(link.open()?, vm, port, takeover)
+        });
+        let (connection, stream) = opened.await?;
+        match Channel::new(connection, stream) {
+            Ok(channel) => Ok(Box::new(channel)),
+            Err(cause) => Err(SiteError {
+                source: Some(Box::new(cause)),
+                ..self.link.error(SiteErrorKind::Exhausted, attempt, "no thread for the channel")
+            }),
+        }
+    }
+
+    async fn write_mark(&self, vm: VmId, mark: &Mark) -> Result<(), SiteError> {
+        let mark = mark.clone();
+        self.change(format!("write the decision onto {vm}"), move |connection| {
+            placeholder::write_mark(connection, vm, &mark)
+        })
+        .await
+    }
+
+    async fn read_mark(&self, vm: VmId) -> Result<Option<Mark>, SiteError> {
+        self.look(format!("read the decision on {vm}"), move |connection| {
+            placeholder::read_mark(connection, vm)
+        })
+        .await
+    }
+
+    async fn start_from_own_disk(&self, spec: &PlaceholderSpec) -> Result<(), SiteError> {
+        let (config, spec) = (Arc::clone(&self.config), spec.clone());
+        self.change(format!("start {} from its own disk", spec.name), move |connection| {
+            placeholder::release(connection, &config, &spec)
+        })
+        .await
+    }
+
+    async fn leftovers(&self, migration: &MigrationId) -> Result<Vec<Leftover>, SiteError> {
+        let migration = migration.clone();
+        self.look(format!("list what {migration} made"), move |connection| {
+            placeholder::leftovers(connection, &migration)
+        })
+        .await
+    }
+
+    async fn remove(&self, leftover: &Leftover) -> Result<(), SiteError> {
+        let leftover = leftover.clone();
+        let name = match &leftover {
+            Leftover::Placeholder { name, .. } => format!("placeholder {name}"),
+            Leftover::Volume { pool, volume, .. } => format!("volume {volume} of pool {pool}"),
+        };
+        self.change(format!("remove {name}"), move |connection| {
+            placeholder::remove(connection, &leftover)
+        })
+        .await
+    }
+}
+
+/// A stream on a channel, with the connection that carries nothing else.
+fn open(
+    connection: Connect,
+    vm: VmId,
+    port: u16,
+    takeover: Takeover,
+) -> Result<(Connect, Stream), Fault> {
+    let domain = look::require(&connection, vm)?;
+    let power = look::power(&domain)?;
+    if power != Power::Running {
+        return Err(Fault::wrong_state(format!("the VM is {power}")).hint("start the helper"));
+    }
+    let stream = Stream::new(&connection, 0)?;
+    let flags = match takeover {
+        Takeover::Refuse => 0,
+        Takeover::Force => virt_sys::VIR_DOMAIN_CHANNEL_FORCE,
+    };
+    domain.open_channel(Some(&format!("org.causeway.{port}")), &stream, flags)?;
+    Ok((connection, stream))
+}

@@ -1,0 +1,50 @@
+//! Calls that crate `virt` 0.5.0 lacks or gets wrong.
+//!
+//! Its `Domain::state`, `block_info`, `set_memory` and `attach_device` ignore that the call failed:
+//! the first answers with a state that is none, the second reads memory that nobody wrote. Its
+//! `Domain::job_stats` frees a null pointer. None of them is used in this crate.
+
+use std::ffi::{CString, c_int};
+
+use virt::domain::Domain;
+use virt::error::Error;
+
+/// What libvirt says of a disk's size, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockSizes {
+    /// As the guest sees it.
+    pub capacity: u64,
+    /// What it takes.
+    pub allocation: u64,
+}
+
+/// `virDomainGetState`: the state's number.
+#[expect(unsafe_code, reason = "the safe wrapper hides a failed call")]
+pub(crate) fn state(domain: &Domain) -> Result<virt_sys::virDomainState, Error> {
+    let mut state: c_int = 0;
+    // SAFETY: the pointer is live as long as `domain` is; libvirt writes one int into `state`, and
+    // takes null for a reason that is not wanted.
+    let answer = unsafe {
+        virt_sys::virDomainGetState(domain.as_ptr(), &raw mut state, std::ptr::null_mut(), 0)
+    };
+    if answer < 0 {
+        return Err(Error::last_error());
+    }
+    // States are small and never negative; one that is would be unknown to every caller.
+    Ok(virt_sys::virDomainState::try_from(state).unwrap_or(virt_sys::virDomainState::MAX))
+}
+
+/// `virDomainGetBlockInfo` of a disk, by its target or path.
+#[expect(unsafe_code, reason = "the safe wrapper reads memory that a failed call did not write")]
+pub(crate) fn block_sizes(domain: &Domain, disk: &str) -> Result<BlockSizes, Error> {
+    let name = CString::new(disk)?;
+    let mut sizes = virt_sys::_virDomainBlockInfo { capacity: 0, allocation: 0, physical: 0 };
+    // SAFETY: both pointers are live for the call; libvirt fills the one struct it is given.
+    let answer = unsafe {
+        virt_sys::virDomainGetBlockInfo(domain.as_ptr(), name.as_ptr(), &raw mut sizes, 0)
+    };
+    if answer < 0 {
+        return Err(Error::last_error());
+    }
+    Ok(BlockSizes { capacity: sizes.capacity, allocation: sizes.allocation })
+}
