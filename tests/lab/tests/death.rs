@@ -1,4 +1,5 @@
 //! Nothing is left of a lab, however it ends.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,14 +40,26 @@ fn processes() -> impl Iterator<Item = u32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// The namespaces of these kinds that processes are in, as device and inode numbers.
-fn namespaces(pids: impl Iterator<Item = u32>) -> BTreeSet<(String, u64)> {
-    pids.flat_map(|pid| ["net", "mnt", "pid", "uts", "ipc"].map(|kind| (pid, kind)))
-        .filter_map(|(pid, kind)| {
-            let found = fs::metadata(format!("/proc/{pid}/ns/{kind}")).ok()?;
-            Some((kind.to_owned(), found.ino()))
-        })
-        .collect()
+/// A process, told from later ones with its number by when it started.
+type Process = (u32, String);
+
+/// Processes in the network namespaces of those in `among`, except our own.
+fn members(among: &[u32]) -> Vec<Process> {
+    let net = |pid: u32| Some(fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino());
+    let ours = net(std::process::id());
+    let nets: BTreeSet<_> =
+        among.iter().map(|pid| net(*pid)).filter(|net| *net != ours && net.is_some()).collect();
+    assert!(nets.len() >= 4, "the operator's, two sites', and between: {nets:?}");
+    let inside = processes().filter(|pid| nets.contains(&net(*pid)));
+    inside.filter_map(|pid| Some((pid, start_time(pid)?))).collect()
+}
+
+/// Absent for zombies: they run no more.
+fn start_time(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?;
+    fields.nth(18).filter(|_| state != "Z").map(str::to_owned)
 }
 
 fn links() -> String {
@@ -55,17 +68,26 @@ fn links() -> String {
     names.lines().map(|line| line.split(": ").nth(1).unwrap_or("")).collect::<Vec<_>>().join(" ")
 }
 
-/// The program `lab`, up, with a process on the operator's machine.
+/// The program `lab`, up, with a VM at one site and a process on the operator's machine.
 struct Running {
     child: Child,
     dir: PathBuf,
 }
 
+const PROGRAM: &str = "
+cat > $LAB_DIR/vm.xml << END
+<domain type='qemu'><name>idle</name><memory unit='MiB'>16</memory>
+<os><type arch='x86_64'>hvm</type></os></domain>
+END
+virsh -q -c $LAB_EAST_URI create $LAB_DIR/vm.xml > /dev/null
+echo $LAB_DIR
+exec sleep 1000";
+
 fn up(root: &Path) -> Running {
     let mut child = Command::new(env!("CARGO_BIN_EXE_lab"))
         .args(["up", "--scenario", "wan", "--ssh", "--dir"])
         .arg(root)
-        .args(["--", "sh", "-c", "echo $LAB_DIR; exec sleep 1000"])
+        .args(["--", "sh", "-ec", PROGRAM])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -80,12 +102,11 @@ fn killing_the_owner_leaves_no_process_mount_namespace_device_or_file() {
     let root = tempfile::tempdir().unwrap();
     let links_before = links();
     let mut lab = up(root.path());
-    let inside = marked(&lab.dir);
-    assert!(inside.len() > 10, "two sites are more processes than {inside:?}");
-    let outside = namespaces([std::process::id()].into_iter());
-    let inner: BTreeSet<_> =
-        namespaces(inside.iter().copied()).difference(&outside).cloned().collect();
-    assert!(inner.iter().filter(|(kind, _)| kind == "net").count() >= 4, "{inner:?}");
+    let inside = members(&marked(&lab.dir));
+    let commands: Vec<_> = inside.iter().map(|(pid, _)| command_line(*pid)).collect();
+    for program in ["libvirtd", "qemu-system", "dnsmasq", "sshd", "sleep 1000"] {
+        assert!(commands.iter().any(|line| line.contains(program)), "{program}: {commands:?}");
+    }
     assert_eq!(links(), links_before, "the machine's own network while a lab is up");
 
     lab.child.kill().unwrap();
@@ -93,18 +114,12 @@ fn killing_the_owner_leaves_no_process_mount_namespace_device_or_file() {
 
     eventually("its processes are gone", || marked(&lab.dir).is_empty());
     eventually("its directory is gone", || !lab.dir.exists());
-    let left: Vec<_> = inside.iter().filter(|pid| is_alive(**pid)).collect();
-    assert!(left.is_empty(), "{left:?}");
+    eventually("unmarked ones are gone too", || {
+        inside.iter().all(|(pid, since)| start_time(*pid).as_ref() != Some(since))
+    });
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains("causeway-lab-"), "{mounts}");
     assert_eq!(links(), links_before);
-}
-
-/// Whether it exists and still runs. A number may be somebody else's by now: then its environment
-/// would have had to carry the mark, which was looked for already.
-fn is_alive(pid: u32) -> bool {
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.windows(13).any(|window| window == b"CAUSEWAY_LAB=")
 }
 
 #[test]
@@ -156,6 +171,24 @@ fn a_lab_that_cannot_start_leaves_nothing() {
     let left: Vec<_> =
         fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_lab_that_is_to_be_kept_leaves_its_files_and_nothing_else() {
+    let root = tempfile::tempdir().unwrap();
+    let lab = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["up", "--dir"])
+        .arg(root.path())
+        .args(["--", "sh", "-c", "echo $LAB_DIR; exit 7"])
+        .env("LAB_KEEP", "1")
+        .output()
+        .unwrap();
+    assert_eq!(lab.status.code(), Some(7), "as the command exits");
+    let dir = PathBuf::from(str::from_utf8(&lab.stdout).unwrap().trim());
+    assert!(dir.join("east/log/libvirtd.log").exists());
+    assert_eq!(marked(&dir), Vec::<u32>::new());
+    assert_eq!(state::reap(root.path()).unwrap().len(), 0);
+    assert!(dir.exists(), "a reaper leaves it alone");
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! VMs boot, get their address, and reach what their site lets them reach.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lab::{Boot, Disk, Format, Lab, QemuUser, Scenario, Site, SiteSpec, Vm, VmSpec};
+use lab::{Boot, Cpu, Disk, Format, Lab, QemuUser, Scenario, Site, SiteSpec, Vm, VmSpec};
 
 /// A guest without acceleration on a busy machine; nothing is asserted about it.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -28,6 +29,7 @@ ip link set eth0 up
 udhcpc -i eth0 -n -q -s /lease
 gone=$(grep -o 'other=[0-9.]*' /proc/cmdline)
 ping -c 1 -W 2 ${gone#other=} > /dev/null && echo "met the other" || echo "alone"
+grep -q '^flags.* aes ' /proc/cpuinfo && echo "cpu has aes" || echo "cpu has no aes"
 hostname | nc 10.99.0.1 7000 &
 nc -ll -p 7 -e cat &
 echo "up as $(hostname)"
@@ -125,7 +127,8 @@ fn guests_reach_the_operator_and_are_reached_by_him_but_do_not_meet() {
         .disk(Disk::blank(3 << 20, Format::Qcow2).serial("second"))
         .channel("org.qemu.guest_agent.0");
     let alfa = east.start(&alfa).unwrap();
-    let bravo = spec("bravo", &initrd, "10.77.1.10").disk(Disk::blank(1 << 20, Format::Raw));
+    let bravo = spec("bravo", &initrd, "10.77.1.10").cpu(Cpu::Maximum).machine("pc");
+    let bravo = bravo.disk(Disk::blank(1 << 20, Format::Raw));
     let bravo = west.start(&bravo).unwrap();
 
     let mut names: Vec<String> = Vec::new();
@@ -153,6 +156,8 @@ fn guests_reach_the_operator_and_are_reached_by_him_but_do_not_meet() {
     let console = east.console("alfa").replace('\r', "");
     assert_eq!(said(&console, "disk"), ["vda 10241 first", "vdb 6144 second"]);
     assert_eq!(said(&console, "channel"), ["org.qemu.guest_agent.0"]);
+    assert_eq!(said(&console, "cpu"), ["has no aes"]);
+    assert_eq!(said(&west.console("bravo").replace('\r', ""), "cpu"), ["has aes"]);
     assert_eq!(qemu_user(east, &alfa), "root");
     assert_eq!(qemu_user(west, &bravo), "libvirt-qemu");
     assert_eq!(alfa.address(west).unwrap().to_string(), "10.77.2.10", "where it would move to");

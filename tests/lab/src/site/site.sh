@@ -34,7 +34,7 @@ dnsmasq --conf-file="$SITE/dnsmasq.conf" 3<&- 4>&-
 [ "$SSHD" = no ] || /usr/sbin/sshd -f "$SITE/ssh/sshd_config" -E "$SITE/log/sshd.log" 3<&- 4>&-
 libvirtd --listen --daemon 3<&- 4>&-
 tries=0
-until virsh -q -c qemu:///system uri > /dev/null 2>> "$SITE/log/virsh.log"; do
+until timeout 60 virsh -q -c qemu:///system uri > /dev/null 2>> "$SITE/log/virsh.log"; do
     tries=$((tries + 1))
     [ -e /run/libvirtd.pid ] && [ $tries -lt 500 ] || { echo "libvirtd does not answer"; cat "$SITE/log/libvirtd.log"; exit 1; }
     sleep 0.02

@@ -95,6 +95,16 @@ pub enum Nic {
     Network { mac: Option<String> },
 }
 
+/// What a VM sees of its CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cpu {
+    /// What QEMU has if not told: an old one, without AES or AVX.
+    #[default]
+    Plain,
+    /// Everything that QEMU can emulate.
+    Maximum,
+}
+
 /// What a VM is to be like.
 #[derive(Debug, Clone)]
 pub struct VmSpec {
@@ -104,6 +114,7 @@ pub struct VmSpec {
     pub machine: String,
     pub memory_mib: u32,
     pub vcpus: u32,
+    pub cpu: Cpu,
     pub boot: Boot,
     pub disks: Vec<Disk>,
     pub nics: Vec<Nic>,
@@ -123,6 +134,7 @@ impl VmSpec {
             machine: "q35".to_owned(),
             memory_mib: 256,
             vcpus: 1,
+            cpu: Cpu::default(),
             boot,
             disks: Vec::new(),
             nics: vec![Nic::Bridge { mac: None }],
@@ -140,6 +152,11 @@ impl VmSpec {
     #[must_use]
     pub fn vcpus(self, vcpus: u32) -> Self {
         Self { vcpus, ..self }
+    }
+
+    #[must_use]
+    pub fn cpu(self, cpu: Cpu) -> Self {
+        Self { cpu, ..self }
     }
 
     #[must_use]
@@ -380,6 +397,10 @@ fn domain_xml(spec: &VmSpec, vm: &Vm, boot: &str) -> Result<String> {
         );
     }
     devices.push_str(&spec.devices);
+    let cpu = match spec.cpu {
+        Cpu::Plain => "",
+        Cpu::Maximum => "\n  <cpu mode='maximum'/>",
+    };
     Ok(format!(
         "<domain type='qemu'>
   <name>{name}</name>
@@ -394,7 +415,7 @@ fn domain_xml(spec: &VmSpec, vm: &Vm, boot: &str) -> Result<String> {
     <acpi/>
     <apic/>
     <tcg><tb-cache unit='MiB'>128</tb-cache></tcg>
-  </features>
+  </features>{cpu}
   <clock offset='utc'/>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>{devices}
