@@ -123,3 +123,65 @@ impl Sectors {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(kernel: u64, completed: u64, quiet: bool) -> Option<Sample> {
+        let sectors = |written| Sectors { written, discarded: 0 };
+        let issued = sectors(completed);
+        Some(Sample { kernel: sectors(kernel), completed: sectors(completed), issued, quiet })
+    }
+
+    fn sampled(looks: &[Option<Sample>]) -> (Option<Sample>, usize) {
+        let (mut at, mut pauses) = (0, 0);
+        let next = || {
+            at += 1;
+            Ok(looks[at - 1])
+        };
+        let tries = u32::try_from(looks.len()).unwrap();
+        (sample(tries, next, || pauses += 1).unwrap(), pauses)
+    }
+
+    #[test]
+    fn a_quiet_disk_takes_two_looks() {
+        let quiet = look(8, 8, true);
+        assert_eq!(sampled(&[quiet, quiet, quiet]), (quiet, 1));
+    }
+
+    #[test]
+    fn a_busy_disk_is_sampled_when_its_difference_holds_still() {
+        let (sample, _) = sampled(&[look(8, 16, false), None, look(24, 32, false), None]);
+        assert_eq!(sample, look(24, 32, false));
+    }
+
+    #[test]
+    fn a_request_between_its_program_and_its_count_is_not_taken_for_a_difference() {
+        let (sample, _) = sampled(&[look(8, 16, true), look(16, 16, true), look(24, 32, true)]);
+        assert_eq!(sample, None);
+    }
+
+    #[test]
+    fn sums_that_wrap_still_balance() {
+        let at = |written| Sectors { written, discarded: 0 };
+        let start = Sample { kernel: at(100), completed: at(u64::MAX), issued: at(0), quiet: true };
+        let end = Sample { kernel: at(101), completed: at(0), issued: at(1), quiet: true };
+        assert_eq!(Baseline::at(start).judge(&end), Verdict::Balanced);
+    }
+
+    #[test]
+    fn more_completions_than_the_kernel_counted_are_unbalanced_too() {
+        let start = look(0, 0, true).unwrap();
+        let end = look(8, 16, true).unwrap();
+        assert!(matches!(Baseline::at(start).judge(&end), Verdict::Unbalanced(_)));
+    }
+
+    #[test]
+    fn a_loss_without_a_quiet_start_cannot_be_made_up_for() {
+        let start = look(0, 0, false).unwrap();
+        let end =
+            Sample { issued: Sectors { written: 16, discarded: 0 }, ..look(16, 8, true).unwrap() };
+        assert!(matches!(Baseline::at(start).judge(&end), Verdict::Unbalanced(_)));
+    }
+}

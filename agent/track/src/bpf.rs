@@ -102,12 +102,13 @@ impl Bpf {
     /// Loads the programs and watches whole, request-based disks (`choose` sees to that).
     pub fn start(disks: Vec<TrackedDisk>, free_memory: Bytes) -> Result<Self, BpfError> {
         const OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/track.bpf.o");
-        Self::start_object(&mut EbpfLoader::new(), OBJECT, disks, free_memory)
+        Self::start_object(&mut EbpfLoader::new(), OBJECT, Marking::Faithful, disks, free_memory)
     }
 
     pub(crate) fn start_object(
         loader: &mut EbpfLoader<'_>,
         object: &[u8],
+        marking: Marking,
         disks: Vec<TrackedDisk>,
         free_memory: Bytes,
     ) -> Result<Self, BpfError> {
@@ -122,7 +123,7 @@ impl Bpf {
         let counters_len = (MAX_DISKS + 1) * Counters::WORDS;
         let counters = SharedWords::map(array(&mut programs, "counters")?.fd(), counters_len)
             .map_err(BpfError::Memory)?;
-        fill_table(&mut programs, &disks, &regions)?;
+        fill_table(&mut programs, marking, &disks, &regions)?;
         attach(&mut programs, &btf)?;
 
         let mut bpf = Self { programs, marks, counters, disks: Vec::new() };
@@ -172,6 +173,15 @@ impl Bpf {
     fn mapped(&self, place: &Place) -> Mapped<'_> {
         mapped(&self.marks, &self.counters, place)
     }
+}
+
+/// Which program marks which region.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Marking {
+    Faithful,
+    /// What was issued counts as dirty, what completed is kept aside.
+    #[cfg(feature = "fault-injection")]
+    Swapped,
 }
 
 /// What a started tracker can say of itself.
@@ -277,6 +287,7 @@ fn array<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a MapData, 
 /// Fills the programs' `struct disk` of each disk.
 fn fill_table(
     programs: &mut Ebpf,
+    marking: Marking,
     disks: &[TrackedDisk],
     regions: &[(Region, Place)],
 ) -> Result<(), BpfError> {
@@ -285,13 +296,18 @@ fn fill_table(
         table.try_into().map_err(BpfError::Table)?;
     let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     for (disk, (region, place)) in disks.iter().zip(regions) {
+        let (issued, completed) = match marking {
+            Marking::Faithful => (&place.issued, &place.completed),
+            #[cfg(feature = "fault-injection")]
+            Marking::Swapped => (&place.completed, &place.issued),
+        };
         let entry = [
             number(place.slot),
             u64::from(region.shift),
             region.chunks,
             number(region.words),
-            number(place.issued.start),
-            number(place.completed.start),
+            number(issued.start),
+            number(completed.start),
         ];
         let key = disk.device.major << 20 | disk.device.minor;
         table.insert(key, entry, 0).map_err(BpfError::Table)?;

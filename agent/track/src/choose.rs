@@ -6,7 +6,7 @@ use std::{fmt, fs};
 use thiserror::Error;
 use units::{Bytes, DiskNo};
 
-use crate::bpf::{Bpf, BpfError};
+use crate::bpf::{Bpf, BpfError, Facts};
 use crate::{Rescan, TrackedDisk, Tracker, TrackerKind};
 
 /// Since 5.12 programs have an atomic OR; in older ones block_rq_issue has another signature too.
@@ -27,7 +27,7 @@ pub enum Preference {
 /// Why this tracker: for the operator.
 #[derive(Debug)]
 pub enum Reason {
-    Bpf { release: String, kernel_memory: Bytes },
+    Bpf { release: String, facts: Facts },
     AskedForRescan,
     NoBpf(Obstacle),
 }
@@ -35,8 +35,8 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bpf { release, kernel_memory } => {
-                write!(f, "kernel {release} tracks by BPF, {kernel_memory} of marks")
+            Self::Bpf { release, facts } => {
+                write!(f, "kernel {release} tracks by BPF, {} of marks", facts.kernel_memory)
             }
             Self::AskedForRescan => f.write_str("rescan by hash, as asked for"),
             Self::NoBpf(obstacle) => write!(f, "{}: rescan by hash", obstacle.chain()),
@@ -129,8 +129,8 @@ pub fn choose(
     );
     match started {
         Ok(bpf) => {
-            let kernel_memory = bpf.facts().kernel_memory;
-            Ok((Box::new(bpf), Reason::Bpf { release: machine.release, kernel_memory }))
+            let facts = bpf.facts();
+            Ok((Box::new(bpf), Reason::Bpf { release: machine.release, facts }))
         }
         Err(obstacle) if preference == Preference::Best => rescan(disks, Reason::NoBpf(obstacle)),
         Err(obstacle) => Err(ChooseError { obstacle }),
@@ -198,4 +198,90 @@ fn free_memory(meminfo: &str) -> Bytes {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib = line.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     Bytes(kib.unwrap_or_default().saturating_mul(1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use units::BlockSize;
+
+    use super::*;
+    use crate::DeviceId;
+
+    /// A machine and a disk on which nothing stands in the way.
+    fn fit() -> (Machine, TrackedDisk, TempDir) {
+        let sysfs = tempfile::tempdir().unwrap();
+        fs::create_dir_all(sysfs.path().join("mq")).unwrap();
+        fs::create_dir_all(sysfs.path().join("queue")).unwrap();
+        fs::write(sysfs.path().join("queue/iostats"), "1\n").unwrap();
+        fs::write(sysfs.path().join("queue/zoned"), "none\n").unwrap();
+        let machine = Machine {
+            release: "6.1.0-56-cloud-amd64".to_owned(),
+            types: sysfs.path().to_owned(),
+            is_root: true,
+            free_memory: Bytes::mib(1024),
+        };
+        let disk = TrackedDisk {
+            no: DiskNo(1),
+            device: DeviceId { major: 254, minor: 16 },
+            size: Bytes::mib(100),
+            block_size: BlockSize::MIN,
+            sysfs: sysfs.path().to_owned(),
+        };
+        (machine, disk, sysfs)
+    }
+
+    fn said(machine: &Machine, disk: &TrackedDisk) -> String {
+        let obstacle = machine.obstacle(std::slice::from_ref(disk));
+        obstacle.map(|obstacle| Reason::NoBpf(obstacle).to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn nothing_stands_in_the_way_of_a_fit_machine() {
+        let (machine, disk, _sysfs) = fit();
+        assert_eq!(said(&machine, &disk), "");
+    }
+
+    #[test]
+    fn each_obstacle_is_named_for_the_operator() {
+        let (mut machine, disk, sysfs) = fit();
+        fs::write(sysfs.path().join("queue/iostats"), "0\n").unwrap();
+        let expected = "the kernel does not count what disk 1 (254:16) writes: rescan by hash";
+        assert_eq!(said(&machine, &disk), expected);
+        fs::write(sysfs.path().join("queue/zoned"), "host-managed\n").unwrap();
+        assert_eq!(said(&machine, &disk), "disk 1 (254:16) is zoned: rescan by hash");
+        fs::remove_dir(sysfs.path().join("mq")).unwrap();
+        let expected = "disk 1 (254:16) does not work by requests: rescan by hash";
+        assert_eq!(said(&machine, &disk), expected);
+        machine.is_root = false;
+        assert_eq!(said(&machine, &disk), "not running as root: rescan by hash");
+        machine.types = sysfs.path().join("absent");
+        let expected = "kernel 6.1.0-56-cloud-amd64 has no BTF: rescan by hash";
+        assert_eq!(said(&machine, &disk), expected);
+        machine.release = "4.19.0-27-amd64".to_owned();
+        let expected = "kernel 4.19.0-27-amd64 is older than 5.12: rescan by hash";
+        assert_eq!(said(&machine, &disk), expected);
+    }
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        assert_eq!(version("5.9.0"), Some((5, 9)));
+        assert!(version("5.9.0") < Some(OLDEST_KERNEL) && version("6.1-rc1") > Some(OLDEST_KERNEL));
+        assert_eq!(version("odd"), None);
+    }
+
+    #[test]
+    fn available_memory_is_read() {
+        assert_eq!(free_memory("MemFree: 5 kB\nMemAvailable:    2048 kB\n"), Bytes::mib(2));
+        assert_eq!(free_memory(""), Bytes::ZERO);
+    }
+
+    #[test]
+    fn rescan_can_be_asked_for_anywhere() {
+        let (_, disk, _sysfs) = fit();
+        let only = Preference::Only(TrackerKind::Rescan);
+        let (tracker, reason) = choose(vec![disk], only).unwrap();
+        assert_eq!(tracker.kind(), TrackerKind::Rescan);
+        assert_eq!(reason.to_string(), "rescan by hash, as asked for");
+    }
 }

@@ -5,6 +5,8 @@ mod bpf;
 mod choose;
 mod device;
 mod doubt;
+#[cfg(feature = "fault-injection")]
+pub mod faults;
 mod map;
 mod marks;
 mod rescan;
