@@ -14,7 +14,7 @@ use lab::{
     Format,
     guest::{
         Content, DiskFile, GuestOptions, LedgerOptions, Machine, Qemu, STOP_LEDGER, Start,
-        Witnessed, Writes, small, verify_offline,
+        Witnessed, Writes, debian, small, verify_offline,
     },
     ledger::{Alarm, Problem, Verdict, Witness},
 };
@@ -223,5 +223,31 @@ fn write_to_ext4(image: &Path, path: &str, bytes: &[u8], from: &Path) -> Result<
     for step in [format!("rm {path}"), format!("write {} {path}", from.display())] {
         Command::new("debugfs").args(["-w", "-R", &step]).arg(image).output()?;
     }
+    Ok(())
+}
+
+#[test]
+fn the_debian_guest_is_a_real_one() -> Result<()> {
+    let scene = Scene::new()?;
+    let start = std::time::Instant::now();
+    let image = debian::build()?;
+    eprintln!("built in {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    let disks = image.clone_to(scene.dir.path(), &debian::usual("web-1").ledger(scene.ledger()))?;
+    eprintln!("cloned in {:?}", start.elapsed());
+    let machine =
+        Machine { start: Start::Disk, disks: &disks, writes: Writes::Keep, memory_mib: 1024, vcpus: 2 };
+    let qemu = Qemu::start(&machine, &scene.path("console"))?;
+    let ssh = qemu.ssh()?;
+    let r = ssh.wait(PATIENCE);
+    if r.is_err() { eprintln!("{}", qemu.console()); }
+    eprintln!("ssh {:?}", r?);
+    eprintln!("{}", ssh.run("systemctl is-system-running --wait; systemctl --failed; mount; df -h; swapon; lvs; pvs; vgck -v; ls -la /srv/ledger /var/lib/ledger; systemd-analyze; systemd-analyze blame|head; free -m; ip a; systemctl status ledger; networkctl")?);
+    eprintln!("{}", qemu.ssh()?.user("ops").run("sudo -n id")?);
+    scene.wait_for_records(50);
+    qemu.cut()?;
+    let verdict = scene.verify(&disks)?;
+    assert!(verdict.ok, "{verdict}");
+    eprintln!("{verdict}");
     Ok(())
 }

@@ -41,6 +41,10 @@ impl Keys {
         self.0.join("known_hosts")
     }
 
+    pub(super) fn host_private(&self) -> Result<String> {
+        self.text("host_ed25519")
+    }
+
     /// The host's private key in dropbear's format.
     pub(super) fn host_dropbear(&self) -> PathBuf {
         self.0.join("host_dropbear")

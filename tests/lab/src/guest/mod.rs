@@ -2,6 +2,7 @@
 //!
 //! Nothing here needs a loop device, a mount or a device mapper on this machine.
 
+pub mod debian;
 mod disk;
 mod edit;
 mod keys;
@@ -15,7 +16,7 @@ pub mod small;
 mod ssh;
 mod tree;
 
-use std::{net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path, time::{Duration, SystemTime}};
 
 use anyhow::{Context as _, Result};
 
@@ -172,4 +173,22 @@ impl LedgerOptions {
             self.rate, self.random_files, self.random_size, self.random_rate, self.seed
         )
     }
+}
+
+/// Marks the image as used, and removes others of its kind that nobody has used for hours.
+fn forget_old(image: &Path) -> Result<()> {
+    const UNUSED: Duration = Duration::from_secs(4 * 3600);
+    fs::File::open(image)?.set_modified(SystemTime::now())?;
+    let parent = image.parent().context("a cache entry has a directory")?;
+    for entry in fs::read_dir(parent)?.filter_map(Result::ok) {
+        let is_image = entry.file_name().as_encoded_bytes().starts_with(b"image-");
+        if is_image
+            && entry.path() != image
+            && entry.metadata()?.modified()?.elapsed().unwrap_or_default() > UNUSED
+        {
+            // Another process may be removing it too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }

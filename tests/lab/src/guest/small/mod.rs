@@ -87,11 +87,12 @@ pub fn build() -> Result<SmallImage> {
     let tree = root_tree(&kernel, &initrd, &uuids, &cmdline)?;
     let recipe = include_str!("mod.rs").to_owned() + include_str!("../disk.rs");
     let hash = blake3::hash(format!("{}{recipe}", tree.hash()).as_bytes()).to_hex();
-    let dir = cache::entry(&format!("small/{}", &hash[..16]), |dir| {
+    let dir = cache::entry(&format!("small/image-{}", &hash[..16]), |dir| {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("initrd"), &initrd)?;
         make_root(&dir.join("root.raw"), &tree, &uuids)
     })?;
+    super::forget_old(&dir)?;
     Ok(SmallImage {
         root: dir.join("root.raw"),
         vmlinuz: kernel.vmlinuz,
