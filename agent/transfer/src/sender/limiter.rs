@@ -1,0 +1,121 @@
+//! The limit of the rate on the wire.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use units::Bytes;
+
+/// The limit of the rate on the wire, over all streams of a sender. Whoever wants to send waits
+/// until what was sent before has been paid for; so a pause saves nothing up, and the average is
+/// kept however large the pieces are.
+#[derive(Debug, Default)]
+pub struct Limiter {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes_per_s: Option<u64>,
+    /// When everything sent so far will have been paid for.
+    paid_at: Option<Instant>,
+}
+
+/// How much one stream sends at a time under a limit: a tenth of a second at 640 KiB/s.
+pub const PIECE: usize = 64 << 10;
+
+impl Limiter {
+    pub fn set(&self, rate: Option<Bytes>) {
+        let mut state = self.lock();
+        // Nothing moves at 0; a trickle does.
+        state.bytes_per_s = rate.map(|rate| rate.0.max(1));
+        state.paid_at = None;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.lock().bytes_per_s.is_some()
+    }
+
+    /// Waits until `len` bytes may be sent.
+    pub async fn pass(&self, len: usize) {
+        loop {
+            let changed = self.changed.notified();
+            let paid_at = {
+                let mut state = self.lock();
+                let Some(rate) = state.bytes_per_s else { return };
+                let now = Instant::now();
+                match state.paid_at {
+                    Some(paid_at) if paid_at > now => paid_at,
+                    _ => {
+                        state.paid_at = Some(now + time_for(len, rate));
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = sleep_until(paid_at) => {}
+                () = changed => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn time_for(len: usize, bytes_per_s: u64) -> Duration {
+    let nanos = len as u128 * 1_000_000_000 / u128::from(bytes_per_s);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Virtual time: exact.
+    #[tokio::test(start_paused = true)]
+    async fn several_streams_together_keep_to_the_rate() {
+        let limiter = Arc::new(Limiter::default());
+        limiter.set(Some(Bytes::mib(1)));
+        let start = Instant::now();
+        let streams: Vec<_> = (0..4)
+            .map(|_| {
+                let limiter = Arc::clone(&limiter);
+                tokio::spawn(async move {
+                    for _ in 0..16 {
+                        limiter.pass(PIECE).await;
+                    }
+                })
+            })
+            .collect();
+        for stream in streams {
+            stream.await.unwrap();
+        }
+        // 4 MiB, the last piece of which is not waited for; the clock ticks in milliseconds.
+        let took = start.elapsed().as_millis();
+        assert!((3_930..4_100).contains(&took), "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_is_lifted_lets_those_who_wait_pass() {
+        let limiter = Arc::new(Limiter::default());
+        limiter.set(Some(Bytes(1)));
+        limiter.pass(1000).await;
+        let waiting = tokio::spawn({
+            let limiter = Arc::clone(&limiter);
+            async move { limiter.pass(1000).await }
+        });
+        tokio::task::yield_now().await;
+        let start = Instant::now();
+        limiter.set(None);
+        waiting.await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
