@@ -12,6 +12,7 @@ use crate::run::{run, run_with_input};
 const PROGRAMS: &[(&str, &str)] = &[
     ("apt-get", "apt"),
     ("busybox", "busybox-static"),
+    ("chattr", "e2fsprogs"),
     ("dnsmasq", "dnsmasq-base"),
     ("dpkg-deb", "dpkg"),
     ("ip", "iproute2"),

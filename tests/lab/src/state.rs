@@ -8,6 +8,7 @@ use std::env;
 use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -128,6 +129,11 @@ pub(crate) fn marked_processes(dir: &Path) -> Result<Vec<Pid>> {
 }
 
 fn remove(dir: &Path) -> Result<()> {
+    if fs::remove_dir_all(dir).is_ok() {
+        return Ok(());
+    }
+    // A fence may have made images immutable.
+    let _ = Command::new("chattr").args(["-R", "-f", "-i", "-a"]).arg(dir).status();
     match fs::remove_dir_all(dir) {
         // The lab's own warden may be removing it at the same time.
         Err(_) if !dir.exists() => Ok(()),

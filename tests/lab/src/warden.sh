@@ -39,5 +39,9 @@ done
 if [ -n "${LAB_KEEP:-}" ]; then
     : > "$lab/kept"
 else
-    rm -rf --one-file-system "$lab"
+    # A fence may have made images immutable.
+    rm -rf --one-file-system "$lab" 2> /dev/null || {
+        chattr -R -f -i -a "$lab"
+        rm -rf --one-file-system "$lab"
+    }
 fi

@@ -128,6 +128,7 @@ fn the_reaper_ends_what_is_left_when_the_warden_was_killed_too() {
     let living =
         Lab::builder().site(lab::SiteSpec::named("east")).dir(root.path()).start().unwrap();
     let mut dead = up(root.path());
+    make_immutable_file(&dead.dir);
     let warden = warden_of(&dead.dir);
     kill(warden);
     eventually("the warden is dead", || !marked(&dead.dir).contains(&warden));
@@ -159,6 +160,22 @@ fn dropping_a_lab_ends_its_processes_and_removes_its_directory() {
     assert_eq!(marked(&dir), Vec::<u32>::new());
     assert!(!dir.exists());
     assert!(!stays.wait().unwrap().success(), "the operator's process was killed");
+}
+
+/// As a fence does to the disks of a VM that must not start.
+fn make_immutable_file(lab: &Path) {
+    let image = lab.join("east/vm/fenced.raw");
+    fs::write(&image, "disk").unwrap();
+    assert!(Command::new("chattr").arg("+i").arg(&image).status().unwrap().success());
+}
+
+#[test]
+fn immutable_files_do_not_outlive_their_lab() {
+    let lab = Lab::relay().unwrap();
+    let dir = lab.dir().to_owned();
+    make_immutable_file(&dir);
+    drop(lab);
+    assert!(!dir.exists());
 }
 
 #[test]
