@@ -17,6 +17,7 @@ use units::Epoch;
 use crate::attempt::{Attempt, Attestation, Content, Field, Mismatch, VmKey, Words};
 use crate::fence::FenceLevel;
 use crate::ledger::{AsDestination, Decision, Ledger, LedgerError, Part, Standing};
+use crate::mark::{MarkSeen, lost};
 use crate::receipt::{
     FenceReceipt, Grant, GrantReceipt, Receipt, Revoke, RevokeReceipt, SyncReceipt, Synced,
 };
@@ -28,19 +29,6 @@ use crate::role::{Action, Identity, Refusal};
 pub struct DestinationRole {
     me: Identity,
     ledger: Ledger,
-}
-
-/// What a look at the placeholder showed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MarkSeen {
-    /// The placeholder is there, made for this epoch, and bears no mark.
-    Absent { placeholder_of: Epoch },
-    /// There is no VM of this id at all.
-    NoPlaceholder,
-    /// It bears this: the grant receipt is the mark.
-    Present(GrantReceipt),
-    /// The platform did not answer, or what it showed could not be read.
-    Unknown,
 }
 
 /// What the destination is asked to do.
@@ -63,8 +51,6 @@ pub enum DestinationRequest {
     Start,
     Started,
     Healthy,
-    /// Take the decision back from the mark, which this ledger has lost.
-    Heal,
 }
 
 /// What the destination has to do at its platform, or to send.
@@ -124,7 +110,7 @@ impl DestinationRole {
     ) -> Result<Vec<DestinationAction>, Refusal> {
         self.me.owns(attempt, Field::Destination, &attempt.destination)?;
         Mismatch::check(Field::Vm, self.ledger.vm(), &attempt.vm).map_err(Refusal::NotOurs)?;
-        self.nothing_lost(attempt.epoch, mark)?;
+        mark.nothing_lost(attempt.epoch, &self.ledger, &self.me)?;
         if let Some(held) = self.ledger.held(attempt.epoch) {
             held.attempt.check(attempt).map_err(Refusal::OtherAttempt)?;
             return Ok(vec![]);
@@ -152,10 +138,10 @@ impl DestinationRole {
         request: DestinationRequest,
         mark: &MarkSeen,
     ) -> Result<Vec<DestinationAction>, Refusal> {
-        if request == DestinationRequest::Heal {
-            return self.heal(epoch, mark);
+        mark.nothing_lost(epoch, &self.ledger, &self.me)?;
+        if let Some(sent_again) = self.sent_again(epoch, &request) {
+            return Ok(sent_again);
         }
-        self.nothing_lost(epoch, mark)?;
         let (attempt, part) = self.current(epoch)?;
         match request {
             DestinationRequest::Placeholder { id } => {
@@ -174,7 +160,7 @@ impl DestinationRole {
                 if !part.marked {
                     return Err(Refusal::NotMarked);
                 }
-                mark_is(mark, &granted)?;
+                mark.is(&granted)?;
                 Ok(vec![
                     Action::Effect(DestinationEffect::SendGranted(granted)),
                     Action::Effect(DestinationEffect::Start),
@@ -190,8 +176,43 @@ impl DestinationRole {
                 (true, false) => Ok(vec![self.record(epoch, DestinationEntry::Healthy)]),
                 (true, true) => Ok(vec![]),
             },
-            DestinationRequest::Heal => self.heal(epoch, mark),
         }
+    }
+
+    /// Turns away an attempt that comes too late to be opened: the receipt with which its source
+    /// can be released. That this ledger knows a higher epoch and not this one is what makes it
+    /// true for ever.
+    pub fn decline(
+        &self,
+        attempt: &Attempt,
+        mark: &MarkSeen,
+    ) -> Result<Vec<DestinationAction>, Refusal> {
+        self.me.owns(attempt, Field::Destination, &attempt.destination)?;
+        Mismatch::check(Field::Vm, self.ledger.vm(), &attempt.vm).map_err(Refusal::NotOurs)?;
+        mark.nothing_lost(attempt.epoch, &self.ledger, &self.me)?;
+        if attempt.epoch >= self.ledger.last_epoch() || self.ledger.held(attempt.epoch).is_some() {
+            return Err(Refusal::NotDeclined { epoch: attempt.epoch });
+        }
+        let receipt = self.revoke_receipt(attempt, None);
+        Ok(vec![Action::Effect(DestinationEffect::SendRevoked(receipt))])
+    }
+
+    /// Takes a decision back from the mark, if this ledger has lost it; nothing to do otherwise.
+    pub fn heal(&self, mark: &GrantReceipt) -> Result<Vec<DestinationAction>, Refusal> {
+        let Some(epoch) = lost(mark, &self.ledger, &self.me)? else { return Ok(vec![]) };
+        let attempt = mark.attempt();
+        let fence = mark.claim().fence.clone();
+        let mut records = vec![];
+        match self.ledger.held(epoch) {
+            Some(held) => held.attempt.check(attempt).map_err(Refusal::OtherAttempt)?,
+            None => {
+                let entry = DestinationEntry::AttemptKnown(attempt.clone());
+                records.push(self.record(epoch, entry));
+            }
+        }
+        records.push(self.record(epoch, DestinationEntry::Granted { fence }));
+        records.push(self.record(epoch, DestinationEntry::Marked));
+        Ok(records)
     }
 
     /// How the attempt stands here, with the receipt that proves it.
@@ -237,6 +258,29 @@ impl DestinationRole {
         self.ledger.last_epoch()
     }
 
+    /// The receipt of a decision of an earlier epoch: whoever missed it may ask for it for ever.
+    fn sent_again(
+        &self,
+        epoch: Epoch,
+        request: &DestinationRequest,
+    ) -> Option<Vec<DestinationAction>> {
+        let held = self.ledger.held(epoch)?;
+        let Part::Destination(part) = &held.part else { return None };
+        let effect = match (request, &part.decision) {
+            (DestinationRequest::Revoke { .. }, Some(Decision::Revoked(attested))) => {
+                let receipt = self.revoke_receipt(&held.attempt, attested.clone());
+                DestinationEffect::SendRevoked(receipt)
+            }
+            (DestinationRequest::Grant(asked), Some(Decision::Granted(fence)))
+                if part.marked && asked == fence =>
+            {
+                DestinationEffect::SendGranted(self.grant_receipt(&held.attempt, fence))
+            }
+            _ => return None,
+        };
+        Some(vec![Action::Effect(effect)])
+    }
+
     fn synced(
         &self,
         attempt: &Attempt,
@@ -268,11 +312,7 @@ impl DestinationRole {
             }
             Some(Decision::Granted(fence)) => {
                 let granted = self.grant_receipt(attempt, fence);
-                return Ok(vec![Action::Effect(if part.marked {
-                    DestinationEffect::SendGranted(granted)
-                } else {
-                    DestinationEffect::WriteMark(granted)
-                })]);
+                return Ok(vec![Action::Effect(DestinationEffect::WriteMark(granted))]);
             }
             None => {}
         }
@@ -302,7 +342,7 @@ impl DestinationRole {
         mark: &MarkSeen,
     ) -> Result<Vec<DestinationAction>, Refusal> {
         let granted = self.granted(attempt, part)?;
-        mark_is(mark, &granted)?;
+        mark.is(&granted)?;
         let send = Action::Effect(DestinationEffect::SendGranted(granted));
         if part.marked {
             return Ok(vec![send]);
@@ -319,10 +359,7 @@ impl DestinationRole {
     ) -> Result<Vec<DestinationAction>, Refusal> {
         match &part.decision {
             Some(Decision::Granted(_)) => return Err(Refusal::AlreadyGranted),
-            Some(Decision::Revoked(attested)) => {
-                let receipt = self.revoke_receipt(attempt, attested.clone());
-                return Ok(vec![Action::Effect(DestinationEffect::SendRevoked(receipt))]);
-            }
+            Some(Decision::Revoked(_)) => return Err(Refusal::AlreadyRevoked),
             None => {}
         }
         // The ledger alone does not count: a restored one has forgotten its decision.
@@ -340,66 +377,6 @@ impl DestinationRole {
             self.record(attempt.epoch, DestinationEntry::Revoked { attested }),
             Action::Effect(DestinationEffect::SendRevoked(receipt)),
         ])
-    }
-
-    fn heal(&self, epoch: Epoch, mark: &MarkSeen) -> Result<Vec<DestinationAction>, Refusal> {
-        let MarkSeen::Present(mark) = mark else { return Err(Refusal::MarkMissing) };
-        let attempt = mark.attempt();
-        if attempt.epoch != epoch {
-            return Err(Refusal::MarkMissing);
-        }
-        if self.lost(mark)?.is_none() {
-            return Ok(vec![]);
-        }
-        let fence = mark.claim().fence.clone();
-        let mut records = vec![
-            self.record(epoch, DestinationEntry::Granted { fence }),
-            self.record(epoch, DestinationEntry::Marked),
-        ];
-        match self.ledger.held(epoch) {
-            Some(held) => held.attempt.check(attempt).map_err(Refusal::OtherAttempt)?,
-            None => {
-                records
-                    .insert(0, self.record(epoch, DestinationEntry::AttemptKnown(attempt.clone())));
-            }
-        }
-        Ok(records)
-    }
-
-    /// Nothing is done for `epoch` by a ledger that knows less than the placeholder.
-    fn nothing_lost(&self, epoch: Epoch, mark: &MarkSeen) -> Result<(), Refusal> {
-        match mark {
-            MarkSeen::Present(mark) => match self.lost(mark)? {
-                Some(epoch) => Err(Refusal::LedgerLost { epoch }),
-                None => Ok(()),
-            },
-            MarkSeen::Absent { placeholder_of } if *placeholder_of > epoch => {
-                Err(Refusal::LedgerBehind { epoch: *placeholder_of })
-            }
-            MarkSeen::Absent { .. } | MarkSeen::NoPlaceholder | MarkSeen::Unknown => Ok(()),
-        }
-    }
-
-    /// The epoch whose grant the mark remembers and this ledger does not.
-    fn lost(&self, mark: &GrantReceipt) -> Result<Option<Epoch>, Refusal> {
-        let epoch = mark.attempt().epoch;
-        let part = self.ledger.held(epoch).map(|held| &held.part);
-        match part {
-            Some(Part::Destination(AsDestination {
-                decision: Some(Decision::Granted(fence)),
-                ..
-            })) if *fence == mark.claim().fence => return Ok(None),
-            Some(Part::Destination(AsDestination { decision: None, .. })) | None => {}
-            Some(_) => {
-                return Err(Refusal::Contradiction { what: "the mark and this ledger's decision" });
-            }
-        }
-        // Only what this site signed itself, for this VM, is a mark.
-        self.me.owns(mark.attempt(), Field::Destination, &mark.attempt().destination)?;
-        Mismatch::check(Field::Vm, self.ledger.vm(), &mark.attempt().vm)
-            .map_err(Refusal::NotOurs)?;
-        self.me.verify(mark, mark.attempt(), &self.me.site)?;
-        Ok(Some(epoch))
     }
 
     /// The attempt of `epoch`, if it is to come here and none came after it.
@@ -443,16 +420,6 @@ impl AsDestination {
             None => Ok(()),
             Some(Decision::Granted(_)) => Err(Refusal::AlreadyGranted),
             Some(Decision::Revoked(_)) => Err(Refusal::AlreadyRevoked),
-        }
-    }
-}
-
-fn mark_is(mark: &MarkSeen, granted: &GrantReceipt) -> Result<(), Refusal> {
-    match mark {
-        MarkSeen::Present(seen) if seen == granted => Ok(()),
-        MarkSeen::Unknown => Err(Refusal::MarkUnknown),
-        MarkSeen::Present(_) | MarkSeen::Absent { .. } | MarkSeen::NoPlaceholder => {
-            Err(Refusal::MarkMissing)
         }
     }
 }

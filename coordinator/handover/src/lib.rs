@@ -55,6 +55,7 @@ mod coordinator;
 mod destination;
 mod fence;
 mod ledger;
+mod mark;
 mod receipt;
 mod record;
 mod role;
@@ -69,11 +70,11 @@ pub use codec::DecodeError;
 pub use coordinator::{Contradiction, Intent, Outcome, Side, Step, next_step};
 pub use destination::{
     DestinationAction, DestinationEffect, DestinationRequest, DestinationRole, DestinationState,
-    MarkSeen,
 };
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use fence::{ContentBasis, Established, Fence, FenceLevel, Unfence, UnfenceTooLong};
 pub use ledger::LedgerError;
+pub use mark::MarkSeen;
 pub use receipt::{
     Claim, FenceReceipt, Grant, GrantReceipt, KeyId, Receipt, ReceiptError, Revoke, RevokeReceipt,
     SyncReceipt, Synced,

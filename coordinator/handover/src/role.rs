@@ -90,6 +90,8 @@ pub enum Refusal {
     Superseded { asked: Epoch, last: Epoch },
     #[error("epoch {epoch} has not come to its end here")]
     Open { epoch: Epoch },
+    #[error("epoch {epoch} is not one that came too late: open or revoke it")]
+    NotDeclined { epoch: Epoch },
     #[error("the VM does not live here")]
     NotHome,
     #[error("the VM lives here")]
@@ -155,6 +157,7 @@ impl Refusal {
             Self::StaleEpoch { .. } | Self::Superseded { .. } => {
                 "open a new attempt with a higher epoch"
             }
+            Self::NotDeclined { .. } => "open the attempt, then revoke it",
             Self::UnknownAttempt { .. } => "open the attempt first",
             Self::Open { .. } => "bring the open attempt to its end: resume or abort it",
             Self::NotHome | Self::Home => "ask `status` where the VM lives",

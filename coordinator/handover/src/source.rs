@@ -16,6 +16,7 @@ use units::Epoch;
 use crate::attempt::{Attempt, Content, Field, Mismatch, VmKey};
 use crate::fence::{ContentBasis, Fence, FenceLevel, Unfence};
 use crate::ledger::{AsSource, Ledger, LedgerError, Part, SourceEnd, Standing};
+use crate::mark::MarkSeen;
 use crate::receipt::{FenceReceipt, GrantReceipt, Receipt, RevokeReceipt};
 use crate::record::{Entry, Record, SourceEntry};
 use crate::role::{Action, Identity, Refusal};
@@ -111,10 +112,12 @@ impl SourceRole {
         Ok(())
     }
 
-    /// Takes up an attempt to move the VM away.
-    pub fn open(&self, attempt: &Attempt) -> Result<Vec<SourceAction>, Refusal> {
+    /// Takes up an attempt to move the VM away. A VM that came here by a grant bears its mark: a
+    /// ledger that has forgotten how it came must be healed before it can let it go.
+    pub fn open(&self, attempt: &Attempt, mark: &MarkSeen) -> Result<Vec<SourceAction>, Refusal> {
         self.me.owns(attempt, Field::Source, &attempt.source)?;
         Mismatch::check(Field::Vm, self.ledger.vm(), &attempt.vm).map_err(Refusal::NotOurs)?;
+        mark.nothing_lost(attempt.epoch, &self.ledger, &self.me)?;
         if let Some(held) = self.ledger.held(attempt.epoch) {
             held.attempt.check(attempt).map_err(Refusal::OtherAttempt)?;
             return Ok(vec![]);
@@ -182,6 +185,7 @@ impl SourceRole {
         let Ok((_, part)) = self.current(self.ledger.last_epoch()) else { return vec![] };
         match &part.end {
             Some(_) if part.settled => vec![],
+            Some(SourceEnd::Released(_)) if part.unfence.is_empty() => vec![],
             Some(SourceEnd::Released(_)) => vec![part.undo()],
             Some(SourceEnd::Retired(_)) => vec![SourceEffect::Retire(part.unfence.clone())],
             None if part.fenced.is_none() => part.fence_effects(),
@@ -289,20 +293,20 @@ impl SourceRole {
         receipt: RevokeReceipt,
     ) -> Result<Vec<SourceAction>, Refusal> {
         self.me.verify(&receipt, attempt, &attempt.destination)?;
+        // Where nothing was fenced there is nothing to undo, and nothing may be powered on.
+        let undo = if part.unfence.is_empty() && part.fenced.is_none() {
+            self.record(attempt.epoch, SourceEntry::Settled)
+        } else {
+            Action::Effect(part.undo())
+        };
         match &part.end {
             Some(SourceEnd::Retired(_)) => {
-                return Err(Refusal::Contradiction { what: "granted and revoked" });
+                Err(Refusal::Contradiction { what: "granted and revoked" })
             }
-            Some(SourceEnd::Released(_)) if part.settled => return Ok(vec![]),
-            Some(SourceEnd::Released(_)) => return Ok(vec![Action::Effect(part.undo())]),
-            None => {}
+            Some(SourceEnd::Released(_)) if part.settled => Ok(vec![]),
+            Some(SourceEnd::Released(_)) => Ok(vec![undo]),
+            None => Ok(vec![self.record(attempt.epoch, SourceEntry::Released(receipt)), undo]),
         }
-        let released = self.record(attempt.epoch, SourceEntry::Released(receipt));
-        // Never fenced: there is nothing to undo.
-        if part.unfence.is_empty() && part.fenced.is_none() {
-            return Ok(vec![released, self.record(attempt.epoch, SourceEntry::Settled)]);
-        }
-        Ok(vec![released, Action::Effect(part.undo())])
     }
 
     fn retire(

@@ -10,8 +10,9 @@ use serde::Serialize;
 use units::Epoch;
 
 use crate::coordinator::Side;
-use crate::destination::{DestinationState, MarkSeen};
+use crate::destination::DestinationState;
 use crate::fence::Established;
+use crate::mark::MarkSeen;
 use crate::receipt::{FenceReceipt, GrantReceipt, RevokeReceipt};
 use crate::source::SourceState;
 
