@@ -1,1 +1,40 @@
-fn main() {}
+//! `causeway`: the coordinator's command line. See `cli/args.rs` for what can be typed and
+//! `engine` for what happens then.
+
+mod clouds;
+mod context;
+mod cli;
+mod config;
+mod facts;
+mod failure;
+mod guest;
+mod keys;
+mod receipt;
+mod show;
+mod sites;
+mod store;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use cli::Cli;
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.global.verbose {
+        0 => "error",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    cli::run(cli).await
+}
+
+/// The wall clock, milliseconds since 1970. For people and receipts; no decision rests on it.
+pub(crate) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

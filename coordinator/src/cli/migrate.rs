@@ -1,0 +1,205 @@
+//! `causeway migrate` and `causeway run`: plan, show, ask, run; and the run that `resume` and
+//! `abort` share.
+
+use std::sync::Arc;
+
+use engine::custody::{Custody, CustodyOf};
+use engine::{Links, Progress, Run, State, Watcher, Wish};
+use plan::{PLAN_VERSION, Plan};
+use tokio::sync::watch;
+use transfer::secure::Identity;
+
+use super::args::{MigrateArgs, RunArgs};
+use super::plan::{draw_up, login};
+use super::{exit, receipt};
+use crate::context::Context;
+use crate::failure::{Failure, Kind, halted};
+use crate::guest::{GuestLogin, SshGuest};
+use crate::keys;
+use crate::show::{self, plan_text};
+use crate::store::{MigrationJournal, Releases, Stored};
+
+pub async fn migrate(context: &Context, args: MigrateArgs) -> Result<u8, Failure> {
+    let _lock = context.store.lock()?;
+    let drawn = draw_up(context, args.ask).await?;
+    agree(context, &drawn.plan, args.yes)?;
+    start(context, &drawn.plan, &drawn.login).await
+}
+
+pub async fn run_saved(context: &Context, args: RunArgs) -> Result<u8, Failure> {
+    let _lock = context.store.lock()?;
+    let path = args.plan.display();
+    let text = std::fs::read_to_string(&args.plan).map_err(|error| {
+        Failure::new(Kind::Refused, format!("cannot read {path}")).caused_by(&error)
+    })?;
+    let plan: Plan = toml::from_str(&text).map_err(|error| {
+        Failure::new(Kind::Refused, format!("{path} is not a plan")).caused_by(&error)
+    })?;
+    if plan.version != PLAN_VERSION {
+        return Err(Failure::new(Kind::Refused, format!("{path} is a plan of version {}", plan.version))
+            .hint("draw it up again with this causeway"));
+    }
+    let login = login(context, &plan.vm.name, &args.login)?.ok_or_else(|| {
+        Failure::new(Kind::Refused, format!("no way into {} is known", plan.vm.name))
+            .hint("name one with --guest root@ADDRESS")
+    })?;
+    agree(context, &plan, args.yes)?;
+    start(context, &plan, &login).await
+}
+
+fn agree(context: &Context, plan: &Plan, yes: bool) -> Result<(), Failure> {
+    if context.json {
+        show::line(&serde_json::json!({ "plan": plan }).to_string());
+    } else {
+        show::error(&plan_text(plan));
+    }
+    if yes || show::ask("\nGo ahead?") {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"))
+}
+
+async fn start(context: &Context, plan: &Plan, login: &GuestLogin) -> Result<u8, Failure> {
+    context.store.create_migration(plan, login, crate::now_ms())?;
+    let stored = Stored {
+        plan: plan.clone(),
+        login: login.clone(),
+        created_ms: crate::now_ms(),
+        records: Vec::new(),
+        released: false,
+    };
+    let (run, progress) = prepare(context, &stored)?;
+    follow(context, run, progress, stored.created_ms).await
+}
+
+/// What the engine says while it runs, and the operator's wish, kept alive with it.
+pub struct Listening {
+    progress: tokio::sync::mpsc::UnboundedReceiver<Progress>,
+    wish: watch::Sender<Wish>,
+}
+
+/// Everything a migration runs with, new or resumed.
+pub fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), Failure> {
+    let Stored { plan, login, records, .. } = stored;
+    let refuse = |what: &str, error: &dyn std::error::Error| {
+        Failure::new(Kind::Refused, what).caused_by(error)
+    };
+    let state = State::replay(records.iter().map(|(_, record)| record))
+        .map_err(|error| refuse("the journal contradicts itself", &error))?;
+    let store = &context.store;
+    let (source, destination) = keys::identities(store, &plan.from, &plan.to)?;
+    let digest = plan.digest().map_err(|error| refuse("the plan has no digest", &error))?;
+    let vm_key = plan.vm.id.to_string();
+    let custody = CustodyOf {
+        source,
+        destination,
+        vm: vm_key.parse().map_err(|error: handover::KeyError| refuse("no ledger key", &error))?,
+        ids: [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|id| journal::StoreId(id.into_bytes())),
+        plan: digest,
+    };
+    let custody = Custody::open(&store.path().join("ledger"), custody).map_err(|error| {
+        refuse("the ledgers cannot be opened", &error)
+            .hint("nothing was done; a damaged ledger is restored from its backup, never by hand")
+    })?;
+    let pool = plan.disks.first().map(|disk| disk.pool.clone()).unwrap_or_default();
+    let (watcher, progress) = Watcher::new();
+    let (wish_sender, wish) = watch::channel(Wish::Run);
+    let run = Run {
+        state,
+        source: context.site(&plan.from)?,
+        destination: context.site(&plan.to)?,
+        guest: SshGuest::new(plan.from.clone(), login.clone())?,
+        custody,
+        journal: Box::new(MigrationJournal { store: store.clone(), id: plan.id.clone() }),
+        identity: coordinator_key(context, plan)?,
+        agent_binary: context.agent_binary(),
+        appliance: context.appliance(pool)?,
+        operator: Arc::new(Releases { store: store.clone(), id: plan.id.clone() }),
+        wish,
+        watcher,
+        patience: context.patience(),
+        links: Links::default(),
+        voided: 0,
+        plan: plan.clone(),
+    };
+    Ok((run, Listening { progress, wish: wish_sender }))
+}
+
+/// The key that the agents of this migration know the coordinator by, the same after a crash.
+fn coordinator_key(context: &Context, plan: &Plan) -> Result<Identity, Failure> {
+    let name = format!("keys/{}.key", plan.id);
+    let path = context.store.path().join(&name);
+    let broken = |error: &dyn std::error::Error| {
+        Failure::new(Kind::Refused, format!("cannot use {}", path.display())).caused_by(error)
+    };
+    let bytes = if path.exists() {
+        std::fs::read(&path).map_err(|error| broken(&error))?
+    } else {
+        let bytes = Identity::generate_pkcs8();
+        context.store.write_private(&name, &bytes)?;
+        bytes
+    };
+    let bytes = zeroize::Zeroizing::new(bytes);
+    Identity::from_pkcs8(&bytes).map_err(|error| broken(&error))
+}
+
+/// Runs it, showing progress, until it ends or halts.
+pub async fn follow(
+    context: &Context,
+    mut run: Run,
+    listening: Listening,
+    created_ms: i64,
+) -> Result<u8, Failure> {
+    let Listening { progress, wish } = listening;
+    let disks = run.plan.disks.iter().map(|disk| disk.target.clone()).collect();
+    let shown = tokio::task::spawn(show::watch(progress, disks, context.json));
+    let interrupts = tokio::task::spawn(interrupts(wish));
+    let ended = engine::migrate(&mut run).await;
+    interrupts.abort();
+    // The bars end when the last watcher is gone.
+    run.watcher = Watcher::nobody();
+    if let Err(error) = shown.await {
+        tracing::debug!(%error, "progress was not shown to the end");
+    }
+    let phase = ended.map_err(|halt| halted(&run.plan.id, &run.plan.vm.name, &halt))?;
+    if phase == engine::Phase::RolledBack {
+        return Ok(rolled_back(context, &run));
+    }
+    receipt::write(context, &run, created_ms)?;
+    Ok(exit::DONE)
+}
+
+fn rolled_back(context: &Context, run: &Run) -> u8 {
+    let plan = &run.plan;
+    let why = run.state.why.clone().unwrap_or_default();
+    if context.json {
+        let value = serde_json::json!({
+            "rolled_back": plan.id, "vm": plan.vm.name, "runs_at": plan.from, "why": why,
+            "removed": run.state.removed,
+        });
+        show::line(&value.to_string());
+        return exit::ROLLED_BACK;
+    }
+    show::line(&format!("{} runs at {} as before: {why}", plan.vm.name, plan.from));
+    for removed in &run.state.removed {
+        show::line(&format!("  removed   {removed}"));
+    }
+    exit::ROLLED_BACK
+}
+
+/// The first interrupt asks the engine to stop where nothing is at stake.
+async fn interrupts(wish: watch::Sender<Wish>) {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        show::error("stopping; a switchover that has begun is finished first");
+        if wish.send(Wish::Interrupt).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `causeway plan`, and what `migrate` shares with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use plan::{Options, Plan, Probe, Problem, Request, Route, Tracker, VolumeFormat};
+use site::Site;
+use units::{Bytes, MigrationId};
+
+use super::args::{Ask, Format, LoginArgs, PlanArgs, TrackerArg};
+use super::exit;
+use super::site::site_name;
+use crate::context::Context;
+use crate::facts;
+use crate::failure::{Failure, Kind};
+use crate::guest::{GuestLogin, SshGuest};
+use crate::show::{line, plan_text};
+
+/// A plan that was drawn up, and what it was drawn up with.
+pub struct Drawn {
+    pub plan: Plan,
+    pub login: GuestLogin,
+}
+
+pub async fn plan(context: &Context, args: PlanArgs) -> Result<u8, Failure> {
+    let drawn = draw_up(context, args.ask).await?;
+    if let Some(path) = &args.output {
+        let text = toml::to_string_pretty(&drawn.plan).map_err(|error| {
+            Failure::new(Kind::Refused, "the plan cannot be written as TOML").caused_by(&error)
+        })?;
+        std::fs::write(path, text).map_err(|error| {
+            Failure::new(Kind::Refused, format!("cannot write {}", path.display())).caused_by(&error)
+        })?;
+    }
+    if context.json {
+        line(&serde_json::json!({ "plan": drawn.plan }).to_string());
+    } else {
+        line(&plan_text(&drawn.plan));
+        if let Some(path) = &args.output {
+            line(&format!("\nsaved; run it with: causeway run {} --guest {}@{}", path.display(), drawn.login.user, drawn.login.host));
+        }
+    }
+    Ok(exit::DONE)
+}
+
+/// Looks into everything and draws up the plan.
+pub async fn draw_up(context: &Context, ask: Ask) -> Result<Drawn, Failure> {
+    let (from, to) = (site_name(&ask.from)?, site_name(&ask.to)?);
+    let source: Arc<dyn Site> = context.site(&from)?;
+    let destination: Arc<dyn Site> = context.site(&to)?;
+    let login = login(context, &ask.vm, &ask.login)?;
+    let request = request(context, &ask, from.clone(), to)?;
+    let guest = match &login {
+        Some(login) => Ok(SshGuest::new(from, login.clone())?),
+        None => Err(Problem {
+            code: "no-login".to_owned(),
+            text: format!("no way into {} is known", ask.vm),
+            hint: "name one with --guest root@ADDRESS, or in the configuration under [guests]".to_owned(),
+        }),
+    };
+    let guest = guest.as_deref().map_err(Clone::clone);
+    let line = ask.line.map(Bytes);
+    let facts = facts::gather(context, &request, &*source, &*destination, guest, line).await;
+    let plan = plan::draw_up(&request, &facts).map_err(Failure::refused)?;
+    // A plan is refused without a login.
+    let login = login.ok_or_else(|| Failure::new(Kind::Usage, "no --guest was given"))?;
+    Ok(Drawn { plan, login })
+}
+
+/// From the command line, else from the configuration.
+pub fn login(
+    context: &Context,
+    vm: &str,
+    args: &LoginArgs,
+) -> Result<Option<GuestLogin>, Failure> {
+    let configured = context.config.guests.get(vm);
+    let text = args.guest.as_deref().or(configured.map(|guest| guest.login.as_str()));
+    let Some(text) = text else { return Ok(None) };
+    let mut login = GuestLogin::parse(text)?;
+    login.identity = args.identity.clone().or_else(|| configured?.identity.clone());
+    login.host_key = args.host_key.clone().or_else(|| configured?.host_key.clone());
+    login.known_hosts = args.known_hosts.clone().or_else(|| configured?.known_hosts.clone());
+    Ok(Some(login))
+}
+
+fn request(
+    context: &Context,
+    ask: &Ask,
+    from: model::SiteName,
+    to: model::SiteName,
+) -> Result<Request, Failure> {
+    let configured = context.config.routes.get(&format!("{from}/{to}"));
+    let mut pools = configured.map(|route| route.pools.clone()).unwrap_or_default();
+    let mut networks = configured.map(|route| route.networks.clone()).unwrap_or_default();
+    for pool in &ask.pool {
+        let (disk, pool) = pool.split_once('=').unwrap_or(("*", pool));
+        pools.insert(disk.to_owned(), pool.to_owned());
+    }
+    networks.extend(pairs("--network", &ask.network)?);
+    Ok(Request { id: new_id(&ask.vm), vm: ask.vm.clone(), from, to, pools, networks, options: options(ask)? })
+}
+
+fn pairs(flag: &str, texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |text: &String| {
+        let (from, to) = text.split_once('=').filter(|(a, b)| !a.is_empty() && !b.is_empty()).ok_or_else(|| {
+            Failure::new(Kind::Usage, format!("{flag} takes FROM=TO, not: {text}"))
+        })?;
+        Ok((from.to_owned(), to.to_owned()))
+    };
+    texts.iter().map(pair).collect()
+}
+
+fn options(ask: &Ask) -> Result<Options, Failure> {
+    Ok(Options {
+        max_downtime_ms: ask.max_downtime,
+        limit_rate: ask.limit_rate.filter(|rate| *rate > 0).map(Bytes),
+        tracker: match ask.tracker {
+            TrackerArg::Auto => Tracker::Auto,
+            TrackerArg::Bpf => Tracker::Bpf,
+            TrackerArg::Rescan => Tracker::Rescan,
+        },
+        route: match &ask.direct {
+            None => Route::Relay,
+            Some(text) => {
+                let (network, address) = text.split_once('=').ok_or_else(|| {
+                    Failure::new(Kind::Usage, format!("--direct takes BRIDGE=ADDRESS, not: {text}"))
+                })?;
+                Route::Direct { network: network.to_owned(), address: address.to_owned() }
+            }
+        },
+        streams: ask.streams,
+        compress: ask.compress,
+        format: match ask.format {
+            Format::Same => VolumeFormat::AsSource,
+            Format::Raw => VolumeFormat::Raw,
+            Format::Qcow2 => VolumeFormat::Qcow2,
+        },
+        stop_units: ask.stop_unit.clone(),
+        hooks_before: ask.hook_before.clone(),
+        hooks_undo: ask.hook_undo.clone(),
+        hold: ask.hold,
+        not_before: ask.at.as_deref().map(time).transpose()?,
+        rounds_max: ask.rounds_max,
+        boot_ms: ask.boot_time,
+        probe: probe(ask.probe.as_deref())?,
+        reread: ask.reread,
+    })
+}
+
+fn probe(text: Option<&str>) -> Result<Probe, Failure> {
+    match text.map(|text| text.split_once(':')) {
+        None => Ok(Probe::Running),
+        Some(Some(("tcp", address))) => Ok(Probe::Tcp { address: address.to_owned() }),
+        Some(Some(("ssh", address))) => Ok(Probe::Ssh { address: address.to_owned() }),
+        Some(_) => Err(Failure::new(
+            Kind::Usage,
+            "--probe takes tcp:HOST:PORT or ssh:HOST:PORT",
+        )),
+    }
+}
+
+fn time(text: &str) -> Result<i64, Failure> {
+    let zoned = text.parse::<jiff::Timestamp>().ok();
+    let local = || {
+        let civil: jiff::civil::DateTime = text.parse().ok()?;
+        Some(civil.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp())
+    };
+    zoned.or_else(local).map(|time| time.as_second()).ok_or_else(|| {
+        Failure::new(Kind::Usage, format!("--at is not a time: {text}"))
+            .hint("write 2026-11-21T02:00, or with an offset: 2026-11-21T02:00+01:00")
+    })
+}
+
+/// The VM's name as far as an id can hold it, the day, and four random digits.
+fn new_id(vm: &str) -> MigrationId {
+    let mut name: String = vm
+        .to_ascii_lowercase()
+        .chars()
+        .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')
+        .take(24)
+        .collect();
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        name.insert_str(0, "vm-");
+    }
+    let day = jiff::Zoned::now().strftime("%y%m%d").to_string();
+    let random = &uuid::Uuid::new_v4().simple().to_string()[..4];
+    format!("{name}-{day}-{random}")
+        .parse()
+        .expect("lower-case letters, digits and dashes, starting with a letter, at most 39")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_vm_name_gives_an_id() {
+        for name in ["web1", "", "9", "Ünï", "a/b\0c", &"x".repeat(300)] {
+            assert!(new_id(name).as_str().len() <= 40, "{name}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_with_and_without_an_offset() {
+        assert_eq!(time("2026-11-21T02:00:00+01:00").unwrap(), 1_795_222_800);
+        assert!(time("2026-11-21T02:00").is_ok());
+        assert!(time("tomorrow").is_err());
+    }
+}

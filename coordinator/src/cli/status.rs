@@ -1,0 +1,205 @@
+//! `causeway status`: where each VM lives, how sure that is, on what evidence.
+//!
+//! Both sites' ledgers and platforms are asked; the coordinator's own journal only says how far it
+//! came. With `--from` one site is asked and the other is taken for gone.
+
+use engine::custody::{mark_seen, read_ledger};
+use engine::{Phase, State};
+use handover::{
+    DestinationRole, Evidence, MarkSeen, Platform, Record, Side, SourceRole, Strength, Verdict,
+    VerdictKind, verdict,
+};
+use model::{Power, SiteName, VmId};
+use plan::Plan;
+use serde_json::json;
+use site::{PlaceholderState, Site};
+
+use super::act::{find, state_of};
+use super::exit;
+use super::site::site_name;
+use crate::context::Context;
+use crate::failure::{Failure, Kind};
+use crate::keys;
+use crate::show::line;
+
+pub async fn status(
+    context: &Context,
+    id: Option<&str>,
+    from: Option<&str>,
+) -> Result<u8, Failure> {
+    let from = from.map(site_name).transpose()?;
+    let asked_for_one = id.is_some();
+    let ids = match id {
+        Some(id) => vec![id.to_owned()],
+        None => context.store.migration_ids()?,
+    };
+    if ids.is_empty() && !context.json {
+        line("no migrations");
+    }
+    for id in ids {
+        let stored = find(context, &id)?;
+        let state = state_of(&stored)?;
+        let plan = &stored.plan;
+        if let Some(from) = &from
+            && *from != plan.from
+            && *from != plan.to
+        {
+            if asked_for_one {
+                return Err(Failure::new(Kind::Usage, format!("{from} is no site of {id}"))
+                    .hint(format!("its sites are {} and {}", plan.from, plan.to)));
+            }
+            continue;
+        }
+        let evidence = gather(context, plan, &state, from.as_ref()).await?;
+        let verdict = verdict(&evidence);
+        if context.json {
+            line(&value(plan, &state, &verdict).to_string());
+        } else {
+            line(&text(plan, &state, &verdict));
+        }
+    }
+    Ok(exit::DONE)
+}
+
+async fn gather(
+    context: &Context,
+    plan: &Plan,
+    state: &State,
+    only: Option<&SiteName>,
+) -> Result<Evidence, Failure> {
+    let asks = |site: &SiteName| only.is_none_or(|only| only == site);
+    let (source_me, destination_me) = keys::identities(&context.store, &plan.from, &plan.to)?;
+    let vm: handover::VmKey = plan.vm.id.to_string().parse().map_err(|error: handover::KeyError| {
+        Failure::new(Kind::Undecided, "the plan's VM has no ledger key").caused_by(&error)
+    })?;
+    // Without a record of ours the ledger's own last attempt is asked about.
+    let epoch = state.epoch.unwrap_or_default();
+    let mut evidence = Evidence {
+        epoch,
+        source: None,
+        destination: None,
+        mark: MarkSeen::Unknown,
+        source_platform: Platform::Unreachable,
+        destination_platform: Platform::Unreachable,
+        held: None,
+        behind: None,
+    };
+    let unreadable = |error: &dyn std::error::Error| {
+        Failure::new(Kind::Undecided, "a ledger contradicts itself").caused_by(error)
+    };
+    if asks(&plan.from) {
+        let records = ledger(context, &plan.from)?;
+        let role = SourceRole::replay(source_me, vm.clone(), &records);
+        evidence.source = Some(role.map_err(|error| unreadable(&error))?.state(epoch));
+        let site = context.site(&plan.from)?;
+        evidence.source_platform = source_platform(&*site, plan.vm.id).await;
+    }
+    if asks(&plan.to) {
+        let records = ledger(context, &plan.to)?;
+        let role = DestinationRole::replay(destination_me, vm, &records);
+        let role = role.map_err(|error| unreadable(&error))?;
+        evidence.destination = Some(role.state(epoch));
+        if role.last_epoch() < epoch {
+            evidence.behind = Some(Side::Destination);
+        }
+        let site = context.site(&plan.to)?;
+        evidence.mark = mark_seen(&*site, plan.vm.id).await;
+        evidence.destination_platform = destination_platform(&*site, plan.vm.id).await;
+    }
+    Ok(evidence)
+}
+
+fn ledger(context: &Context, site: &SiteName) -> Result<Vec<Record>, Failure> {
+    read_ledger(&context.store.path().join("ledger"), site).map_err(|error| {
+        Failure::new(Kind::Undecided, format!("the ledger of {site} cannot be read")).caused_by(&error)
+    })
+}
+
+async fn source_platform(site: &dyn Site, vm: VmId) -> Platform {
+    match site.power(vm).await {
+        Ok(Power::Running) => Platform::Running,
+        Ok(Power::Paused | Power::Off) => Platform::Held,
+        Ok(Power::Absent) => Platform::Absent,
+        Err(_) => Platform::Unreachable,
+    }
+}
+
+async fn destination_platform(site: &dyn Site, vm: VmId) -> Platform {
+    match site.placeholder(vm).await {
+        Ok(PlaceholderState::Released { power: Power::Running, .. }) => Platform::Running,
+        // A VM there that we did not make runs its own system, whatever it is.
+        Ok(PlaceholderState::Foreign { power: Power::Running, .. }) => Platform::Running,
+        Ok(PlaceholderState::Absent) => Platform::Absent,
+        Ok(_) => Platform::Held,
+        Err(_) => Platform::Unreachable,
+    }
+}
+
+fn lives_at<'p>(plan: &'p Plan, verdict: &Verdict) -> Option<&'p SiteName> {
+    verdict.lives_at.map(|side| match side {
+        Side::Source => &plan.from,
+        Side::Destination => &plan.to,
+    })
+}
+
+/// The command that goes on, where there is something to go on with.
+fn next_command(plan: &Plan, state: &State) -> Option<String> {
+    match state.phase {
+        Phase::Retired | Phase::RolledBack => None,
+        _ => Some(format!("causeway resume {}", plan.id)),
+    }
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict.verdict {
+        VerdictKind::NotStarted => "not started",
+        VerdictKind::Resumable => "resumable",
+        VerdictKind::NotMigrated => "not migrated",
+        VerdictKind::InHandover => "in handover: nobody may start either copy by hand",
+        VerdictKind::RolledBack => "rolled back",
+        VerdictKind::Completed => "fully migrated",
+        VerdictKind::NeedsOperator => "needs an operator",
+        VerdictKind::AlarmSplit => "ALARM: both copies run",
+    }
+}
+
+const fn strength(strength: Strength) -> &'static str {
+    match strength {
+        Strength::Proven => "proven",
+        Strength::Observed => "observed",
+        Strength::Attested => "attested",
+        Strength::Unknown => "unknown",
+    }
+}
+
+fn value(plan: &Plan, state: &State, verdict: &Verdict) -> serde_json::Value {
+    json!({
+        "id": plan.id, "vm": plan.vm.name, "from": plan.from, "to": plan.to,
+        "phase": state.phase, "rounds": state.next_round, "wire": state.wire,
+        "verdict": verdict, "lives_at": lives_at(plan, verdict), "next": next_command(plan, state),
+        "why": state.why,
+    })
+}
+
+fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
+    let lives = lives_at(plan, verdict)
+        .map_or_else(|| "runs nowhere that is known".to_owned(), |site| format!("lives at {site}"));
+    let mut lines = vec![format!(
+        "{}   {} {lives}   {} ({})",
+        plan.id,
+        plan.vm.name,
+        word(verdict),
+        strength(verdict.strength)
+    )];
+    lines.push(format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
+    if let Some(why) = &state.why {
+        lines.push(format!("  because   {why}"));
+    }
+    for evidence in &verdict.evidence {
+        lines.push(format!("  evidence  {evidence}"));
+    }
+    if let Some(command) = next_command(plan, state) {
+        lines.push(format!("  next      {}: {command}", verdict.next));
+    }
+    lines.join("\n")
+}

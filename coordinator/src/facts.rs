@@ -1,0 +1,225 @@
+//! Looks into everything a plan is drawn up from. What cannot be learned is kept as a problem, so
+//! that all of them are told at once.
+//!
+//! Nothing is changed, but for the agent, which is put into the guest's memory to look around and
+//! is removed again.
+
+use engine::Agent;
+use model::{SiteReport, Vm};
+use plan::{
+    Facts, GuestDevice, GuestFacts, GuestFinding, GuestMount, GuestSwap, GuestWriter, Problem,
+    Request, Taken,
+};
+use site::{GuestAccess, Site, SiteError, SiteErrorKind};
+use transfer::secure::Identity;
+use units::Bytes;
+use wire::control::{GuestReport, Reply, Severity};
+
+use crate::context::Context;
+use crate::guest::SshGuest;
+
+/// Both sites, the VM and the guest behind `guest`, side by side.
+pub async fn gather(
+    context: &Context,
+    request: &Request,
+    source: &dyn Site,
+    destination: &dyn Site,
+    guest: Result<&SshGuest, Problem>,
+    line: Option<Bytes>,
+) -> Facts {
+    let (from, to, vm) = tokio::join!(source.probe(), destination.probe(), source.vm(&request.vm));
+    let vm = vm.map_err(problem);
+    let fence = match &vm {
+        Ok(vm) => source.fence_offer(vm.id).await.map_err(problem),
+        Err(problem) => Err(problem.clone()),
+    };
+    let (taken, to) = match to {
+        Ok(report) => taken(destination, &vm, report).await,
+        Err(error) => (None, Err(problem(error))),
+    };
+    let guest = match (guest, &vm) {
+        // Without its VM nothing is known to be the right guest.
+        (_, Err(problem)) => Err(problem.clone()),
+        (Ok(guest), Ok(_)) => look_inside(context, request, guest).await,
+        (Err(problem), Ok(_)) => Err(problem),
+    };
+    Facts {
+        source: from.map_err(problem),
+        destination: to,
+        vm,
+        fence,
+        guest,
+        taken,
+        appliance: appliance(context),
+        line,
+    }
+}
+
+async fn taken(
+    destination: &dyn Site,
+    vm: &Result<Vm, Problem>,
+    report: SiteReport,
+) -> (Option<Taken>, Result<SiteReport, Problem>) {
+    let Ok(vm) = vm else { return (None, Ok(report)) };
+    match destination.vms().await {
+        Ok(there) => {
+            let taken = there.into_iter().find(|(id, name)| *id == vm.id || *name == vm.name).map(
+                |(id, name)| Taken { same_id: id == vm.id, same_name: name == vm.name, name },
+            );
+            (taken, Ok(report))
+        }
+        Err(error) => (None, Err(problem(error))),
+    }
+}
+
+async fn look_inside(
+    context: &Context,
+    request: &Request,
+    guest: &SshGuest,
+) -> Result<GuestFacts, Problem> {
+    let binary = context.agent_binary();
+    let (probe, refusals) = guest.refusals(&binary).await.map_err(problem)?;
+    if let Some(refusal) = refusals.into_iter().next() {
+        return Err(problem(refusal));
+    }
+    let found = inspect(request, guest, &binary).await;
+    if let Err(error) = guest.remove(&request.id).await {
+        tracing::warn!(%error, "the agent stays in the guest's memory until its next boot");
+    }
+    let report = found?;
+    Ok(GuestFacts { missing_tools: essential(probe.missing_tools), ..facts_of(*report) })
+}
+
+/// Those without which the agent cannot live there.
+fn essential(tools: Vec<String>) -> Vec<String> {
+    tools
+        .into_iter()
+        .filter(|tool| guest_ssh::REQUIRED_TOOLS.contains(&tool.as_str()))
+        .collect()
+}
+
+async fn inspect(
+    request: &Request,
+    guest: &SshGuest,
+    binary: &std::path::Path,
+) -> Result<Box<GuestReport>, Problem> {
+    let agent_problem = |error: engine::AgentError| Problem {
+        code: "guest-agent".to_owned(),
+        text: format!("the agent in {} does not work: {}", request.vm, chain(&error)),
+        hint: "see --verbose; `causeway-agent selfcheck` in the guest says what its kernel allows".to_owned(),
+    };
+    guest.install(&request.id, binary).await.map_err(problem)?;
+    let stream = guest.open(&request.id).await.map_err(problem)?;
+    // Only for this look: the migration's own key comes with the migration.
+    let identity = Identity::generate();
+    let at = format!("in {}", request.vm);
+    let agent =
+        Agent::greet(&at, stream, &identity, &request.id).await.map_err(agent_problem)?;
+    match agent.call(wire::control::Request::Inspect).await.map_err(agent_problem)? {
+        Reply::Guest(report) => Ok(report),
+        other => Err(agent_problem(agent.unexpected(&other))),
+    }
+}
+
+fn facts_of(report: GuestReport) -> GuestFacts {
+    GuestFacts {
+        kernel: report.kernel,
+        os: report.os,
+        devices: report
+            .devices
+            .into_iter()
+            .map(|device| GuestDevice {
+                name: device.name,
+                size: device.size,
+                serial: device.serial,
+                pci: device.pci,
+                scsi: device.scsi,
+                read_only: device.read_only,
+            })
+            .collect(),
+        mounts: report
+            .file_systems
+            .into_iter()
+            .map(|mount| GuestMount {
+                mount_point: mount.mount_point,
+                kind: mount.kind,
+                disks: mount.disks,
+                read_only: mount.read_only,
+                freezable: mount.freezable,
+            })
+            .collect(),
+        swaps: report
+            .swaps
+            .into_iter()
+            .map(|swap| GuestSwap { path: swap.path, used: swap.used, disks: swap.disks })
+            .collect(),
+        raw_writers: report
+            .raw_writers
+            .into_iter()
+            .map(|writer| GuestWriter {
+                program: writer.program,
+                pid: writer.pid,
+                device: writer.device,
+                disks: writer.disks,
+            })
+            .collect(),
+        findings: report
+            .boot
+            .into_iter()
+            .filter(|finding| finding.severity != Severity::Fine)
+            .map(|finding| GuestFinding {
+                check: finding.check,
+                blocking: finding.severity == Severity::Blocking,
+                text: finding.text,
+                remedy: finding.remedy,
+            })
+            .collect(),
+        missing_tools: Vec::new(),
+        memory_available: report.memory_available,
+        tracker: report.tracker.map(|tracker| (tracker.choice.to_string(), tracker.reason)),
+        boot_ms: report.boot_ms,
+    }
+}
+
+fn appliance(context: &Context) -> Result<(), Problem> {
+    let dir = context.appliance_dir();
+    appliance::Appliance::load(&dir).map(drop).map_err(|error| Problem {
+        code: "appliance".to_owned(),
+        text: format!("the helper is not built: {}", chain(&error)),
+        hint: "causeway appliance build".to_owned(),
+    })
+}
+
+/// A site's error as a reason against a plan.
+pub fn problem(error: SiteError) -> Problem {
+    let code = match error.kind {
+        SiteErrorKind::Unreachable => "unreachable",
+        SiteErrorKind::Denied => "denied",
+        SiteErrorKind::NotFound => "not-found",
+        SiteErrorKind::Conflict => "conflict",
+        SiteErrorKind::WrongState => "wrong-state",
+        SiteErrorKind::Exhausted => "exhausted",
+        SiteErrorKind::Unsupported => "unsupported",
+        SiteErrorKind::Platform | SiteErrorKind::Internal => "platform",
+    };
+    let hint = error.hint.clone();
+    Problem {
+        code: code.to_owned(),
+        text: chain(&error),
+        hint: hint.unwrap_or_else(|| "look at the site with `causeway site check`".to_owned()),
+    }
+}
+
+/// An error and its causes in one line; a cause that says the same again is left out.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,146 @@
+//! What went wrong, as the operator reads it: what happened, to whom, what state it left, what to
+//! do. Rendered here and nowhere else.
+
+use std::error::Error;
+
+use engine::{Halt, StepError};
+use plan::Refusal;
+
+use crate::cli::exit;
+use crate::store::StoreError;
+
+/// Decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Usage,
+    /// Nothing was touched.
+    Refused,
+    Undecided,
+    Interrupted,
+}
+
+#[derive(Debug)]
+pub struct Failure {
+    pub kind: Kind,
+    pub what: String,
+    /// Innermost last.
+    pub causes: Vec<String>,
+    pub hints: Vec<String>,
+    pub refusals: Vec<Refusal>,
+    /// The command that goes on.
+    pub next: Option<String>,
+}
+
+impl Failure {
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+            refusals: Vec::new(),
+            next: None,
+        }
+    }
+
+    pub fn caused_by(mut self, error: &dyn Error) -> Self {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            self.causes.push(error.to_string());
+            cause = error.source();
+        }
+        self
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    pub fn next(mut self, command: impl Into<String>) -> Self {
+        self.next = Some(command.into());
+        self
+    }
+
+    pub fn refused(refusals: Vec<Refusal>) -> Self {
+        let what = match refusals.len() {
+            1 => "refused, nothing was touched".to_owned(),
+            n => format!("refused for {n} reasons, nothing was touched"),
+        };
+        Self { refusals, ..Self::new(Kind::Refused, what) }
+    }
+
+    pub const fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Usage => exit::USAGE,
+            Kind::Refused => exit::REFUSED,
+            Kind::Undecided => exit::UNDECIDED,
+            Kind::Interrupted => exit::INTERRUPTED,
+        }
+    }
+
+    pub fn show(&self, json: bool) {
+        if json {
+            let value = serde_json::json!({
+                "error": self.what, "causes": self.causes, "hints": self.hints,
+                "refusals": self.refusals, "next": self.next, "exit": self.exit_code(),
+            });
+            crate::show::line(&value.to_string());
+        }
+        let mut text = format!("error: {}", self.what);
+        for cause in &self.causes {
+            text.push_str(&format!("\n  cause: {cause}"));
+        }
+        for refusal in &self.refusals {
+            text.push_str(&format!("\n\n{}: {}\n  hint: {}", refusal.code, refusal.text, refusal.remedy));
+        }
+        if !self.hints.is_empty() || self.next.is_some() {
+            text.push('\n');
+        }
+        for hint in &self.hints {
+            text.push_str(&format!("\nhint: {hint}"));
+        }
+        if let Some(next) = &self.next {
+            text.push_str(&format!("\nnext: {next}"));
+        }
+        crate::show::error(&text);
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let hint = error.hint();
+        let failure = Self::new(Kind::Refused, "cannot use the coordinator's state").caused_by(&error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+/// A halted migration, with what goes on from there.
+pub fn halted(id: &units::MigrationId, vm: &str, halt: &Halt) -> Failure {
+    let resume = format!("causeway resume {id}");
+    let (kind, cause) = match halt {
+        Halt::Resumable { cause, .. } => (Kind::Interrupted, Some(cause)),
+        Halt::Undecided { cause, .. } | Halt::Unfinished { cause, .. } => (Kind::Undecided, Some(cause)),
+        Halt::Journal { .. } => (Kind::Undecided, None),
+    };
+    let mut failure = Failure::new(kind, format!("{vm}: {halt}")).next(resume);
+    let source: Option<&dyn Error> = match cause {
+        Some(StepError::Interrupted) => None,
+        Some(cause) => Some(cause),
+        None => halt.source(),
+    };
+    if let Some(source) = source {
+        failure = failure.caused_by(source);
+    }
+    if let Some(StepError::WontConverge(divergence)) = cause {
+        failure.causes.push(divergence.to_string());
+    }
+    failure.hints = cause.map(StepError::hints).unwrap_or_default();
+    if kind == Kind::Interrupted {
+        failure.hints.push(format!("or take everything back: causeway abort {id}"));
+    }
+    failure
+}

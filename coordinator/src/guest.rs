@@ -1,0 +1,237 @@
+//! Guests reached over SSH, as the engine sees them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use guest_ssh::{AgentBinary, AgentDir, Guest, HostKeyPolicy, SshAuth, SshError, SshTarget};
+use model::SiteName;
+use serde::{Deserialize, Serialize};
+use site::{ByteStream, GuestAccess, GuestProbe, Privilege, Remedy, SiteError, SiteErrorKind};
+use tokio::sync::OnceCell;
+use units::MigrationId;
+
+use crate::failure::{Failure, Kind};
+
+/// How to log in to a guest. Stored with the migration, so that `resume` needs no flags; holds no
+/// secret, only where keys lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestLogin {
+    pub user: String,
+    pub host: String,
+    pub port: u16,
+    #[serde(default)]
+    pub identity: Option<PathBuf>,
+    #[serde(default)]
+    pub host_key: Option<String>,
+    #[serde(default)]
+    pub known_hosts: Option<PathBuf>,
+}
+
+impl GuestLogin {
+    /// `user@host`, `user@host:port`, `user@[v6]:port`.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let bad = || {
+            Failure::new(Kind::Usage, format!("not a login: {text}"))
+                .hint("write it as root@10.0.0.5 or ops@web1:2222")
+        };
+        let (user, rest) = text.split_once('@').ok_or_else(bad)?;
+        let (host, port) = match rest.strip_prefix('[') {
+            Some(v6) => {
+                let (host, rest) = v6.split_once(']').ok_or_else(bad)?;
+                (host, rest.strip_prefix(':').unwrap_or("22"))
+            }
+            None => rest.split_once(':').unwrap_or((rest, "22")),
+        };
+        let port = port.parse().map_err(|_| bad())?;
+        if user.is_empty() || host.is_empty() {
+            return Err(bad());
+        }
+        Ok(Self {
+            user: user.to_owned(),
+            host: host.to_owned(),
+            port,
+            identity: None,
+            host_key: None,
+            known_hosts: None,
+        })
+    }
+
+    fn target(&self) -> Result<SshTarget, Failure> {
+        let policy = match &self.host_key {
+            Some(key) => HostKeyPolicy::Pinned(vec![key.parse().map_err(
+                |error: guest_ssh::PinnedKeyError| {
+                    Failure::new(Kind::Usage, "--host-key is not a host key").caused_by(&error)
+                },
+            )?]),
+            None => HostKeyPolicy::KnownHosts(match &self.known_hosts {
+                Some(file) => vec![file.clone()],
+                None => known_hosts_of_user(),
+            }),
+        };
+        let mut target = SshTarget::new(self.host.clone(), self.user.clone(), policy);
+        target.port = self.port;
+        target.auth = SshAuth {
+            identity_files: self.identity.clone().map_or_else(identities_of_user, |file| vec![file]),
+            ..SshAuth::default()
+        };
+        Ok(target)
+    }
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from)
+}
+
+fn known_hosts_of_user() -> Vec<PathBuf> {
+    let mut files = vec![PathBuf::from("/etc/ssh/ssh_known_hosts")];
+    files.extend(home().map(|home| home.join(".ssh/known_hosts")));
+    files
+}
+
+/// The keys that `ssh` would try, those that exist.
+fn identities_of_user() -> Vec<PathBuf> {
+    let Some(home) = home() else { return Vec::new() };
+    let names = ["id_ed25519", "id_ecdsa", "id_rsa"];
+    names.iter().map(|name| home.join(".ssh").join(name)).filter(|path| path.exists()).collect()
+}
+
+/// A guest over SSH.
+pub struct SshGuest {
+    /// The site that it runs at, for messages.
+    site: SiteName,
+    login: GuestLogin,
+    target: SshTarget,
+    guest: OnceCell<Guest>,
+    binary: OnceCell<AgentBinary>,
+}
+
+impl SshGuest {
+    pub fn new(site: SiteName, login: GuestLogin) -> Result<Arc<Self>, Failure> {
+        let target = login.target()?;
+        Ok(Arc::new(Self { site, login, target, guest: OnceCell::new(), binary: OnceCell::new() }))
+    }
+
+    async fn guest(&self) -> Result<&Guest, SiteError> {
+        let connect = || Guest::connect(&self.target);
+        self.guest.get_or_try_init(connect).await.map_err(|error| self.error("log in", error))
+    }
+
+    async fn dir(&self, migration: &MigrationId, agent: &AgentBinary) -> Result<AgentDir, SiteError> {
+        let guest = self.guest().await?;
+        let report = guest.probe().await.map_err(|error| self.error("look around", error))?;
+        if let Some(refusal) = report.refusals(guest, agent).into_iter().next() {
+            return Err(self.error("install the agent", refusal));
+        }
+        report.agent_dir(migration, agent).map_err(|error| self.error("install the agent", error))
+    }
+
+    async fn binary(&self, path: &Path) -> Result<&AgentBinary, SiteError> {
+        self.binary.get_or_try_init(|| AgentBinary::load(path)).await.map_err(|error| SiteError {
+            site: self.site.clone(),
+            kind: SiteErrorKind::NotFound,
+            attempt: "install the agent".to_owned(),
+            what: "the agent's program is missing on this machine".to_owned(),
+            hint: Some("build it with `make agent`, or name it in CAUSEWAY_AGENT".to_owned()),
+            remedy: Remedy::GiveUp,
+            source: Some(Box::new(error)),
+        })
+    }
+
+    /// What `refusals` keeps from installing, for the plan.
+    pub async fn refusals(&self, agent: &Path) -> Result<(GuestProbe, Vec<SiteError>), SiteError> {
+        let agent = self.binary(agent).await?;
+        let guest = self.guest().await?;
+        let report = guest.probe().await.map_err(|error| self.error("look around", error))?;
+        let refusals = report.refusals(guest, agent);
+        let refusals = refusals.into_iter().map(|e| self.error("install the agent", e)).collect();
+        Ok((probe_of(report), refusals))
+    }
+
+    fn error(&self, attempt: &str, error: SshError) -> SiteError {
+        let kind = match &error {
+            SshError::Unreachable { .. } | SshError::Unanswered { .. } | SshError::Lost { .. } => {
+                SiteErrorKind::Unreachable
+            }
+            SshError::UnknownHostKey { .. }
+            | SshError::ChangedHostKey { .. }
+            | SshError::RevokedHostKey { .. }
+            | SshError::LoginRefused { .. }
+            | SshError::NoIdentity { .. }
+            | SshError::NotPrivileged { .. } => SiteErrorKind::Denied,
+            _ => SiteErrorKind::Platform,
+        };
+        SiteError {
+            site: self.site.clone(),
+            kind,
+            attempt: format!("{attempt} ({})", self.describe()),
+            what: error.to_string(),
+            hint: error.hint(),
+            remedy: error.remedy(),
+            source: Some(Box::new(error)),
+        }
+    }
+}
+
+fn probe_of(report: guest_ssh::GuestReport) -> GuestProbe {
+    GuestProbe {
+        os: report.os.get("PRETTY_NAME").cloned().unwrap_or_default(),
+        kernel: report.kernel,
+        arch: report.machine,
+        boot_id: report.boot_id,
+        privilege: report.privilege.map(|privilege| match privilege {
+            guest_ssh::Privilege::Root => Privilege::Root,
+            guest_ssh::Privilege::Sudo => Privilege::Sudo,
+        }),
+        missing_tools: report.missing_tools,
+    }
+}
+
+#[async_trait]
+impl GuestAccess for SshGuest {
+    fn describe(&self) -> String {
+        format!("{}@{}:{}", self.login.user, self.login.host, self.login.port)
+    }
+
+    async fn probe(&self) -> Result<GuestProbe, SiteError> {
+        let guest = self.guest().await?;
+        Ok(probe_of(guest.probe().await.map_err(|error| self.error("look around", error))?))
+    }
+
+    async fn install(&self, migration: &MigrationId, agent: &Path) -> Result<(), SiteError> {
+        let binary = self.binary(agent).await?;
+        let dir = self.dir(migration, binary).await?;
+        let guest = self.guest().await?;
+        let failed = |error| self.error("install the agent", error);
+        let installed = guest.install(binary, &dir).await.map_err(failed)?;
+        guest.start(&installed, &[]).await.map_err(failed)?;
+        Ok(())
+    }
+
+    async fn open(&self, migration: &MigrationId) -> Result<ByteStream, SiteError> {
+        let guest = self.guest().await?;
+        let dir = self.installed_dir(migration).await?;
+        let stream = guest.open_agent(&dir).await;
+        Ok(Box::new(stream.map_err(|error| self.error("open a stream to the agent", error))?))
+    }
+
+    async fn remove(&self, migration: &MigrationId) -> Result<Vec<String>, SiteError> {
+        let dir = self.installed_dir(migration).await?;
+        let removed = self.guest().await?.remove(&dir).await;
+        let removed = removed.map_err(|error| self.error("remove the agent", error))?;
+        let mut words: Vec<_> =
+            removed.stopped.iter().map(|pid| format!("stopped the agent (pid {pid})")).collect();
+        words.extend(removed.deleted);
+        Ok(words)
+    }
+}
+
+impl SshGuest {
+    /// Where this migration's agent is, or would be.
+    async fn installed_dir(&self, migration: &MigrationId) -> Result<AgentDir, SiteError> {
+        match self.binary.get() {
+            Some(binary) => self.dir(migration, binary).await,
+            None => Ok(AgentDir::under("/run", migration)),
+        }
+    }
+}

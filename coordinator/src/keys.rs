@@ -1,0 +1,75 @@
+//! Keys of this installation: made at first use, kept in the state directory, 0600.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use ed25519_dalek::SigningKey;
+use handover::{Identity, InstallKey, SiteKey};
+use model::SiteName;
+use zeroize::Zeroizing;
+
+use crate::failure::{Failure, Kind};
+use crate::store::Store;
+
+/// Signs the migration receipts.
+pub fn install_key(store: &Store) -> Result<SigningKey, Failure> {
+    signing_key(store, "install.key")
+}
+
+/// Signs what a site's role says. The roles run inside this program, each with its own key, as
+/// they will when a mobility agent takes them over.
+pub fn site_key(store: &Store, site: &SiteName) -> Result<SigningKey, Failure> {
+    signing_key(store, &format!("keys/site-{site}.key"))
+}
+
+/// Who the two site roles are, each believing the other.
+pub fn identities(
+    store: &Store,
+    from: &SiteName,
+    to: &SiteName,
+) -> Result<(Identity, Identity), Failure> {
+    let install_name = hex::encode(&install_key(store)?.verifying_key().to_bytes()[..16]);
+    let install: InstallKey = parsed(&install_name)?;
+    let (source, destination): (SiteKey, SiteKey) = (parsed(from.as_str())?, parsed(to.as_str())?);
+    let (source_key, destination_key) = (site_key(store, from)?, site_key(store, to)?);
+    let identity = |site: &SiteKey, key: &SigningKey, peer: &SiteKey, peer_key: &SigningKey| Identity {
+        install: install.clone(),
+        site: site.clone(),
+        key: key.clone(),
+        peers: BTreeMap::from([(peer.clone(), peer_key.verifying_key())]),
+    };
+    Ok((
+        identity(&source, &source_key, &destination, &destination_key),
+        identity(&destination, &destination_key, &source, &source_key),
+    ))
+}
+
+fn parsed<T: std::str::FromStr<Err = handover::KeyError>>(text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|error: handover::KeyError| {
+        Failure::new(Kind::Refused, "a name that ledgers cannot hold").caused_by(&error)
+    })
+}
+
+fn signing_key(store: &Store, name: &str) -> Result<SigningKey, Failure> {
+    let path = store.path().join(name);
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let bytes = Zeroizing::new(bytes);
+            let bytes: Option<[u8; 32]> = bytes.as_slice().try_into().ok();
+            bytes.map(|bytes| SigningKey::from_bytes(&bytes)).ok_or_else(|| {
+                Failure::new(Kind::Refused, format!("{} is not a key", path.display()))
+                    .hint("restore it from a backup; receipts signed with it stay valid")
+            })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut seed = Zeroizing::new([0; 32]);
+            getrandom::fill(seed.as_mut()).map_err(|error| {
+                Failure::new(Kind::Refused, format!("the system gives no random bytes: {error}"))
+            })?;
+            store.write_private(name, seed.as_ref())?;
+            Ok(SigningKey::from_bytes(&seed))
+        }
+        Err(error) => Err(Failure::new(Kind::Refused, format!("cannot read {}", path.display()))
+            .caused_by(&error)),
+    }
+}
