@@ -14,10 +14,13 @@ const FREEZABLE: [&str; 11] = [
     "bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "gfs2", "jfs", "nilfs2", "reiserfs", "xfs",
 ];
 
-/// A file system on disks, by the mount it is best reached at.
+/// A file system on disks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
+    /// The mount with the shortest path: least likely to be hidden below another one.
     pub mount: Mount,
+    /// The other mounts of it.
+    pub others: Vec<Mount>,
     pub ground: Ground,
 }
 
@@ -49,15 +52,17 @@ pub fn mounted(tree: &Tree, mounts: &[Mount]) -> Vec<Mounted> {
     let mut found: BTreeMap<_, Mounted> = BTreeMap::new();
     for mount in mounts {
         if let Some(known) = found.get_mut(&mount.device) {
-            // The shortest path is least likely to be hidden below another mount.
-            if mount.path.len() < known.mount.path.len() {
-                known.mount = mount.clone();
+            let mut other = mount.clone();
+            if other.path.len() < known.mount.path.len() {
+                std::mem::swap(&mut other, &mut known.mount);
             }
+            known.others.push(other);
             continue;
         }
         let ground = stack.ground_of_mount(mount);
         if !ground.disks.is_empty() {
-            found.insert(mount.device, Mounted { mount: mount.clone(), ground });
+            let mounted = Mounted { mount: mount.clone(), others: Vec::new(), ground };
+            found.insert(mount.device, mounted);
         }
     }
     let mut mounted: Vec<Mounted> = found.into_values().collect();

@@ -10,6 +10,8 @@ pub mod filesystems;
 pub mod mounts;
 mod network;
 pub mod stack;
+mod startup;
+pub mod stat;
 pub mod swaps;
 #[cfg(test)]
 pub mod testing;
@@ -46,6 +48,7 @@ pub fn look_around(tree: &Tree, tracker: Option<TrackerReport>) -> GuestReport {
         tracker,
         memory_total: memory("MemTotal:"),
         memory_available: memory("MemAvailable:"),
+        boot_ms: startup::boot_ms(tree),
     }
 }
 

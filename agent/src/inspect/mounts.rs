@@ -38,6 +38,8 @@ pub struct Mount {
     pub path: String,
     pub kind: String,
     pub source: String,
+    /// Of this mount: `rw,nosuid,relatime`.
+    pub options: String,
     /// The file system itself, not only this mount of it.
     pub read_only: bool,
 }
@@ -84,11 +86,12 @@ fn parse(line: &str) -> Option<Mount> {
     let device = place.next()?.parse().ok()?;
     let _root = place.next()?;
     let path = unescape(place.next()?);
+    let options = place.next()?.to_owned();
     let mut what = what.split(' ');
     let kind = what.next()?.to_owned();
     let source = unescape(what.next()?);
     let read_only = what.next()?.split(',').any(|option| option == "ro");
-    Some(Mount { id, device, path, kind, source, read_only })
+    Some(Mount { id, device, path, kind, source, options, read_only })
 }
 
 /// Space, tab, newline, backslash and `#` stand as three octal digits.

@@ -11,9 +11,15 @@ pub struct FakeSystem {
     dir: TempDir,
 }
 
+impl Default for FakeSystem {
+    fn default() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+}
+
 impl FakeSystem {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self::default()
     }
 
     pub fn tree(&self) -> Tree {

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::io::Errno;
 use wire::control::RawWriter;
 
 use super::mounts::DeviceNumber;
@@ -43,11 +45,23 @@ pub fn raw_writers(tree: &Tree, stack: &Stack<'_>) -> Vec<RawWriter> {
 }
 
 fn block_device(tree: &Tree, pid: &str, fd: &str) -> Option<DeviceNumber> {
-    let found = fs::metadata(tree.path(format!("proc/{pid}/fd/{fd}"))).ok()?;
-    found.file_type().is_block_device().then(|| DeviceNumber {
-        major: rustix::fs::major(found.rdev()),
-        minor: rustix::fs::minor(found.rdev()),
-    })
+    let path = tree.path(format!("proc/{pid}/fd/{fd}"));
+    // What the kernel knows already: asking a dead file server would block for ever.
+    let cached = rustix::fs::statx(CWD, &path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+    match cached {
+        Ok(found) => (u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFBLK)
+            .then_some(DeviceNumber { major: found.stx_rdev_major, minor: found.stx_rdev_minor }),
+        // Kernels before 4.11.
+        Err(Errno::NOSYS) => {
+            let target = fs::read_link(&path).ok()?;
+            let found = target.starts_with("/dev").then(|| fs::metadata(&path).ok()).flatten()?;
+            found.file_type().is_block_device().then(|| DeviceNumber {
+                major: rustix::fs::major(found.rdev()),
+                minor: rustix::fs::minor(found.rdev()),
+            })
+        }
+        Err(_) => None,
+    }
 }
 
 /// The access mode is in the last two bits of `flags`, which stand in octal.

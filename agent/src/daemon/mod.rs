@@ -1,0 +1,8 @@
+//! The agent as a daemon inside a guest.
+
+pub mod pipe;
+pub mod place;
+pub mod remove;
+mod serve;
+
+pub use serve::{Parent, Serve, ServeError, make_modest, serve, start_detached};

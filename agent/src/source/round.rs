@@ -1,0 +1,199 @@
+//! Rounds: started by a request, reported by events.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use track::Moment;
+use transfer::{Changes as _, RoundOptions};
+use units::{Bytes, DiskNo};
+use wire::control::{Event, Failure, RoundEnd, RoundProgress};
+
+use super::Source;
+use super::error::SourceError;
+use super::tracked::Tracked;
+use crate::inspect::stat::DiskStat;
+use crate::session::lock;
+
+/// How often progress is reported.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// Which round is under way, and what the last one under freeze found.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    running: Mutex<Option<u32>>,
+    drained: Mutex<Option<Drained>>,
+}
+
+/// A round that was complete and all of it under freeze.
+#[derive(Clone, Debug)]
+pub struct Drained {
+    pub number: u32,
+    /// What the kernel counted before it began.
+    pub stats: Vec<Option<DiskStat>>,
+}
+
+impl Rounds {
+    pub fn running(&self) -> Option<u32> {
+        *lock(&self.running)
+    }
+
+    pub fn drained(&self) -> Option<Drained> {
+        lock(&self.drained).clone()
+    }
+
+    pub fn forget_drained(&self) {
+        *lock(&self.drained) = None;
+    }
+}
+
+impl Source {
+    /// Starts a round and returns; one of the same number that is under way goes on.
+    pub(super) async fn start_round(
+        self: &Arc<Self>,
+        number: u32,
+        limit_rate: Option<Bytes>,
+        compress: i32,
+    ) -> Result<(), SourceError> {
+        let tracked = self.tracked()?;
+        if tracked.sender.generation().is_none() {
+            let what = "there is no connection to the destination";
+            return Err(SourceError::State { what, hint: "connect first" });
+        }
+        {
+            let mut running = lock(&self.rounds.running);
+            match *running {
+                Some(known) if known == number => return Ok(()),
+                Some(_) => {
+                    let what = "another round is under way";
+                    return Err(SourceError::State { what, hint: "stop it first" });
+                }
+                None => *running = Some(number),
+            }
+        }
+        let options = RoundOptions { limit_rate, compress };
+        let source = Arc::clone(self);
+        tokio::spawn(async move {
+            // Cleared however the round ends.
+            let _running = Running(Arc::clone(&source));
+            let end = source.round(&tracked, number, options).await;
+            tracing::info!(
+                number,
+                remaining = %end.remaining,
+                failure = ?end.failure.as_ref().map(|failure| &failure.text),
+                doubts = ?end.doubts,
+                "round ended"
+            );
+            drop(_running);
+            source.events.tell(Event::RoundEnded(end));
+        });
+        Ok(())
+    }
+
+    async fn round(&self, tracked: &Arc<Tracked>, number: u32, options: RoundOptions) -> RoundEnd {
+        let rest = self.at_rest();
+        let moment = if rest.is_some() { Moment::Quiesced } else { Moment::Running };
+        self.rounds.forget_drained();
+        let stats = tracked.stats(&self.tree);
+        // Before the pass that it covers: what an audit finds missing becomes dirty.
+        let mut doubts = audit(tracked, moment).await;
+        let (progress, seen) = watch::channel(RoundProgress::default());
+        let report = self.report(seen);
+        let round = tracked.sender.round(number, options, &progress);
+        let round = tokio::select! {
+            round = round => round,
+            never = report => match never {},
+        };
+        for doubt in audit(tracked, moment).await {
+            if !doubts.contains(&doubt) {
+                doubts.push(doubt);
+            }
+        }
+        let failure = round.failure.as_ref().map(Failure::from);
+        let mut remaining = tracked.sender.remaining();
+        if rest.is_some() && failure.is_none() && self.at_rest() == rest {
+            if self.drained_by_rescan(tracked, &stats) {
+                remaining = Bytes::ZERO;
+            }
+            *lock(&self.rounds.drained) = Some(Drained { number, stats });
+        }
+        RoundEnd { progress: round.progress, failure, remaining, doubts }
+    }
+
+    /// Where nothing is tracked, a whole round of which nothing was written shows that nothing is
+    /// left.
+    fn drained_by_rescan(&self, tracked: &Tracked, before: &[Option<DiskStat>]) -> bool {
+        !tracked.marks.precise() && unwritten(before, &tracked.stats(&self.tree)).is_ok()
+    }
+
+    async fn report(&self, mut seen: watch::Receiver<RoundProgress>) -> std::convert::Infallible {
+        let mut tick = interval(REPORT_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if seen.has_changed().unwrap_or(false) {
+                let progress = seen.borrow_and_update().clone();
+                self.events.tell(Event::Round(progress));
+            }
+        }
+    }
+}
+
+struct Running(Arc<Source>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *lock(&self.0.rounds.running) = None;
+    }
+}
+
+/// Audits on a thread that may block: an audit of a busy disk waits for a quiet moment.
+async fn audit(tracked: &Arc<Tracked>, moment: Moment) -> Vec<(DiskNo, String)> {
+    let audited = Arc::clone(tracked);
+    let doubts = tokio::task::spawn_blocking(move || audited.doubts(moment)).await;
+    doubts.unwrap_or_else(|_| {
+        tracked.disks.iter().map(|disk| (disk.no, "the audit failed".to_owned())).collect()
+    })
+}
+
+/// Was nothing written to any disk between two looks at the kernel's statistics? The error says
+/// what speaks against it.
+pub fn unwritten(before: &[Option<DiskStat>], now: &[Option<DiskStat>]) -> Result<(), String> {
+    for (disk, (before, now)) in before.iter().zip(now).enumerate() {
+        let (Some(before), Some(now)) = (before, now) else {
+            return Err(format!("the kernel does not count what disk {disk} writes"));
+        };
+        if (before.written, before.discarded) != (now.written, now.discarded) {
+            let written = now.written.saturating_sub(before.written);
+            let discarded = now.discarded.saturating_sub(before.discarded);
+            return Err(format!(
+                "{written} sectors were written to disk {disk} and {discarded} discarded since the drain began"
+            ));
+        }
+        if now.in_flight != 0 {
+            return Err(format!("disk {disk} still has {} requests under way", now.in_flight));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLEAN: DiskStat = DiskStat { written: 5, discarded: 1, in_flight: 0 };
+
+    #[test]
+    fn any_write_discard_or_unknown_count_speaks_against_a_rest() {
+        assert_eq!(unwritten(&[Some(CLEAN)], &[Some(CLEAN)]), Ok(()));
+        for now in [
+            Some(DiskStat { written: 6, ..CLEAN }),
+            Some(DiskStat { discarded: 2, ..CLEAN }),
+            Some(DiskStat { in_flight: 1, ..CLEAN }),
+            None,
+        ] {
+            assert!(unwritten(&[Some(CLEAN)], &[now]).is_err(), "{now:?}");
+        }
+    }
+}
