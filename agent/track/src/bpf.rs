@@ -17,8 +17,8 @@
 //!
 //! # Cost
 //!
-//! Per write some 200 ns. Per TiB of disk 64 MiB of kernel memory (two bits per page of 4 KiB);
-//! in the agent up to 32 MiB more, of which only what was put back or doubted is ever touched.
+//! Per write some 200 ns. Per TiB of disk 64 MiB of kernel memory (two bits per page of 4 KiB); in
+//! the agent next to nothing, and up to 32 MiB while pages all over the disk are put back.
 //! All disks together get at most [`KERNEL_MEMORY`], or a sixteenth of what memory is free: larger
 //! disks have a bit per 8, 16, … 256 KiB instead (a write then dirties that much), which reaches
 //! 128 TiB in 128 MiB, and beyond that the tracker refuses.

@@ -9,6 +9,7 @@ mod doubt;
 pub mod faults;
 mod map;
 mod marks;
+mod overlay;
 mod rescan;
 mod tracker;
 mod watch;

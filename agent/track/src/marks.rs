@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use units::{BlockCount, BlockIndex, BlockSize, Bytes, PAGE_SIZE, PageMask};
 
 use crate::Dirty;
+use crate::overlay::Overlay;
 
 const CHUNKS_PER_WORD: u64 = 64;
 
@@ -65,13 +66,14 @@ pub(crate) struct Marks {
     size: Bytes,
     block_size: BlockSize,
     /// What is dirty though the kernel's half does not say so: pages put back, discards moved here
-    /// from a coarse bit, everything after a doubt. Zeroed memory that nobody wrote costs nothing.
-    overlay: Vec<u64>,
+    /// from a coarse bit, everything after a doubt.
+    overlay: Overlay,
 }
 
 impl Marks {
     pub(crate) fn new(region: Region, size: Bytes, block_size: BlockSize) -> Self {
-        Self { region, size, block_size, overlay: vec![0; region.words] }
+        let last_word = region.valid(region.words.saturating_sub(1));
+        Self { region, size, block_size, overlay: Overlay::new(region.words, last_word) }
     }
 
     pub(crate) fn region(&self) -> Region {
@@ -81,13 +83,8 @@ impl Marks {
     pub(crate) fn take(&mut self, cells: &[AtomicU64], block: BlockIndex) -> PageMask {
         let (words, bits) = self.place_of(block);
         self.resolve_coarse(cells, words.start);
-        let taken: Vec<u64> = words
-            .map(|word| {
-                let old = std::mem::take(&mut self.overlay[word]);
-                self.overlay[word] = old & !bits;
-                (old | clear(&cells[word], bits)) & bits
-            })
-            .collect();
+        let taken: Vec<u64> =
+            words.map(|word| self.overlay.take(word, bits) | clear(&cells[word], bits)).collect();
         self.pages_of(block, &taken)
     }
 
@@ -98,7 +95,7 @@ impl Marks {
             let mut pages = chunk * pages_per_chunk..(chunk + 1) * pages_per_chunk;
             if pages.any(|page| mask.contains(page)) {
                 let chunk = first + chunk;
-                self.overlay[index(chunk / CHUNKS_PER_WORD)] |= 1 << (chunk % CHUNKS_PER_WORD);
+                self.overlay.set(index(chunk / CHUNKS_PER_WORD), 1 << (chunk % CHUNKS_PER_WORD));
             }
         }
     }
@@ -113,7 +110,7 @@ impl Marks {
             if !looked_at_coarse && self.is_coarse(cells, word) {
                 return Some(self.block_at(at.max(first)));
             }
-            let dirty = self.overlay[word] | cells[word].load(Ordering::SeqCst);
+            let dirty = self.overlay.get(word) | cells[word].load(Ordering::SeqCst);
             if dirty & bits != 0 {
                 return Some(self.block_at(at + u64::from((dirty & bits).trailing_zeros())));
             }
@@ -138,15 +135,12 @@ impl Marks {
     pub(crate) fn absorb(&mut self, cells: &[AtomicU64]) {
         for (word, cell) in cells.iter().enumerate().take(self.region.words) {
             let coarse = if self.is_coarse(cells, word) { u64::MAX } else { 0 };
-            let bits = cell.load(Ordering::SeqCst) | coarse;
-            self.overlay[word] |= bits & self.region.valid(word);
+            self.overlay.set(word, cell.load(Ordering::SeqCst) | coarse);
         }
     }
 
     pub(crate) fn mark_all(&mut self) {
-        for (word, cell) in self.overlay.iter_mut().enumerate() {
-            *cell = self.region.valid(word);
-        }
+        self.overlay.fill();
     }
 
     /// Moves the coarse mark over `word`, if there is one, to the chunks it stands for.
@@ -154,7 +148,7 @@ impl Marks {
         let (cell, bit) = self.region.coarse(word);
         if clear(&cells[cell], bit) != 0 {
             for word in self.region.under_coarse(word) {
-                self.overlay[word] = self.region.valid(word);
+                self.overlay.set(word, u64::MAX);
             }
         }
     }
@@ -170,7 +164,7 @@ impl Marks {
             if self.is_coarse(cells, word) {
                 return self.region.valid(word);
             }
-            self.overlay[word] | cells[word].load(Ordering::SeqCst)
+            self.overlay.get(word) | cells[word].load(Ordering::SeqCst)
         };
         words.map(|word| u64::from((dirty(word) & bits).count_ones())).sum()
     }

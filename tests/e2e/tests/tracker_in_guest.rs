@@ -4,6 +4,7 @@
 //! tracker passes would prove nothing about a whole one.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -15,13 +16,23 @@ use lab::kernel::{Kernel, debian_cloud};
 use lab::run::run;
 use tempfile::TempDir;
 
-/// Name, size and file system. Sizes off the block, and one off the page.
-const DISKS: [(&str, u64, &str); 4] = [
-    ("vda", (160 << 20) + 5 * 512, "ext4"),
-    ("vdb", (320 << 20) + (12 << 10), "xfs"),
-    ("sda", (96 << 20) + (4 << 10), "ext4"),
-    ("nvme0n1", 128 << 20, "ext4+discard"),
+/// Sizes off the block, and one off the page; one file system lies on a partition.
+const DISKS: [Disk; 4] = [
+    Disk { name: "vda", size: (96 << 20) + 5 * 512, mounted: "vda", file_system: "ext4" },
+    // About the least that mkfs.xfs takes.
+    Disk { name: "vdb", size: (304 << 20) + (12 << 10), mounted: "vdb", file_system: "xfs" },
+    Disk { name: "sda", size: (80 << 20) + (4 << 10), mounted: "sda1", file_system: "ext4" },
+    Disk { name: "nvme0n1", size: 64 << 20, mounted: "nvme0n1", file_system: "ext4+discard" },
 ];
+
+struct Disk {
+    name: &'static str,
+    size: u64,
+    mounted: &'static str,
+    file_system: &'static str,
+}
+
+const PARTITION_OFFSET: u64 = 1 << 20;
 
 /// For discards and zeroes of gigabytes.
 const RAW: (&str, u64) = ("vdc", 8 << 30);
@@ -32,10 +43,16 @@ const MODULES: [&str; 7] =
 /// Hangs end here; a boot with its runs takes one to five minutes without KVM.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
+/// How often each guest freezes and compares. `TRACKER_RUNS=100` for a night.
+fn runs(least: usize) -> usize {
+    env::var("TRACKER_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(least)
+}
+
 #[test]
 fn bpf_names_every_write_of_four_busy_disks() {
-    let verdicts = boot(&["tracker=bpf", "runs=5"], &Disks::plain()).unwrap();
-    verdicts.expect_count(5 * DISKS.len());
+    let runs = runs(3);
+    let verdicts = boot(&["tracker=bpf"], runs, Hardware::default()).unwrap();
+    verdicts.expect_count(runs * DISKS.len());
     for verdict in &verdicts.0 {
         assert_eq!(verdict.bad_pages, 0, "{verdict:?}");
         assert!(verdict.audits.iter().all(|audit| !audit.contains("doubt")), "{verdict:?}");
@@ -45,53 +62,59 @@ fn bpf_names_every_write_of_four_busy_disks() {
 
 #[test]
 fn bpf_marks_long_discards_and_zeroes_exactly() {
-    let console = boot_console(&["tracker=bpf", "runs=0"], &Disks { raw: true, ..Disks::plain() });
+    let console = boot_console(&["tracker=bpf"], 0, Hardware { raw: true, ..Hardware::default() });
     assert_eq!(console.unwrap().matches("TRACK raw ").count(), 14);
 }
 
 #[test]
 fn the_audit_makes_up_for_lost_completions() {
-    let verdicts = boot(&["drop=16,0", "runs=4"], &Disks::plain()).unwrap();
-    verdicts.expect_count(4 * DISKS.len());
+    let runs = runs(2);
+    let verdicts = boot(&["drop=16,0"], runs, Hardware::default()).unwrap();
+    verdicts.expect_count(runs * DISKS.len());
     assert!(verdicts.0.iter().all(|verdict| verdict.bad_pages == 0), "{verdicts:?}");
     assert!(verdicts.any_audit("remarked"), "no audit noticed a loss: {verdicts:?}");
 }
 
 #[test]
 fn losing_completions_and_issues_ends_in_a_doubt_and_a_rescan() {
-    let verdicts = boot(&["drop=16,16", "runs=2"], &Disks::plain()).unwrap();
-    verdicts.expect_count(2 * DISKS.len());
+    let runs = runs(1);
+    let verdicts = boot(&["drop=16,16"], runs, Hardware::default()).unwrap();
+    verdicts.expect_count(runs * DISKS.len());
     assert!(verdicts.0.iter().all(|verdict| verdict.bad_pages == 0), "{verdicts:?}");
     assert!(verdicts.any_audit("doubt:Unbalanced"), "{verdicts:?}");
 }
 
 #[test]
 fn without_the_audit_lost_completions_are_lost_data() {
-    let verdicts = boot(&["drop=16,0", "audit=no", "runs=4"], &Disks::plain()).unwrap();
+    let runs = runs(2);
+    let verdicts = boot(&["drop=16,0", "audit=no"], runs, Hardware::default()).unwrap();
     assert!(verdicts.bad_pages() > 0, "the control lost nothing: {verdicts:?}");
 }
 
 #[test]
 fn issue_marks_alone_lose_data_and_no_audit_sees_it() {
-    let slow = Disks { throttled: true, ..Disks::plain() };
-    let verdicts = boot(&["tracker=issue-only", "runs=4"], &slow).unwrap();
+    let runs = runs(2);
+    let slow = Hardware { throttled: true, ..Hardware::default() };
+    let verdicts = boot(&["tracker=issue-only"], runs, slow).unwrap();
     assert!(verdicts.bad_pages() > 0, "the control lost nothing: {verdicts:?}");
     assert!(!verdicts.any_audit("doubt"), "{verdicts:?}");
 }
 
 #[test]
 fn bpf_names_every_write_of_slow_disks() {
-    let slow = Disks { throttled: true, ..Disks::plain() };
-    let verdicts = boot(&["tracker=bpf", "runs=4"], &slow).unwrap();
-    verdicts.expect_count(4 * DISKS.len());
+    let runs = runs(2);
+    let slow = Hardware { throttled: true, ..Hardware::default() };
+    let verdicts = boot(&["tracker=bpf"], runs, slow).unwrap();
+    verdicts.expect_count(runs * DISKS.len());
     assert_eq!(verdicts.bad_pages(), 0, "{verdicts:?}");
     assert!(!verdicts.any_audit("doubt"), "{verdicts:?}");
 }
 
 #[test]
 fn a_passthrough_write_is_doubted_and_made_up_for() {
-    let verdicts = boot(&["tracker=bpf", "runs=2", "passthrough=sda"], &Disks::plain()).unwrap();
-    verdicts.expect_count(2 * DISKS.len());
+    let runs = runs(1);
+    let verdicts = boot(&["tracker=bpf", "passthrough=sda"], runs, Hardware::default()).unwrap();
+    verdicts.expect_count(runs * DISKS.len());
     assert_eq!(verdicts.bad_pages(), 0, "{verdicts:?}");
     for verdict in &verdicts.0 {
         let doubted = verdict.audits.iter().any(|audit| audit == "quiesced:doubt:Passthrough");
@@ -101,22 +124,19 @@ fn a_passthrough_write_is_doubted_and_made_up_for() {
 
 #[test]
 fn rescan_needs_no_tracking() {
-    let verdicts = boot(&["tracker=rescan", "runs=2"], &Disks::plain()).unwrap();
-    verdicts.expect_count(2 * DISKS.len());
+    let runs = runs(1);
+    let verdicts = boot(&["tracker=rescan"], runs, Hardware::default()).unwrap();
+    verdicts.expect_count(runs * DISKS.len());
     assert_eq!(verdicts.bad_pages(), 0, "{verdicts:?}");
     assert!(verdicts.0.iter().all(|verdict| verdict.written > 0), "{verdicts:?}");
 }
 
-#[derive(Clone, Copy)]
-struct Disks {
+#[derive(Clone, Copy, Default)]
+struct Hardware {
+    /// Disks of 60 writes a second: a read easily falls between issue and landing.
     throttled: bool,
+    /// One more disk, without a file system.
     raw: bool,
-}
-
-impl Disks {
-    fn plain() -> Self {
-        Self { throttled: false, raw: false }
-    }
 }
 
 #[derive(Debug)]
@@ -144,8 +164,8 @@ impl Verdicts {
     }
 }
 
-fn boot(arguments: &[&str], disks: &Disks) -> Result<Verdicts> {
-    let console = boot_console(arguments, disks)?;
+fn boot(arguments: &[&str], runs: usize, hardware: Hardware) -> Result<Verdicts> {
+    let console = boot_console(arguments, runs, hardware)?;
     let lines = console.lines().filter_map(|line| line.split_once("TRACK verdict "));
     lines.map(|(_, fields)| verdict(fields)).collect::<Result<_>>().map(Verdicts)
 }
@@ -164,11 +184,11 @@ fn verdict(fields: &str) -> Result<Verdict> {
 }
 
 /// Boots the guest to its end and returns what it said. An error when it did not end well.
-fn boot_console(arguments: &[&str], disks: &Disks) -> Result<String> {
+fn boot_console(arguments: &[&str], runs: usize, hardware: Hardware) -> Result<String> {
     let kernel = debian_cloud()?;
     let dir = tempfile::tempdir()?;
     let initramfs = initramfs(&kernel, dir.path())?;
-    let mut append = String::from("console=ttyS0 quiet panic=-1 --");
+    let mut append = format!("console=ttyS0 quiet panic=-1 -- runs={runs}");
     for argument in arguments {
         append.push_str(&format!(" {argument}"));
     }
@@ -182,13 +202,13 @@ fn boot_console(arguments: &[&str], disks: &Disks) -> Result<String> {
         .arg(&kernel.vmlinuz)
         .arg("-initrd")
         .arg(initramfs);
-    for (name, size, file_system) in DISKS {
-        attach(&mut qemu, dir.path(), name, size, disks)?;
-        make_file_system(&dir.path().join(name), file_system)?;
-        append.push_str(&format!(" disk={name},{file_system}"));
+    for disk in DISKS {
+        attach(&mut qemu, dir.path(), disk.name, disk.size, hardware)?;
+        make_file_system(&dir.path().join(disk.name), &disk)?;
+        append.push_str(&format!(" disk={}:{},{}", disk.name, disk.mounted, disk.file_system));
     }
-    if disks.raw {
-        attach(&mut qemu, dir.path(), RAW.0, RAW.1, disks)?;
+    if hardware.raw {
+        attach(&mut qemu, dir.path(), RAW.0, RAW.1, hardware)?;
         append.push_str(&format!(" raw={}", RAW.0));
     }
     qemu.arg("-append").arg(&append);
@@ -199,10 +219,10 @@ fn boot_console(arguments: &[&str], disks: &Disks) -> Result<String> {
     Ok(console)
 }
 
-fn attach(qemu: &mut Command, dir: &Path, name: &str, size: u64, disks: &Disks) -> Result<()> {
+fn attach(qemu: &mut Command, dir: &Path, name: &str, size: u64, hardware: Hardware) -> Result<()> {
     let image = dir.join(name);
     File::create(&image)?.set_len(size)?;
-    let throttle = if disks.throttled { ",throttling.iops-write=60" } else { "" };
+    let throttle = if hardware.throttled { ",throttling.iops-write=60" } else { "" };
     let device = match name {
         "sda" => "scsi-hd,bus=scsi.0",
         "nvme0n1" => "nvme,serial=track",
@@ -216,12 +236,29 @@ fn attach(qemu: &mut Command, dir: &Path, name: &str, size: u64, disks: &Disks) 
     Ok(())
 }
 
-fn make_file_system(image: &Path, file_system: &str) -> Result<()> {
-    let mut make = match file_system {
+fn make_file_system(image: &Path, disk: &Disk) -> Result<()> {
+    let mut make = match disk.file_system {
         "xfs" => Command::new("mkfs.xfs"),
         _ => Command::new("mkfs.ext4"),
     };
-    run(make.arg("-q").arg(image)).map(drop)
+    make.arg("-q");
+    if disk.mounted == disk.name {
+        return run(make.arg(image)).map(drop);
+    }
+    let sectors = (disk.size - PARTITION_OFFSET) / 512;
+    File::options().write(true).open(image)?.write_all_at(&partition_table(sectors)?, 0)?;
+    make.args(["-E", &format!("offset={PARTITION_OFFSET}")]);
+    run(make.arg(image).arg(format!("{sectors}s"))).map(drop)
+}
+
+/// An MBR with one Linux partition.
+fn partition_table(sectors: u64) -> Result<[u8; 512]> {
+    let mut table = [0; 512];
+    table[450] = 0x83;
+    table[454..458].copy_from_slice(&u32::try_from(PARTITION_OFFSET / 512)?.to_le_bytes());
+    table[458..462].copy_from_slice(&u32::try_from(sectors)?.to_le_bytes());
+    table[510..].copy_from_slice(&[0x55, 0xaa]);
+    Ok(table)
 }
 
 fn to_its_end(qemu: &mut Command, dir: &TempDir) -> Result<String> {

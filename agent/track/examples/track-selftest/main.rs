@@ -5,7 +5,7 @@
 //! `tests/e2e/tests/tracker_in_guest.rs` builds the guest and reads the verdicts off the console.
 //!
 //! Arguments: `tracker=bpf|rescan|issue-only`, `drop=COMPLETIONS,ISSUES` (of 256), `audit=no`,
-//! `runs=N`, `disk=NAME,FILESYSTEM` (repeated), `raw=NAME` (a disk to discard and zero),
+//! `runs=N`, `disk=NAME[:PARTITION],FILESYSTEM` (repeated), `raw=NAME` (a disk to discard and zero),
 //! `passthrough=NAME` (of the disks).
 
 mod guest;
@@ -44,7 +44,7 @@ fn run() -> Result<()> {
         .map(|(no, name)| guest::disk(no, name))
         .collect::<Result<Vec<_>>>()?;
     for disk in &plan.disks {
-        guest::mount(&disk.name, &disk.file_system)?;
+        guest::mount(&disk.mounted, &disk.file_system)?;
     }
 
     // Written to before it starts, as a guest is that is to be moved.

@@ -21,6 +21,8 @@ pub enum Kind {
 #[derive(Clone)]
 pub struct Disk {
     pub name: String,
+    /// What is mounted: the disk or a partition of it.
+    pub mounted: String,
     pub file_system: String,
 }
 
@@ -58,9 +60,13 @@ impl Plan {
                 ("audit", "no") => plan.audits = false,
                 ("runs", number) => plan.runs = number.parse()?,
                 ("disk", both) => {
-                    let (name, file_system) = both.split_once(',').context("disk=NAME,FS")?;
-                    let (name, file_system) = (name.to_owned(), file_system.to_owned());
-                    plan.disks.push(Disk { name, file_system });
+                    let (disk, file_system) = both.split_once(',').context("disk=NAME,FS")?;
+                    let (name, mounted) = disk.split_once(':').unwrap_or((disk, disk));
+                    plan.disks.push(Disk {
+                        name: name.to_owned(),
+                        mounted: mounted.to_owned(),
+                        file_system: file_system.to_owned(),
+                    });
                 }
                 ("raw", name) => plan.raw = Some(name.to_owned()),
                 ("passthrough", name) => plan.passthrough = Some(name.to_owned()),

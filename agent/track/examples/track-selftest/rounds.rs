@@ -12,10 +12,10 @@ use crate::writers::{Aligned, Random, open_direct};
 use crate::{guest, scsi};
 
 /// Passes over all disks between two freezes.
-const PASSES: u32 = 4;
+const PASSES: u32 = 3;
 
-/// Passes under freeze: the last one has nothing left.
-const LAST_PASSES: u32 = 6;
+/// Passes under freeze in which blocks still fail.
+const LAST_PASSES: u32 = 2;
 
 pub struct Rounds<'a> {
     plan: &'a Plan,
@@ -72,7 +72,7 @@ impl<'a> Rounds<'a> {
             scsi::write_past_the_block_layer(name)?;
         }
         for disk in &self.plan.disks {
-            guest::freeze(&disk.name)?;
+            guest::freeze(&disk.mounted)?;
         }
         for (copy, findings) in self.copies.iter_mut().zip(&mut findings) {
             if self.plan.audits {
@@ -92,7 +92,7 @@ impl<'a> Rounds<'a> {
             ));
         }
         for disk in &self.plan.disks {
-            guest::thaw(&disk.name)?;
+            guest::thaw(&disk.mounted)?;
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ impl Writers {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for (seed, disk) in (1_u64..).zip(disks) {
-            let at = guest::mount_point(&disk.name);
+            let at = guest::mount_point(&disk.mounted);
             for (kind, write) in [(0, buffered as Writer), (1, direct), (2, shapes)] {
                 let (at, stop) = (at.clone(), Arc::clone(&stop));
                 let random = Random(seed * 4 + kind + 1);
