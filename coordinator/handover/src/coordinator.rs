@@ -74,6 +74,8 @@ pub enum Contradiction {
     ReleasedYetGranted,
     /// The source was retired, and the destination revoked.
     RetiredYetRevoked,
+    /// The destination granted what the source can never have fenced.
+    NeverFenced,
     /// The source holds a receipt of a decision that the destination's ledger does not have.
     DecisionLost,
 }
@@ -100,6 +102,7 @@ pub fn next_step(
             Step::Done(Outcome::Completed)
         }
         (D::Healthy(_), Some(S::Retired { settled: false })) => Step::Settle,
+        (D::Healthy(_), Some(S::Superseded)) => Step::Stop(Contradiction::NeverFenced),
         (D::Healthy(receipt), Some(_)) => Step::Retire(receipt.clone()),
 
         // Decided: back.
@@ -107,10 +110,13 @@ pub fn next_step(
         (D::Revoked(_), Some(S::Retired { .. } | S::Destroyed)) => {
             Step::Stop(Contradiction::RetiredYetRevoked)
         }
-        (D::Revoked(_), Some(S::Unknown | S::Released { settled: true })) => {
+        (D::Revoked(_), Some(S::Unknown | S::Superseded | S::Released { settled: true })) => {
             Step::Done(Outcome::RolledBack)
         }
         (D::Revoked(_), Some(S::Released { settled: false })) => Step::Settle,
+        // Declined: the destination had heard of a later epoch, and never of this one.
+        (D::Unknown, Some(S::Released { settled: false })) => Step::Settle,
+        (D::Unknown, Some(S::Released { settled: true })) => Step::Done(Outcome::RolledBack),
         (D::Revoked(receipt), Some(_)) => Step::Release(receipt.clone()),
 
         // Undecided.
@@ -118,6 +124,7 @@ pub fn next_step(
             Step::Stop(Contradiction::DecisionLost)
         }
         (D::Unknown, None) => Step::WaitFor(Side::Source),
+        (D::Unknown, Some(S::Superseded)) => Step::Done(Outcome::RolledBack),
         (D::Unknown, Some(S::Unknown | S::Known)) if intent == Intent::Abort => {
             Step::Done(Outcome::RolledBack)
         }

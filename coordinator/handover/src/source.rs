@@ -80,6 +80,8 @@ pub enum SourceState {
     Unknown,
     /// The VM runs here as if nothing were.
     Known,
+    /// As [`Self::Known`], for good: a later attempt was opened, and no fence can be begun in this.
+    Superseded,
     /// A fence was begun: the VM may run, stand still or be off, and no receipt was given.
     Fencing,
     Fenced(FenceReceipt),
@@ -174,8 +176,9 @@ impl SourceRole {
             (Some(SourceEnd::Retired(_)), _) if part.destroyed => SourceState::Destroyed,
             (Some(SourceEnd::Retired(_)), _) => SourceState::Retired { settled: part.settled },
             (None, Some(fence)) => SourceState::Fenced(self.fence_receipt(&held.attempt, fence)),
-            (None, None) if part.unfence.is_empty() => SourceState::Known,
-            (None, None) => SourceState::Fencing,
+            (None, None) if !part.unfence.is_empty() => SourceState::Fencing,
+            (None, None) if epoch < self.ledger.last_epoch() => SourceState::Superseded,
+            (None, None) => SourceState::Known,
         }
     }
 

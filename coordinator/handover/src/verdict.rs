@@ -223,7 +223,7 @@ fn judge(evidence: &Evidence) -> Judgement {
                 if evidence.mark == MarkSeen::Unknown { &[] } else { &[Next::Abort] };
             is(V::InHandover, Strength::Proven, None, Next::Resume, also_safe)
         }
-        (Decided::NotYet, Some(S::Known)) => {
+        (Decided::NotYet, Some(S::Known | S::Superseded)) => {
             let kind = if copying(evidence) { V::Resumable } else { V::NotStarted };
             is(kind, Strength::Proven, Some(Side::Source), Next::Resume, &[Next::Abort])
         }
@@ -237,7 +237,7 @@ fn judge(evidence: &Evidence) -> Judgement {
         }
 
         // No fence was ever made, so nothing can have been granted.
-        (Decided::Unreadable, Some(S::Known | S::Unknown)) => {
+        (Decided::Unreadable, Some(S::Known | S::Superseded | S::Unknown)) => {
             is(V::NotMigrated, Strength::Proven, Some(Side::Source), Next::Resume, &[])
         }
         // No fence receipt was ever given, so nothing can have been granted.
@@ -285,7 +285,7 @@ fn decided(evidence: &Evidence) -> Decided {
     match &evidence.source {
         Some(S::Released { .. }) => revoked = revoked.or(Some(Strength::Proven)),
         Some(S::Retired { .. } | S::Destroyed) => granted = granted.or(Some(Strength::Proven)),
-        Some(S::Unknown | S::Known | S::Fencing | S::Fenced(_)) | None => {}
+        Some(S::Unknown | S::Known | S::Superseded | S::Fencing | S::Fenced(_)) | None => {}
     }
     match (granted, revoked, &evidence.destination) {
         (Some(_), Some(_), _) => Decided::Contradiction,
@@ -316,7 +316,7 @@ fn after_grant(evidence: &Evidence) -> Next {
 fn split(decided: Decided, source: Option<&SourceState>) -> Judgement {
     let (lives_at, next) = match (decided, source) {
         (Decided::Granted(_), _) => (Some(Side::Destination), Next::FenceAgain(Side::Source)),
-        (Decided::Revoked(_), _) | (_, Some(SourceState::Known | SourceState::Unknown)) => {
+        (Decided::Revoked(_), _) | (_, Some(SourceState::Known | SourceState::Superseded)) => {
             (Some(Side::Source), Next::FenceAgain(Side::Destination))
         }
         // Nothing gave the destination the right to run.
@@ -383,6 +383,7 @@ const fn source_in_words(state: Option<&SourceState>) -> &'static str {
         None => "could not be read",
         Some(SourceState::Unknown) => "has not heard of this epoch",
         Some(SourceState::Known) => "the VM was not fenced",
+        Some(SourceState::Superseded) => "the VM was not fenced, a later epoch is known",
         Some(SourceState::Fencing) => "a fence was begun, no receipt given",
         Some(SourceState::Fenced(_)) => "fenced",
         Some(SourceState::Released { settled: true }) => "released, the VM may run again",

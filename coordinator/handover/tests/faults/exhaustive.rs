@@ -85,7 +85,7 @@ pub fn newest_exists(world: &World) -> bool {
     world.sites.iter().flat_map(|site| &site.vm).any(|vm| vm.disk == world.latest)
 }
 
-fn granted_was_fenced(world: &World) -> bool {
+pub fn granted_was_fenced(world: &World) -> bool {
     MOVES.iter().all(|m| {
         !matches!(
             state_at_destination(world, *m),
@@ -108,7 +108,7 @@ fn can_be_undone(world: &World) -> bool {
 }
 
 /// Revoked by a record, or turned away because a later epoch was known and this one was not.
-fn released_was_revoked(world: &World) -> bool {
+pub fn released_was_revoked(world: &World) -> bool {
     let later = |m: Move| {
         MOVES.iter().any(|other| {
             other.epoch() > m.epoch()
@@ -148,7 +148,7 @@ pub fn verdict_is_true(world: &World) -> bool {
 
 /// Visits every state; panics with the shortest way to a bad one.
 fn assert_safe(rules: Rules) {
-    let checker = rules.clone().checker().threads(2).spawn_bfs().join();
+    let checker = rules.checker().threads(2).spawn_bfs().join();
     println!("{} states", checker.unique_state_count());
     checker.assert_properties();
 }

@@ -108,6 +108,8 @@ pub enum Call {
     Grant(Move, ReceiptId, Mark),
     MarkWritten(Move, Mark),
     Start(Move, Mark),
+    Started(Move, Mark),
+    Healthy(Move, Mark),
     Revoke(Move, Mark),
     Decline(Move, Mark),
     Heal(ReceiptId),
@@ -149,6 +151,7 @@ pub enum Act {
 pub enum AsSource {
     Unknown,
     Known,
+    Superseded,
     Fencing,
     Fenced(ReceiptId),
     Released { settled: bool },
@@ -318,6 +321,8 @@ pub fn answer(site: usize, at: LedgerId, live: bool, call: Call) -> Result<Vec<A
         }
         Call::MarkWritten(m, mark) => as_destination(m, DestinationRequest::MarkWritten, mark),
         Call::Start(m, mark) => as_destination(m, DestinationRequest::Start, mark),
+        Call::Started(m, mark) => as_destination(m, DestinationRequest::Started, mark),
+        Call::Healthy(m, mark) => as_destination(m, DestinationRequest::Healthy, mark),
         Call::Revoke(m, mark) => {
             as_destination(m, DestinationRequest::Revoke { attested: None }, mark)
         }
@@ -407,6 +412,7 @@ pub fn as_source(site: usize, ledger: LedgerId, m: Move) -> AsSource {
     MEMO.of((site, ledger, m), || match source_role(site, ledger, false).state(m.epoch()) {
         SourceState::Unknown => AsSource::Unknown,
         SourceState::Known => AsSource::Known,
+        SourceState::Superseded => AsSource::Superseded,
         SourceState::Fencing => AsSource::Fencing,
         SourceState::Fenced(receipt) => AsSource::Fenced(keep(AnyReceipt::Fence(receipt))),
         SourceState::Released { settled } => AsSource::Released { settled },

@@ -75,6 +75,9 @@ pub enum Ask {
     Grant(Move, ReceiptId),
     MarkWritten(Move),
     Start(Move),
+    /// Not among the happenings: they decide nothing.
+    Started(Move),
+    Healthy(Move),
     Revoke(Move),
     Decline(Move),
     /// Of the site's own mark.
@@ -408,10 +411,10 @@ impl World {
             Some(Mutant::IntentAfterFence) if matches!(ask, Ask::Fence(_)) => {
                 acts.sort_by_key(record);
             }
-            Some(Mutant::StartBeforeMark) if matches!(ask, Ask::Grant(..)) => {
-                if acts.iter().any(record) {
-                    acts.insert(1, Act::Start);
-                }
+            Some(Mutant::StartBeforeMark)
+                if matches!(ask, Ask::Grant(..)) && acts.iter().any(record) =>
+            {
+                acts.insert(1, Act::Start);
             }
             _ => {}
         }
@@ -434,6 +437,8 @@ impl World {
             | Ask::Grant(m, _)
             | Ask::MarkWritten(m)
             | Ask::Start(m)
+            | Ask::Started(m)
+            | Ask::Healthy(m)
             | Ask::Revoke(m)
             | Ask::Decline(m) => m.destination(),
             Ask::Heal(i) | Ask::CarryOnAsSource(i) | Ask::CarryOnAsDestination(i) => i,
@@ -514,6 +519,8 @@ impl World {
             Ask::Grant(m, id) => Call::Grant(m, id, mark),
             Ask::MarkWritten(m) => Call::MarkWritten(m, mark),
             Ask::Start(m) => Call::Start(m, mark),
+            Ask::Started(m) => Call::Started(m, mark),
+            Ask::Healthy(m) => Call::Healthy(m, mark),
             Ask::Revoke(m) => {
                 let mark = if rules.mutant == Some(Mutant::RevokeWithoutLooking) {
                     Mark::Absent(m.epoch())
@@ -554,7 +561,7 @@ impl World {
             .any(|state| matches!(state, AsDestination::Granted | AsDestination::Marked(_)));
         let fencing = MOVES.iter().filter(|m| m.source() == i).any(|m| {
             let state = pure::as_source(i, ledger, *m);
-            !matches!(state, AsSource::Unknown | AsSource::Known)
+            !matches!(state, AsSource::Unknown | AsSource::Known | AsSource::Superseded)
         });
         match rules.restorable {
             Restorable::None => false,
@@ -590,7 +597,7 @@ impl World {
                 let ledger = self.sites[*i].ledger;
                 let owner = MOVES.iter().filter(|m| m.source() == *i).all(|m| {
                     let state = pure::as_source(*i, ledger, *m);
-                    matches!(state, AsSource::Unknown | AsSource::Known)
+                    matches!(state, AsSource::Unknown | AsSource::Known | AsSource::Superseded)
                 });
                 let vm = self.sites[*i].vm.as_mut().filter(|vm| owner && vm.form == Form::Own)?;
                 (vm.start_proof, vm.running) = (false, true);
