@@ -136,6 +136,12 @@ pub enum ReceiverError {
 
     #[error("blocks are on their way")]
     InFlight,
+
+    #[error("no memory for a decompressor")]
+    Decompressor {
+        #[source]
+        cause: io::Error,
+    },
 }
 
 impl ReceiverError {
@@ -146,9 +152,10 @@ impl ReceiverError {
             Self::Version { .. } => ErrorCode::Version,
             Self::Foreign { .. } => ErrorCode::Foreign,
             Self::Stale { .. } => ErrorCode::Stale,
-            Self::Target { .. } | Self::TooSmall { .. } | Self::NotWhole { .. } => {
-                ErrorCode::Target
-            }
+            Self::Target { .. }
+            | Self::TooSmall { .. }
+            | Self::NotWhole { .. }
+            | Self::Decompressor { .. } => ErrorCode::Target,
             Self::Stream(StreamError::Io { .. })
             | Self::Silent
             | Self::Stopped
@@ -165,7 +172,9 @@ impl From<&ReceiverError> for Failure {
             ReceiverError::Target { cause, .. } if is_full(cause) => {
                 (ControlCode::Io, Some("the destination's storage is full: make room, then resume"))
             }
-            ReceiverError::Target { .. } => (ControlCode::Io, None),
+            ReceiverError::Target { .. } | ReceiverError::Decompressor { .. } => {
+                (ControlCode::Io, None)
+            }
             ReceiverError::TooSmall { .. } | ReceiverError::Twice { .. } => {
                 (ControlCode::Disk, None)
             }

@@ -2,17 +2,19 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio_util::sync::CancellationToken;
 use units::{BlockIndex, Bytes, DiskNo};
+use wire::data::ErrorCode;
 
 use super::job::{Job, Writer};
 use super::sync::{SyncQueue, Written};
 use super::target::Target;
 use super::{ReceiverError, ReceiverLimits};
 use crate::buffer::Pool;
+use crate::failure::chain;
 
 /// See the [module above](super).
 pub struct Generation {
@@ -31,6 +33,8 @@ pub struct Generation {
     /// What of the credit is spent just now.
     memory: AtomicU64,
     threads: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
+    /// Why it ended.
+    failure: OnceLock<(ErrorCode, String)>,
 }
 
 impl Generation {
@@ -54,6 +58,7 @@ impl Generation {
             in_flight: Mutex::default(),
             memory: AtomicU64::new(0),
             threads: tokio::sync::Mutex::default(),
+            failure: OnceLock::new(),
         });
         let largest = targets.iter().map(|target| target.block_size.bytes()).max().unwrap_or(0);
         let writers = (0..limits.writers.max(1)).map(|_| {
@@ -103,6 +108,16 @@ impl Generation {
         self.jobs.try_send(job).map_err(|_| ReceiverError::Stopped)
     }
 
+    /// Ends it because of this, unless it has ended already; answers why it has.
+    pub fn fail(&self, error: &ReceiverError) -> (ErrorCode, String) {
+        let failure = self.failure.get_or_init(|| {
+            tracing::warn!(generation = self.number, error = chain(error), "generation ended");
+            (error.code(), chain(error))
+        });
+        self.end();
+        failure.clone()
+    }
+
     /// Nothing of this generation is begun any more; what runs ends by itself.
     pub fn end(&self) {
         self.ended.cancel();
@@ -127,8 +142,8 @@ impl Generation {
         let mut writer = match Writer::new(&self.pool, largest_block) {
             Ok(writer) => writer,
             Err(cause) => {
-                tracing::error!(%cause, "no memory for a decompressor");
-                return self.end();
+                self.fail(&ReceiverError::Decompressor { cause });
+                return;
             }
         };
         while let Ok(job) = self.queued.recv_blocking() {
@@ -150,8 +165,8 @@ impl Generation {
                     stream.refuse(seq, reason);
                 }
                 Err(error) => {
-                    stream.fail(&error);
-                    return self.end();
+                    self.fail(&error);
+                    return;
                 }
             }
             if stream.release(cost) {
@@ -165,8 +180,8 @@ impl Generation {
             written.sort_by_key(|written| (written.target.no, written.stream.no));
             for of_target in written.chunk_by(|a, b| a.target.no == b.target.no) {
                 if let Err(error) = of_target[0].target.sync() {
-                    of_target[0].stream.fail(&error);
-                    return self.end();
+                    self.fail(&error);
+                    return;
                 }
                 for one in of_target {
                     self.land(one.target.no, one.block);

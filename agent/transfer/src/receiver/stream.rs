@@ -46,11 +46,6 @@ impl StreamState {
         hurry
     }
 
-    /// The last word on this stream.
-    pub fn fail(&self, error: &ReceiverError) {
-        self.outbox.end(End::Error { code: error.code(), text: chain(error) });
-    }
-
     fn say(&self, settled: Settled) {
         if let Some(upto) = settled.acked {
             self.outbox.ack(upto);
@@ -87,22 +82,25 @@ where
         }
     };
     let mut speaking = pin!(speak(&mut writer, &state.outbox, &generation, hello_ack));
-    let ended = tokio::select! {
-        heard = listen(shared, &generation, &state, &mut reader) => heard,
+    let (ended, spoke) = tokio::select! {
+        heard = listen(shared, &generation, &state, &mut reader) => (heard, false),
         said = &mut speaking => match said {
-            Ok(()) => Err(ReceiverError::Stopped),
-            Err(cause) => Err(ReceiverError::Stream(cause.into())),
+            Ok(()) => (Err(ReceiverError::Stopped), true),
+            Err(cause) => (Err(ReceiverError::Stream(cause.into())), true),
         },
-        () = generation.ended.cancelled() => Err(ReceiverError::Stopped),
+        () = generation.ended.cancelled() => (Err(ReceiverError::Stopped), false),
     };
     match &ended {
         Ok(()) => state.outbox.end(End::Orderly),
-        Err(error) => state.fail(error),
+        Err(error) => {
+            // The first failure of the generation is what every stream tells.
+            let (code, text) = generation.fail(error);
+            state.outbox.end(End::Error { code, text });
+        }
     }
-    if ended.is_err() {
-        generation.end();
+    if !spoke {
+        let _unheard = timeout(LAST_WORD, speaking).await;
     }
-    let _unheard = timeout(LAST_WORD, speaking).await;
     ended
 }
 

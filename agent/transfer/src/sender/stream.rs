@@ -61,6 +61,9 @@ impl Stream {
     }
 }
 
+/// How long to wait for the last word of a peer that does not read.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
 /// Sends until the connection ends.
 pub async fn run_sending(
     stream: Arc<Stream>,
@@ -71,6 +74,8 @@ pub async fn run_sending(
     tokio::select! {
         sent = send(&stream, &mut writer, commands) => {
             if let Err(error) = sent {
+                // The other end may have said why it does not read any more.
+                let _silent = timeout(LAST_WORD, ended.cancelled()).await;
                 stream.link.fail(error);
             }
         }

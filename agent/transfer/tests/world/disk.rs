@@ -24,6 +24,8 @@ struct State {
     durable: Vec<u8>,
     /// Writes wait while it is closed.
     gate_is_closed: bool,
+    /// Only the first write waits at the gate.
+    gate_is_for_one: bool,
     waiting: u32,
 }
 
@@ -43,7 +45,13 @@ impl MemoryDisk {
     }
 
     pub fn holding(content: Vec<u8>) -> Self {
-        let state = State { durable: content.clone(), content, gate_is_closed: false, waiting: 0 };
+        let state = State {
+            durable: content.clone(),
+            content,
+            gate_is_closed: false,
+            gate_is_for_one: false,
+            waiting: 0,
+        };
         Self {
             state: Mutex::new(state),
             gate_opened: Condvar::new(),
@@ -102,6 +110,13 @@ impl MemoryDisk {
         self.state.lock().unwrap().gate_is_closed = true;
     }
 
+    /// The next write waits; those after it pass.
+    pub fn hold_next_write(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.gate_is_closed = true;
+        state.gate_is_for_one = true;
+    }
+
     pub fn open_gate(&self) {
         self.state.lock().unwrap().gate_is_closed = false;
         self.gate_opened.notify_all();
@@ -120,11 +135,12 @@ impl MemoryDisk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut state = self.state.lock().unwrap();
-        state.waiting += 1;
-        while state.gate_is_closed {
+        let passes = state.gate_is_for_one && state.waiting > 0;
+        state.waiting += u32::from(!passes);
+        while state.gate_is_closed && !passes {
             state = self.gate_opened.wait(state).unwrap();
         }
-        state.waiting -= 1;
+        state.waiting -= u32::from(!passes);
         change(&mut state.content[at..at + len]);
         if number == self.faults.fail_write.load(Ordering::Relaxed) {
             // Half of it got there.
@@ -164,6 +180,8 @@ impl BlockWrite for MemoryDisk {
     fn sync(&self) -> io::Result<()> {
         let number = self.syncs.fetch_add(1, Ordering::Relaxed) + 1;
         if number == self.faults.fail_sync.load(Ordering::Relaxed) {
+            // What the cache held is gone, and nobody will be told again.
+            self.crash();
             return Err(io::Error::other("injected"));
         }
         let mut state = self.state.lock().unwrap();

@@ -12,19 +12,22 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 pub struct Cut {
     stream: Option<DuplexStream>,
     left: u64,
+    /// Which byte to change on its way.
+    flip_at: Option<u64>,
     written: Arc<AtomicU64>,
 }
 
 /// One end breaks after it has written this much; the bytes before arrive.
 pub fn cut_after(bytes: u64) -> (Cut, DuplexStream) {
     let (here, there) = duplex(64 << 10);
-    (Cut { stream: Some(here), left: bytes, written: Arc::default() }, there)
+    (Cut { stream: Some(here), left: bytes, flip_at: None, written: Arc::default() }, there)
 }
 
-/// Never breaks, but counts what is written to it.
-pub fn counted(written: &Arc<AtomicU64>) -> (Cut, DuplexStream) {
+/// One bit of what one end writes changes on its way.
+pub fn flip_at(byte: u64) -> (Cut, DuplexStream) {
     let (here, there) = duplex(64 << 10);
-    (Cut { stream: Some(here), left: u64::MAX, written: Arc::clone(written) }, there)
+    let flip_at = Some(byte);
+    (Cut { stream: Some(here), left: u64::MAX, flip_at, written: Arc::default() }, there)
 }
 
 impl Cut {
@@ -56,8 +59,15 @@ impl AsyncWrite for Cut {
             self.stream = None;
         }
         let len = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let at = self.written.load(Ordering::Relaxed);
+        let mut bytes = buf[..len].to_vec();
+        if let Some(byte) = self.flip_at.and_then(|flip| flip.checked_sub(at))
+            && let Some(byte) = bytes.get_mut(usize::try_from(byte).unwrap())
+        {
+            *byte ^= 0x10;
+        }
         let Some(stream) = &mut self.stream else { return Self::broken() };
-        let polled = Pin::new(stream).poll_write(cx, &buf[..len]);
+        let polled = Pin::new(stream).poll_write(cx, &bytes);
         if let Poll::Ready(Ok(written)) = &polled {
             self.left -= *written as u64;
             self.written.fetch_add(*written as u64, Ordering::Relaxed);
