@@ -1,4 +1,5 @@
 //! Copies that are interrupted, everywhere.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 mod world;
 
@@ -234,8 +235,8 @@ async fn pages_in_flight_are_put_back_when_the_streams_break() {
     let mut world = World::with(vec![Arc::clone(&source)], Arc::clone(&marks) as _);
     world.connect_plainly(2).await;
     ok(world.round_with(RAW).await);
-    for block in 0..16 {
-        marks.write(0, &source, block * BLOCK + 8192, &[block as u8; 4096]);
+    for block in 0..16_u8 {
+        marks.write(0, &source, usize::from(block) * BLOCK + 8192, &[block; 4096]);
     }
     world.connect(2, |_| cut_after(20_000)).await.unwrap();
     let round = world.round_with(RAW).await;
@@ -253,8 +254,8 @@ async fn disconnecting_in_the_middle_puts_everything_back() {
     let mut world = World::with(vec![Arc::clone(&source)], Arc::clone(&marks) as _);
     world.connect_plainly(2).await;
     ok(world.round_with(RAW).await);
-    for block in 0..16 {
-        marks.write(0, &source, block * BLOCK, &[block as u8 + 1; 9]);
+    for block in 0..16_u8 {
+        marks.write(0, &source, usize::from(block) * BLOCK, &[block + 1; 9]);
     }
     world.targets[0].close_gate();
     let (sender, target) = (world.sender.clone(), Arc::clone(&world.targets[0]));
