@@ -15,7 +15,18 @@ pub struct LibvirtConfig {
     pub host: Option<HostAccess>,
     /// A UEFI loader to name in definitions; `None` lets libvirt choose one.
     pub uefi: Option<UefiLoader>,
+    pub acceleration: Acceleration,
     pub limits: Limits,
+}
+
+/// Which processor VMs made here run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acceleration {
+    /// The host's own, by KVM, where libvirt offers it; an imitated one elsewhere.
+    #[default]
+    Offered,
+    /// An imitated one: for hosts whose KVM is there and does not work.
+    Never,
 }
 
 /// SSH to the hypervisor's host, by the machine's own `ssh`, never asking for anything.
@@ -58,7 +69,14 @@ impl Limits {
 
 impl LibvirtConfig {
     pub const fn new(name: SiteName, uri: String) -> Self {
-        Self { name, uri, host: None, uefi: None, limits: Limits::USUAL }
+        Self {
+            name,
+            uri,
+            host: None,
+            uefi: None,
+            acceleration: Acceleration::Offered,
+            limits: Limits::USUAL,
+        }
     }
 
     /// The URI as it is opened: an `ssh` of libvirt's own must not ask on the terminal.

@@ -46,6 +46,8 @@ fn describe(connection: &Connect, domain: &Domain) -> Result<Vm, Fault> {
     // out in the running definition what `host-model` came to on this host.
     let live = look::live_xml(domain)?;
     let config = if persistent { look::config_xml(domain)? } else { live.clone() };
+    // A fenced definition says nothing of the VM that still runs beside it.
+    let asked = if config.fenced.is_some() { live.clone() } else { config };
     let disks = live
         .disks
         .iter()
@@ -59,11 +61,11 @@ fn describe(connection: &Connect, domain: &Domain) -> Result<Vm, Fault> {
         memory: live.memory,
         arch: live.arch,
         machine: live.machine,
-        cpu: config.cpu,
+        cpu: asked.cpu,
         firmware: live.firmware,
         disks,
         nics: live.nics,
-        devices: live.devices,
+        devices: live.devices.into_iter().chain(asked.cpu_features).collect(),
         power,
         autostart: persistent && domain.autostart()?,
         persistent,
@@ -131,7 +133,10 @@ pub(crate) fn volume_of(
 ) -> Result<Option<StorageVol>, Fault> {
     match source {
         XmlSource::File(path) | XmlSource::Block(path) => {
-            maybe(connection.lookup_storage_vol_by_path(path))
+            match maybe(connection.lookup_storage_vol_by_path(path))? {
+                Some(volume) => Ok(Some(volume)),
+                None => volume_after_refresh(connection, path),
+            }
         }
         XmlSource::Volume { pool, volume } => {
             let pool = maybe(connection.lookup_storage_pool_by_name(pool))?;
@@ -142,6 +147,18 @@ pub(crate) fn volume_of(
         }
         XmlSource::Other(_) | XmlSource::Nothing => Ok(None),
     }
+}
+
+/// A file that came into a pool's directory after libvirt last looked there.
+fn volume_after_refresh(connection: &Connect, path: &str) -> Result<Option<StorageVol>, Fault> {
+    let Some((directory, _)) = path.rsplit_once('/') else { return Ok(None) };
+    let Some(pool) = maybe(connection.lookup_storage_pool_by_target_path(directory))? else {
+        return Ok(None);
+    };
+    if !pool.is_active()? || pool.refresh(0).is_err() {
+        return Ok(None);
+    }
+    maybe(connection.lookup_storage_vol_by_path(path))
 }
 
 fn location(disk: &XmlDisk, volume: Option<&StorageVol>) -> Result<DiskLocation, Fault> {

@@ -28,5 +28,5 @@ mod verdict;
 mod volumes;
 mod xml;
 
-pub use config::{HostAccess, LibvirtConfig, Limits, UefiLoader};
+pub use config::{Acceleration, HostAccess, LibvirtConfig, Limits, UefiLoader};
 pub use libvirt_site::LibvirtSite;

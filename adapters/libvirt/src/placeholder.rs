@@ -112,14 +112,15 @@ fn start(connection: &Connect, domain: &Domain) -> Result<(), Fault> {
         Ok(()) => return Ok(()),
         Err(said) => said,
     };
-    if !said.message().contains("O_DIRECT") {
+    let without_direct_io = ["O_DIRECT", "multiple of request alignment"];
+    if !without_direct_io.iter().any(|words| said.message().contains(words)) {
         return Err(said.into());
     }
     // libvirt's own text of a definition that we wrote: the two attributes stand nowhere else in
     // it, because every value that holds a quote is escaped.
     let text = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?;
     let text = text.replace(DIRECT, CACHED);
-    warn!("the pool's file system does no direct I/O: the host's cache is used");
+    warn!(%said, "no direct I/O on these disks: the host's cache is used");
     Ok(connection.define_domain_xml(&text)?.create()?)
 }
 

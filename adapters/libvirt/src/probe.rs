@@ -5,25 +5,24 @@ use units::Bytes;
 use virt::connect::Connect;
 use virt::storage_pool::StoragePool;
 
-use crate::LibvirtConfig;
 use crate::fault::Fault;
 use crate::xml::{DomainCaps, Host, HostCaps, PoolXml};
+use crate::{Acceleration, LibvirtConfig};
 
 /// The oldest libvirt whose answers these modules were read from; older ones are told to the
 /// operator. Channels, metadata and volume streams are older than both.
 const LIBVIRT_KNOWN: u32 = 7_002_000;
 
 pub(crate) fn probe(connection: &Connect, config: &LibvirtConfig) -> Result<SiteReport, Fault> {
-    let host = HostCaps::parse(&connection.capabilities()?)?;
+    let host = host_caps(connection, config)?;
     let caps = domain_caps(connection, &host, &host.arch, "q35")
         .or_else(|_| domain_caps(connection, &host, &host.arch, ""))?;
     let libvirt = connection.lib_version()?;
     let qemu = connection.hyp_version()?;
     let mut warnings = Vec::new();
     if !host.kvm {
-        warnings.push(
-            "the host has no KVM: VMs run on an imitated processor, many times slower".to_owned(),
-        );
+        warnings
+            .push("no KVM here: VMs run on an imitated processor, many times slower".to_owned());
     }
     if libvirt < LIBVIRT_KNOWN {
         warnings.push(format!("libvirt {} is older than tried", version(libvirt)));
@@ -73,11 +72,17 @@ pub(crate) fn host(
     arch: &str,
     machine: &str,
 ) -> Result<Host, Fault> {
-    let host = HostCaps::parse(&connection.capabilities()?)?;
+    let host = host_caps(connection, config)?;
     let caps = domain_caps(connection, &host, arch, machine)?;
     // A VM of another architecture is imitated whatever the host's processor can do.
     let kvm = host.kvm && host.arch == arch;
     Ok(Host { kvm, caps, loader: config.uefi.clone() })
+}
+
+fn host_caps(connection: &Connect, config: &LibvirtConfig) -> Result<HostCaps, Fault> {
+    let caps = HostCaps::parse(&connection.capabilities()?)?;
+    let kvm = caps.kvm && config.acceleration == Acceleration::Offered;
+    Ok(HostCaps { kvm, ..caps })
 }
 
 fn domain_caps(

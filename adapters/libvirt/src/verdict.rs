@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use site::{Remedy, SiteErrorKind};
-use virt::error::{Error as Said, ErrorDomain, ErrorNumber as Number};
+use virt::error::{
+    Error as Said, ErrorDomain, ErrorDomainEnum, ErrorNumber as Number, ErrorNumberEnum,
+};
 
 use crate::fault::Op;
 
@@ -42,15 +44,19 @@ enum Then {
 }
 
 pub(crate) fn verdict(said: &Said, op: Op) -> Verdict {
-    let message = said.message().to_lowercase();
+    judge(said.code(), said.domain(), said.message(), op)
+}
+
+fn judge(code: ErrorNumberEnum, domain: ErrorDomainEnum, message: &str, op: Op) -> Verdict {
+    let message = message.to_lowercase();
     let row = ROWS.iter().find(|row| {
-        row.code.is_none_or(|code| said.code().is(code))
+        row.code.is_none_or(|wanted| code.is(wanted))
             && row.says.iter().all(|part| message.contains(part))
     });
     let (kind, what, hint, then) = match row {
         Some(row) => (row.kind, row.what, row.hint, row.then),
         // Whatever the connection's own layer says: no answer came.
-        None if said.domain().is(ErrorDomain::Rpc) => {
+        None if domain.is(ErrorDomain::Rpc) => {
             (SiteErrorKind::Unreachable, "the connection broke", None, Then::Broke)
         }
         None => (SiteErrorKind::Platform, "libvirt refused", None, Then::GiveUp),
@@ -204,3 +210,159 @@ const ROWS: &[Row] = &[
     row(Some(Number::XmlInvalidSchema), &[], Kind::Internal, "libvirt does not understand our definition", None, Then::GiveUp),
     row(Some(Number::InvalidArg), &[], Kind::Internal, "libvirt does not understand the call", None, Then::GiveUp),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(code: Number, domain: ErrorDomain, message: &str, op: Op) -> Verdict {
+        judge(code.into(), domain.into(), message, op)
+    }
+
+    #[test]
+    fn no_row_is_hidden_behind_an_earlier_one() {
+        for row in ROWS {
+            let code = row.code.unwrap_or(Number::OperationFailed);
+            let verdict = said(code, ErrorDomain::Qemu, &row.says.join(" x "), Op::Look);
+            assert_eq!((verdict.kind, verdict.what), (row.kind, row.what), "{:?}", row.says);
+        }
+    }
+
+    #[test]
+    fn every_row_that_gives_up_on_the_operators_account_says_what_to_do() {
+        use SiteErrorKind::{Conflict, Exhausted, Unsupported};
+        for row in ROWS.iter().filter(|row| row.code.is_none() && matches!(row.then, Then::GiveUp))
+        {
+            let told = row.hint.is_some()
+                || !matches!(row.kind, Conflict | Unsupported | Exhausted)
+                || ["disk quota exceeded", "o_direct"].contains(&row.says[0]);
+            assert!(told, "{:?}", row.says);
+        }
+    }
+
+    /// Messages as libvirt 9.0.0 and QEMU 7.2 were seen to write them.
+    #[test]
+    fn what_libvirt_says_is_understood() {
+        use SiteErrorKind as Kind;
+        let seen = [
+            (
+                Number::SystemError,
+                "unable to connect to server at '10.0.0.1:16509': Connection refused",
+                Kind::Unreachable,
+            ),
+            (
+                Number::SystemError,
+                "Failed to connect socket to '/var/run/libvirt/libvirt-sock': No such file or directory",
+                Kind::Unreachable,
+            ),
+            (
+                Number::SystemError,
+                "Failed to connect socket to '/var/run/libvirt/libvirt-sock': Permission denied",
+                Kind::Denied,
+            ),
+            (
+                Number::SystemError,
+                "Cannot recv data: Host key verification failed.: Connection reset by peer",
+                Kind::Denied,
+            ),
+            (
+                Number::SystemError,
+                "Cannot recv data: ssh: connect to host east port 22: No route to host: Connection reset by peer",
+                Kind::Unreachable,
+            ),
+            (
+                Number::SystemError,
+                "End of file while reading data: Input/output error",
+                Kind::Unreachable,
+            ),
+            (Number::InternalError, "client socket is closed", Kind::Unreachable),
+            (Number::AuthFailed, "authentication failed: authentication failed", Kind::Denied),
+            (
+                Number::NoDomain,
+                "Domain not found: no domain with matching name 'web1'",
+                Kind::NotFound,
+            ),
+            (
+                Number::NoStoragePool,
+                "Storage pool not found: no storage pool with matching name 'x'",
+                Kind::NotFound,
+            ),
+            (
+                Number::OperationFailed,
+                "operation failed: domain 'web1' already exists with uuid 3b2f1c7e",
+                Kind::Conflict,
+            ),
+            (
+                Number::OperationFailed,
+                "operation failed: Active channel stream exists for this domain",
+                Kind::Conflict,
+            ),
+            (Number::StorageVolExist, "storage volume 'web1-vda' exists already", Kind::Conflict),
+            (
+                Number::InternalError,
+                "cannot fill file '/srv/x': No space left on device",
+                Kind::Exhausted,
+            ),
+            (
+                Number::InternalError,
+                "process exited while connecting to monitor: cannot set up guest memory 'pc.ram': Cannot allocate memory",
+                Kind::Exhausted,
+            ),
+            (
+                Number::CpuIncompatible,
+                "the CPU is incompatible with host CPU: Host CPU does not provide required features: avx512f",
+                Kind::Unsupported,
+            ),
+            (Number::InternalError, "Unknown CPU model Nonesuch", Kind::Unsupported),
+            (
+                Number::ConfigUnsupported,
+                "unsupported configuration: Emulator '/usr/bin/qemu-system-x86_64' does not support machine type 'foo'",
+                Kind::Unsupported,
+            ),
+            (
+                Number::OperationFailed,
+                "operation failed: Unable to find any firmware to satisfy 'efi'",
+                Kind::Unsupported,
+            ),
+            (
+                Number::SystemError,
+                "Cannot access storage file '/FENCED/by-causeway/web1/moved-to-another-site/vda': No such file or directory",
+                Kind::WrongState,
+            ),
+            (
+                Number::InternalError,
+                "qemu unexpectedly closed the monitor: Image is not in qcow2 format",
+                Kind::WrongState,
+            ),
+            (
+                Number::InternalError,
+                "process exited while connecting to monitor: Failed to get \"write\" lock",
+                Kind::Conflict,
+            ),
+            (
+                Number::OperationInvalid,
+                "Requested operation is not valid: domain is not running",
+                Kind::WrongState,
+            ),
+            (Number::XmlError, "XML error: missing name", Kind::Internal),
+            (Number::InternalError, "something new", Kind::Platform),
+        ];
+        for (code, message, kind) in seen {
+            let verdict = said(code, ErrorDomain::Qemu, message, Op::Look);
+            assert_eq!(verdict.kind, kind, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_breaks_leaves_a_change_open_and_a_look_not() {
+        let broke = "End of file while reading data: Input/output error";
+        let judged = |message, domain, op| said(Number::SystemError, domain, message, op).remedy;
+        assert_eq!(judged(broke, ErrorDomain::Rpc, Op::Change), Remedy::Reconcile);
+        assert!(matches!(judged(broke, ErrorDomain::Rpc, Op::Look), Remedy::RetryAfter(_)));
+        let strange = "words of a later release";
+        assert_eq!(judged(strange, ErrorDomain::Rpc, Op::Change), Remedy::Reconcile);
+        // What never stood was never asked.
+        let refused = "unable to connect to server at 'a:1': Connection refused";
+        assert!(matches!(judged(refused, ErrorDomain::Rpc, Op::Change), Remedy::RetryAfter(_)));
+    }
+}

@@ -16,3 +16,10 @@ pub(crate) use write::{
     CACHED, DIRECT, Fenced, Form, Host, Located, NOWHERE, WriteError, fenced, metadata_text,
     placeholder,
 };
+
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod reading;
+#[cfg(test)]
+mod writing;

@@ -26,6 +26,7 @@ pub(crate) struct DomainXml {
     pub disks: Vec<XmlDisk>,
     pub nics: Vec<Nic>,
     pub devices: Vec<Device>,
+    pub cpu_features: Option<Device>,
     /// What we wrote into it, if it is ours.
     pub ours: Option<Ours>,
     /// What we fenced, if it is fenced.
@@ -80,9 +81,6 @@ impl DomainXml {
         let id = text_at(root, "uuid").and_then(|text| Uuid::parse_str(&text).ok());
         let name = text_at(root, "name").ok_or_else(|| missing("a name"))?;
         let memory = at(root, "memory").and_then(|memory| bytes(memory, "KiB"));
-        let cpu = cpu(root);
-        let mut all_devices = devices(root);
-        all_devices.extend(devices::cpu_features(root));
         Ok(Self {
             id: VmId(id.ok_or_else(|| missing("an id"))?),
             name,
@@ -90,13 +88,14 @@ impl DomainXml {
             memory: Bytes(memory.ok_or_else(|| missing("a size of memory"))?),
             arch: attribute(root, "os/type", "arch").ok_or_else(|| missing("an architecture"))?,
             machine: attribute(root, "os/type", "machine").map_or_else(String::new, alias),
-            cpu,
+            cpu: cpu(root),
             firmware: firmware(root),
             disks: at(root, "devices")
                 .map(|devices| children(devices, "disk").map(|node| disk(root, node)).collect())
                 .unwrap_or_default(),
             nics: at(root, "devices").map(nics).unwrap_or_default(),
-            devices: all_devices,
+            devices: devices(root),
+            cpu_features: devices::cpu_features(root),
             ours: Ours::read(root),
             fenced: super::ours::fence_note(root),
         })
@@ -140,7 +139,12 @@ fn cpu(root: Node<'_, '_>) -> Cpu {
     match node.attribute("mode") {
         Some("host-passthrough") => Cpu::HostPassthrough,
         Some("host-model" | "maximum") => Cpu::HostModel,
-        _ => text_at(node, "model").map_or(Cpu::Default, Cpu::Model),
+        _ => match text_at(node, "model") {
+            // libvirt writes down its own default where none was asked for.
+            None => Cpu::Default,
+            Some(model) if model == "qemu64" || model == "qemu32" => Cpu::Default,
+            Some(model) => Cpu::Model(model),
+        },
     }
 }
 

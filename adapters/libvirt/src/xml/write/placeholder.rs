@@ -226,15 +226,14 @@ fn disk(devices: &mut Inside<'_>, located: &Located<'_>, form: Form) -> Result<(
     };
     let (kind, source) = if *block { ("block", "dev") } else { ("file", "file") };
     devices.nested("disk", &[("type", kind), ("device", "disk")], |node| {
-        // Spelt out in `DIRECT` too.
-        let driver = [
-            ("name", "qemu"),
-            ("type", format),
-            ("cache", "none"),
-            ("io", "native"),
-            ("discard", "unmap"),
-        ];
-        node.empty("driver", &driver)?;
+        // Spelt out in `DIRECT` and `CACHED` too.
+        let cache: &[_] = if is_aligned(disk) {
+            &[("cache", "none"), ("io", "native")]
+        } else {
+            &[("cache", "writeback")]
+        };
+        let driver = [&[("name", "qemu"), ("type", format)], cache, &[("discard", "unmap")]];
+        node.empty("driver", &driver.concat())?;
         node.empty("source", &[(source, path)])?;
         match form {
             Form::Held => {
@@ -259,6 +258,12 @@ fn disk(devices: &mut Inside<'_>, located: &Located<'_>, form: Form) -> Result<(
             }
         }
     })
+}
+
+/// QEMU refuses direct I/O on an image whose size is not a multiple of the host's block, and 4 KiB is
+/// the largest of those in use.
+const fn is_aligned(disk: &NewDisk) -> bool {
+    disk.size.0.is_multiple_of(4096)
 }
 
 /// `vda` to `vdz`, then `vdaa`: in the order of the disks' numbers.
