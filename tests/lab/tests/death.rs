@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -155,11 +156,16 @@ fn dropping_a_lab_ends_its_processes_and_removes_its_directory() {
     let root = tempfile::tempdir().unwrap();
     let lab = Lab::builder().site(lab::SiteSpec::named("east")).dir(root.path()).start().unwrap();
     let dir = lab.dir().to_owned();
-    let mut stays = lab.operator().command("sleep").arg("1000").spawn().unwrap();
+    // One that only its namespace gives away, one that only its mark does.
+    let mut unmarked = lab.operator().command("env").args(["-i", "sleep", "1000"]).spawn().unwrap();
+    let east = lab.site("east").unwrap();
+    let mut elsewhere = east.command("sleep").unwrap().arg("1000").spawn().unwrap();
     drop(lab);
     assert_eq!(marked(&dir), Vec::<u32>::new());
     assert!(!dir.exists());
-    assert!(!stays.wait().unwrap().success(), "the operator's process was killed");
+    let ended = [unmarked.try_wait().unwrap(), elsewhere.try_wait().unwrap()];
+    let killed = |status: &ExitStatus| status.signal() == Some(9);
+    assert!(ended.iter().all(|status| status.as_ref().is_some_and(killed)), "{ended:?}");
 }
 
 /// As a fence does to the disks of a VM that must not start.

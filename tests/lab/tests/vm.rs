@@ -179,7 +179,11 @@ fn a_power_cut_stops_vms_and_only_autostarted_ones_come_back() {
     east.start(&spec("gone", &initrd, "10.77.2.1")).unwrap();
     assert!(east.is_running("back").unwrap() && east.is_running("gone").unwrap());
 
+    // The first process of a pid namespace outlives every other one in it.
+    let first = format!("/proc/{}", east.pid().unwrap());
+    assert!(Path::new(&first).exists());
     lab.power_off("east").unwrap();
+    assert!(!Path::new(&first).exists());
     lab.power_on("east").unwrap();
 
     // libvirtd starts them in the background.
