@@ -12,7 +12,8 @@ echo "$NAME" > /proc/sys/kernel/hostname
 
 mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs -o mode=755 srv /srv
-mkdir -p /run/libvirt /run/sshd /srv/vm
+# Hosts have /run/lock; libvirt locks the serial ports there that its streams open.
+mkdir -p /run/libvirt /run/lock /run/sshd /srv/vm
 mount --bind "$SITE/vm" /srv/vm
 mount --bind "$SITE/etc" /etc/libvirt
 mount --bind "$SITE/lib" /var/lib/libvirt
