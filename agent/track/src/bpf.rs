@@ -77,6 +77,9 @@ pub enum BpfError {
     #[error("{disks} disks of {size} in all need more than {budget} for marks")]
     TooLarge { disks: usize, size: Bytes, budget: Bytes },
 
+    #[error("device {device} was given twice")]
+    Twice { device: String },
+
     #[error("{disks} disks are more than the {MAX_DISKS} that can be watched at once")]
     TooMany { disks: usize },
 }
@@ -250,6 +253,12 @@ fn lay_out(
     if disks.len() > MAX_DISKS {
         return Err(BpfError::TooMany { disks: disks.len() });
     }
+    for (at, disk) in disks.iter().enumerate() {
+        // One entry in the programs' table: the other's writes would go unmarked.
+        if disks[..at].iter().any(|other| other.device == disk.device) {
+            return Err(BpfError::Twice { device: disk.device.to_string() });
+        }
+    }
     let budget = KERNEL_MEMORY.min(Bytes(free_memory.0 / 16));
     for shift in Region::MIN_SHIFT..=Region::MAX_SHIFT {
         let mut words = 0;
@@ -325,4 +334,68 @@ fn attach(programs: &mut Ebpf, btf: &Btf) -> Result<(), BpfError> {
         program.attach().map_err(refused)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use units::BlockSize;
+
+    use super::*;
+    use crate::DeviceId;
+
+    const PLENTY: Bytes = Bytes::mib(1 << 20);
+
+    fn disk(minor: u32, size: Bytes) -> TrackedDisk {
+        TrackedDisk {
+            no: DiskNo(0),
+            device: DeviceId { major: 254, minor },
+            size,
+            block_size: BlockSize::for_disk(size),
+            sysfs: "/nowhere".into(),
+        }
+    }
+
+    fn granularity(disks: &[TrackedDisk], free_memory: Bytes) -> Option<u64> {
+        let (regions, words) = lay_out(disks, free_memory).ok()?;
+        assert!(words_in_bytes(words) <= KERNEL_MEMORY.0.min(free_memory.0 / 16));
+        Some(1 << regions[0].0.shift)
+    }
+
+    #[test]
+    fn marks_become_coarser_until_they_fit() {
+        const TIB: u64 = 1 << 40;
+        // The coarse bits take a little too, so a whole 2 TiB does not fit at the finest.
+        assert_eq!(granularity(&[disk(0, Bytes(TIB * 19 / 10))], PLENTY), Some(4096));
+        assert_eq!(
+            granularity(&[disk(0, Bytes(TIB)), disk(1, Bytes(TIB * 2))], PLENTY),
+            Some(8192)
+        );
+        assert_eq!(granularity(&[disk(0, Bytes(TIB * 120))], PLENTY), Some(256 << 10));
+        assert_eq!(granularity(&[disk(0, Bytes(TIB * 130))], PLENTY), None);
+        // 64 MiB of marks do not go into a sixteenth of 512 MiB.
+        assert_eq!(granularity(&[disk(0, Bytes(TIB))], Bytes::mib(512)), Some(16 << 10));
+    }
+
+    #[test]
+    fn regions_follow_one_another() {
+        let disks: Vec<_> = (0..16).map(|n| disk(n, Bytes::mib(u64::from(n) * 77 + 1))).collect();
+        let (regions, words) = lay_out(&disks, PLENTY).unwrap();
+        let ranges =
+            regions.iter().flat_map(|(_, place)| [place.issued.clone(), place.completed.clone()]);
+        let end = ranges.fold(0, |end, range| {
+            assert_eq!(range.start, end);
+            range.end
+        });
+        assert_eq!(end, words);
+        let slots: Vec<usize> = regions.iter().map(|(_, place)| place.slot).collect();
+        assert_eq!(slots, (0..MAX_DISKS).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn too_many_disks_or_one_disk_twice_are_refused() {
+        let disks: Vec<_> = (0..17).map(|n| disk(n, Bytes::mib(1))).collect();
+        assert!(matches!(lay_out(&disks, PLENTY), Err(BpfError::TooMany { disks: 17 })));
+        let twice = [disk(3, Bytes::mib(1)), disk(3, Bytes::mib(1))];
+        assert!(matches!(lay_out(&twice, PLENTY), Err(BpfError::Twice { .. })));
+    }
 }
