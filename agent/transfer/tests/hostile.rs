@@ -139,7 +139,7 @@ async fn blocks_that_do_not_fit_the_disk_are_refused_before_their_payload() {
                 block.content = run(0, 1);
                 block.block = BlockIndex(3);
             },
-            &vec![7; 101],
+            &[7; 101],
         ),
     ] {
         assert_cut_off(&lie, ErrorCode::Protocol).await;
