@@ -105,28 +105,35 @@ impl Bpf {
     /// Loads the programs and watches whole, request-based disks (`choose` sees to that).
     pub fn start(disks: Vec<TrackedDisk>, free_memory: Bytes) -> Result<Self, BpfError> {
         const OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/track.bpf.o");
-        Self::start_object(&mut EbpfLoader::new(), OBJECT, Marking::Faithful, disks, free_memory)
+        Self::start_object(
+            Object { bytes: OBJECT, switches: &[], marking: Marking::Faithful },
+            disks,
+            free_memory,
+        )
     }
 
     pub(crate) fn start_object(
-        loader: &mut EbpfLoader<'_>,
-        object: &[u8],
-        marking: Marking,
+        object: Object<'_>,
         disks: Vec<TrackedDisk>,
         free_memory: Bytes,
     ) -> Result<Self, BpfError> {
         let (regions, words) = lay_out(&disks, free_memory)?;
         let btf = Btf::from_sys_fs().map_err(BpfError::Btf)?;
         let entries = u32::try_from(words).expect("the budget is far below 2^32 words");
-        loader.map_max_entries("marks", entries);
-        let mut programs = loader.load(object).map_err(BpfError::Object)?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf)).map_max_entries("marks", entries);
+        for (name, value) in object.switches {
+            loader.override_global(name, value, true);
+        }
+        let mut programs = loader.load(object.bytes).map_err(BpfError::Object)?;
+        drop(loader);
 
         let marks = SharedWords::map(array(&mut programs, "marks")?.fd(), words)
             .map_err(BpfError::Memory)?;
         let counters_len = (MAX_DISKS + 1) * Counters::WORDS;
         let counters = SharedWords::map(array(&mut programs, "counters")?.fd(), counters_len)
             .map_err(BpfError::Memory)?;
-        fill_table(&mut programs, marking, &disks, &regions)?;
+        fill_table(&mut programs, object.marking, &disks, &regions)?;
         attach(&mut programs, &btf)?;
 
         let mut bpf = Self { programs, marks, counters, disks: Vec::new() };
@@ -176,6 +183,15 @@ impl Bpf {
     fn mapped(&self, place: &Place) -> Mapped<'_> {
         mapped(&self.marks, &self.counters, place)
     }
+}
+
+/// The programs to load.
+#[derive(Clone, Copy)]
+pub(crate) struct Object<'a> {
+    /// Aligned as an ELF file must be.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) switches: &'a [(&'a str, u32)],
+    pub(crate) marking: Marking,
 }
 
 /// Which program marks which region.

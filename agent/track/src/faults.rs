@@ -2,10 +2,7 @@
 //!
 //! They load another object than the shipped one, which has no such switch.
 
-use aya::EbpfLoader;
-use units::Bytes;
-
-use crate::bpf::{Bpf, BpfError, Marking};
+use crate::bpf::{Bpf, BpfError, Marking, Object};
 use crate::{TrackedDisk, choose};
 
 /// What is broken.
@@ -30,17 +27,13 @@ pub enum Trusted {
 impl Faults {
     pub fn start(self, disks: Vec<TrackedDisk>) -> Result<Bpf, BpfError> {
         const OBJECT: &[u8] = aya::include_bytes_aligned!("../bpf/track-faults.bpf.o");
-        let mut loader = EbpfLoader::new();
-        loader.override_global("drop_completions", &self.dropped_completions, true);
-        loader.override_global("drop_issues", &self.dropped_issues, true);
         let marking = match self.trusted {
             Trusted::Completion => Marking::Faithful,
             Trusted::Issue => Marking::Swapped,
         };
-        Bpf::start_object(&mut loader, OBJECT, marking, disks, free_memory())
+        let switches =
+            [("drop_completions", self.dropped_completions), ("drop_issues", self.dropped_issues)];
+        let object = Object { bytes: OBJECT, switches: &switches, marking };
+        Bpf::start_object(object, disks, choose::Machine::this().free_memory)
     }
-}
-
-fn free_memory() -> Bytes {
-    choose::Machine::this().free_memory
 }
