@@ -30,6 +30,13 @@ pub struct DiskFile {
     pub bytes: u64,
 }
 
+impl From<&DiskFile> for crate::Disk {
+    /// The image copied into a site's pool, in its own format.
+    fn from(file: &DiskFile) -> Self {
+        Self::copy_of(&file.path, file.format)
+    }
+}
+
 /// What is on a data disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Content {
@@ -197,7 +204,7 @@ pub(super) fn place(from: &Path, image: &File, at: u64) -> Result<()> {
 
 /// A copy that shares its blocks with the original where the file system can.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
-    run(Command::new("cp").args(["--reflink=auto", "--sparse=always", "--"]).args([from, to]))?;
+    run(Command::new("cp").args(["--reflink=auto", "--"]).args([from, to]))?;
     Ok(())
 }
 

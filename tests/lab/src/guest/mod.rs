@@ -16,13 +16,18 @@ pub mod small;
 mod ssh;
 mod tree;
 
-use std::{fs, net::SocketAddr, path::Path, time::{Duration, SystemTime}};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, Result};
 
 pub use disk::{Content, DiskFile};
 pub use keys::Keys;
-pub use offline::{Witnessed, verify_offline};
+pub use offline::{Witnessed, verify_inside, verify_offline};
 pub use program::ledger as ledger_program;
 pub use qemu::{Machine, Qemu, Start, Writes};
 pub use ssh::{Answer, Ssh};
@@ -175,19 +180,23 @@ impl LedgerOptions {
     }
 }
 
-/// Marks the image as used, and removes others of its kind that nobody has used for hours.
-fn forget_old(image: &Path) -> Result<()> {
+/// Marks a cache entry as used, and removes others of its kind (`KIND-…`) that nobody has used for
+/// hours.
+fn forget_old(used: &Path, kind: &str) -> Result<()> {
     const UNUSED: Duration = Duration::from_secs(4 * 3600);
-    fs::File::open(image)?.set_modified(SystemTime::now())?;
-    let parent = image.parent().context("a cache entry has a directory")?;
+    fs::File::open(used)?.set_modified(SystemTime::now())?;
+    let parent = used.parent().context("a cache entry has a directory")?;
     for entry in fs::read_dir(parent)?.filter_map(Result::ok) {
-        let is_image = entry.file_name().as_encoded_bytes().starts_with(b"image-");
-        if is_image
-            && entry.path() != image
+        let is_kind = entry.file_name().as_encoded_bytes().starts_with(kind.as_bytes());
+        if is_kind
+            && entry.path() != used
             && entry.metadata()?.modified()?.elapsed().unwrap_or_default() > UNUSED
         {
             // Another process may be removing it too.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path()),
+                false => fs::remove_file(entry.path()),
+            };
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
-//! Judges the ledgers on disks whose guest is off, in a guest of its own: it replays journals and
-//! activates volumes as any Linux does, and what it writes is thrown away.
+//! Judges the ledgers of a guest: from inside while it runs, and on its disks while it is off. For
+//! the latter a guest of its own mounts them: it replays journals and activates volumes as any
+//! Linux does, and what it writes is thrown away.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -11,6 +12,7 @@ use super::{
     program,
     qemu::{Machine, Qemu, Start, Writes},
     small,
+    ssh::Ssh,
     tree::Tree,
 };
 use crate::{cache, kernel, kernel::Kernel, ledger::Verdict};
@@ -18,7 +20,7 @@ use crate::{cache, kernel, kernel::Kernel, ledger::Verdict};
 const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "xfs", "dm-mod"];
 
 /// Long, for disks with much to read on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Which records must be there besides.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +29,25 @@ pub struct Witnessed<'a> {
     pub file: &'a Path,
     /// Only what this VM acknowledged; all, if absent.
     pub vm: Option<&'a str>,
+}
+
+/// Verifies the ledgers of a running guest, which may go on writing.
+pub fn verify_inside(ssh: &Ssh<'_>, witnessed: Option<Witnessed<'_>>) -> Result<Verdict> {
+    // The writer's own orders say where its ledgers are.
+    let mut script = "dirs=$(sed -n 's/.*--dir \\([^ ]*\\).*/\\1/p' /etc/ledger.conf); \
+                      PATH=$PATH:/usr/local/bin; ledger verify --dir \"$dirs\""
+        .to_owned();
+    let mut notes = Vec::new();
+    if let Some(Witnessed { file, vm }) = witnessed {
+        notes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        script += " --witness-file -";
+        if let Some(vm) = vm {
+            script += &format!(" --vm {vm}");
+        }
+    }
+    let answer = ssh.answer(&script, &notes)?;
+    serde_json::from_str(&answer.stdout)
+        .with_context(|| format!("no verdict, exit code {}: {}", answer.code, answer.stderr.trim()))
 }
 
 /// Verifies all ledgers on `disks`, which stay as they are. The guests that use them must be off.
@@ -79,7 +100,8 @@ fn verifier(kernel: &Kernel) -> Result<std::path::PathBuf> {
     tree.file("init", 0o755, include_str!("offline/init.sh"));
     tree.file("conf/modules", 0o644, MODULES.join("\n") + "\n");
     Modules::of(kernel)?.add_to(&mut tree, MODULES)?;
-    cache::entry(&format!("verifier/{}", &tree.hash().to_hex()[..16]), |path| {
-        Ok(fs::write(path, zstd::bulk::compress(&tree.cpio()?, 10)?)?)
-    })
+    let name = format!("verifier/initrd-{}", &tree.hash().to_hex()[..16]);
+    let path = cache::entry(&name, |path| Ok(fs::write(path, tree.initrd()?)?))?;
+    super::forget_old(&path, "initrd-")?;
+    Ok(path)
 }

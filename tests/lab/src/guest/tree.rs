@@ -125,6 +125,19 @@ impl Tree {
         Ok(out)
     }
 
+    /// The tree as a compressed initramfs.
+    pub fn initrd(&self) -> Result<Vec<u8>> {
+        let scratch = tempfile::NamedTempFile::new()?;
+        fs::write(scratch.path(), self.cpio()?)?;
+        let mut zstd = Command::new("zstd");
+        let output = zstd.args(["-q", "-10", "-c"]).arg(scratch.path()).output();
+        let output = output.context("cannot run zstd")?;
+        if !output.status.success() {
+            bail!("zstd: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(output.stdout)
+    }
+
     fn owner(&self, path: &str) -> u32 {
         self.owners.get(path).copied().unwrap_or(0)
     }

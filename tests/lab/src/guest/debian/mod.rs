@@ -64,7 +64,8 @@ pub fn build() -> Result<DebianImage> {
     hasher.update(concat!(include_str!("mod.rs"), include_str!("../disk.rs")).as_bytes());
     let name = format!("debian/image-{}", &hasher.finalize().to_hex()[..16]);
     let dir = cache::entry(&name, |dir| make(dir, &archive, &uuids))?;
-    super::forget_old(&dir)?;
+    super::forget_old(&dir, "image-")?;
+    super::forget_old(&archive, "tree-")?;
     Ok(DebianImage { root: dir.join("root.raw"), uuids })
 }
 

@@ -20,7 +20,7 @@ in_tree usermod --password '*' root
 in_tree usermod --password '*' ops
 in_tree systemctl enable systemd-networkd serial-getty@ttyS0.service
 in_tree systemctl mask networking.service apt-daily.timer apt-daily-upgrade.timer \
-    dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
+    dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
 in_tree apt-get clean
 rm -rf "$tree"/var/lib/apt/lists/* "$tree"/usr/share/doc/* "$tree"/usr/share/man/* \
     "$tree"/usr/share/locale/* "$tree"/etc/ssh/ssh_host_* "$tree"/var/log/*.log

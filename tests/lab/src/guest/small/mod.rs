@@ -92,7 +92,7 @@ pub fn build() -> Result<SmallImage> {
         fs::write(dir.join("initrd"), &initrd)?;
         make_root(&dir.join("root.raw"), &tree, &uuids)
     })?;
-    super::forget_old(&dir)?;
+    super::forget_old(&dir, "image-")?;
     Ok(SmallImage {
         root: dir.join("root.raw"),
         vmlinuz: kernel.vmlinuz,
@@ -146,7 +146,7 @@ fn initrd(kernel: &Kernel) -> Result<Vec<u8>> {
     tree.file("init", 0o755, include_str!("files/init.sh"));
     tree.file("conf/modules", 0o644, INITRD_MODULES.join("\n") + "\n");
     Modules::of(kernel)?.add_to(&mut tree, INITRD_MODULES)?;
-    Ok(zstd::bulk::compress(&tree.cpio()?, 10)?)
+    tree.initrd()
 }
 
 fn root_tree(kernel: &Kernel, initrd: &[u8], uuids: &Uuids, cmdline: &str) -> Result<Tree> {
