@@ -12,10 +12,14 @@ use crate::sites::SiteConfig;
 /// Opens a site by its URI. Does not connect.
 pub fn open(config: &SiteConfig) -> Result<Arc<dyn Site>, Failure> {
     let scheme = config.uri.split("://").next().unwrap_or_default();
-    let known = ["qemu", "qemu+ssh", "qemu+tcp", "qemu+tls", "qemu+unix", "qemu+libssh2", "qemu+libssh"];
+    let known =
+        ["qemu", "qemu+ssh", "qemu+tcp", "qemu+tls", "qemu+unix", "qemu+libssh2", "qemu+libssh"];
     if !known.contains(&scheme) {
-        return Err(Failure::new(Kind::Usage, format!("no cloud is reached by this URI: {}", config.uri))
-            .hint("libvirt sites look like qemu+ssh://root@host/system"));
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("no cloud is reached by this URI: {}", config.uri),
+        )
+        .hint("libvirt sites look like qemu+ssh://root@host/system"));
     }
     let host = match &config.host {
         None => None,

@@ -63,9 +63,10 @@ async fn taken(
     let Ok(vm) = vm else { return (None, Ok(report)) };
     match destination.vms().await {
         Ok(there) => {
-            let taken = there.into_iter().find(|(id, name)| *id == vm.id || *name == vm.name).map(
-                |(id, name)| Taken { same_id: id == vm.id, same_name: name == vm.name, name },
-            );
+            let taken = there
+                .into_iter()
+                .find(|(id, name)| *id == vm.id || *name == vm.name)
+                .map(|(id, name)| Taken { same_id: id == vm.id, same_name: name == vm.name, name });
             (taken, Ok(report))
         }
         Err(error) => (None, Err(problem(error))),
@@ -92,10 +93,7 @@ async fn look_inside(
 
 /// Those without which the agent cannot live there.
 fn essential(tools: Vec<String>) -> Vec<String> {
-    tools
-        .into_iter()
-        .filter(|tool| guest_ssh::REQUIRED_TOOLS.contains(&tool.as_str()))
-        .collect()
+    tools.into_iter().filter(|tool| guest_ssh::REQUIRED_TOOLS.contains(&tool.as_str())).collect()
 }
 
 async fn inspect(
@@ -106,15 +104,15 @@ async fn inspect(
     let agent_problem = |error: engine::AgentError| Problem {
         code: "guest-agent".to_owned(),
         text: format!("the agent in {} does not work: {}", request.vm, chain(&error)),
-        hint: "see --verbose; `causeway-agent selfcheck` in the guest says what its kernel allows".to_owned(),
+        hint: "see --verbose; `causeway-agent selfcheck` in the guest says what its kernel allows"
+            .to_owned(),
     };
     guest.install(&request.id, binary).await.map_err(problem)?;
     let stream = guest.open(&request.id).await.map_err(problem)?;
     // Only for this look: the migration's own key comes with the migration.
     let identity = Identity::generate();
     let at = format!("in {}", request.vm);
-    let agent =
-        Agent::greet(&at, stream, &identity, &request.id).await.map_err(agent_problem)?;
+    let agent = Agent::greet(&at, stream, &identity, &request.id).await.map_err(agent_problem)?;
     match agent.call(wire::control::Request::Inspect).await.map_err(agent_problem)? {
         Reply::Guest(report) => Ok(report),
         other => Err(agent_problem(agent.unexpected(&other))),

@@ -92,7 +92,10 @@ impl Failure {
             text.push_str(&format!("\n  cause: {cause}"));
         }
         for refusal in &self.refusals {
-            text.push_str(&format!("\n\n{}: {}\n  hint: {}", refusal.code, refusal.text, refusal.remedy));
+            text.push_str(&format!(
+                "\n\n{}: {}\n  hint: {}",
+                refusal.code, refusal.text, refusal.remedy
+            ));
         }
         if !self.hints.is_empty() || self.next.is_some() {
             text.push('\n');
@@ -110,7 +113,8 @@ impl Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let hint = error.hint();
-        let failure = Self::new(Kind::Refused, "cannot use the coordinator's state").caused_by(&error);
+        let failure =
+            Self::new(Kind::Refused, "cannot use the coordinator's state").caused_by(&error);
         match hint {
             Some(hint) => failure.hint(hint),
             None => failure,
@@ -123,7 +127,9 @@ pub fn halted(id: &units::MigrationId, vm: &str, halt: &Halt) -> Failure {
     let resume = format!("causeway resume {id}");
     let (kind, cause) = match halt {
         Halt::Resumable { cause, .. } => (Kind::Interrupted, Some(cause)),
-        Halt::Undecided { cause, .. } | Halt::Unfinished { cause, .. } => (Kind::Undecided, Some(cause)),
+        Halt::Undecided { cause, .. } | Halt::Unfinished { cause, .. } => {
+            (Kind::Undecided, Some(cause))
+        }
         Halt::Journal { .. } => (Kind::Undecided, None),
     };
     let mut failure = Failure::new(kind, format!("{vm}: {halt}")).next(resume);

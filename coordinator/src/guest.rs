@@ -72,7 +72,10 @@ impl GuestLogin {
         let mut target = SshTarget::new(self.host.clone(), self.user.clone(), policy);
         target.port = self.port;
         target.auth = SshAuth {
-            identity_files: self.identity.clone().map_or_else(identities_of_user, |file| vec![file]),
+            identity_files: self
+                .identity
+                .clone()
+                .map_or_else(identities_of_user, |file| vec![file]),
             ..SshAuth::default()
         };
         Ok(target)
@@ -117,7 +120,11 @@ impl SshGuest {
         self.guest.get_or_try_init(connect).await.map_err(|error| self.error("log in", error))
     }
 
-    async fn dir(&self, migration: &MigrationId, agent: &AgentBinary) -> Result<AgentDir, SiteError> {
+    async fn dir(
+        &self,
+        migration: &MigrationId,
+        agent: &AgentBinary,
+    ) -> Result<AgentDir, SiteError> {
         let guest = self.guest().await?;
         let report = guest.probe().await.map_err(|error| self.error("look around", error))?;
         if let Some(refusal) = report.refusals(guest, agent).into_iter().next() {

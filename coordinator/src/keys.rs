@@ -32,12 +32,13 @@ pub fn identities(
     let install: InstallKey = parsed(&install_name)?;
     let (source, destination): (SiteKey, SiteKey) = (parsed(from.as_str())?, parsed(to.as_str())?);
     let (source_key, destination_key) = (site_key(store, from)?, site_key(store, to)?);
-    let identity = |site: &SiteKey, key: &SigningKey, peer: &SiteKey, peer_key: &SigningKey| Identity {
-        install: install.clone(),
-        site: site.clone(),
-        key: key.clone(),
-        peers: BTreeMap::from([(peer.clone(), peer_key.verifying_key())]),
-    };
+    let identity =
+        |site: &SiteKey, key: &SigningKey, peer: &SiteKey, peer_key: &SigningKey| Identity {
+            install: install.clone(),
+            site: site.clone(),
+            key: key.clone(),
+            peers: BTreeMap::from([(peer.clone(), peer_key.verifying_key())]),
+        };
     Ok((
         identity(&source, &source_key, &destination, &destination_key),
         identity(&destination, &destination_key, &source, &source_key),

@@ -1,10 +1,10 @@
 //! `causeway`: the coordinator's command line. See `cli/args.rs` for what can be typed and
 //! `engine` for what happens then.
 
-mod clouds;
-mod context;
 mod cli;
+mod clouds;
 mod config;
+mod context;
 mod facts;
 mod failure;
 mod guest;

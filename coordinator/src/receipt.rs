@@ -82,7 +82,11 @@ pub enum ReceiptFault {
     #[error("the grant inside cannot be read")]
     Grant(#[source] handover::DecodeError),
     #[error("the {which} receipt inside does not hold")]
-    Inner { which: &'static str, #[source] cause: handover::ReceiptError },
+    Inner {
+        which: &'static str,
+        #[source]
+        cause: handover::ReceiptError,
+    },
     #[error("the grant inside is about something else: {what}")]
     Contradiction { what: &'static str },
 }
@@ -150,9 +154,7 @@ fn verify_grant(body: &Body) -> Result<(), ReceiptFault> {
 
 fn verifying_key(text: &str, what: &'static str) -> Result<VerifyingKey, ReceiptFault> {
     let bytes: Option<[u8; 32]> = hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok());
-    bytes
-        .and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok())
-        .ok_or(ReceiptFault::Hex(what))
+    bytes.and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok()).ok_or(ReceiptFault::Hex(what))
 }
 
 fn signed_bytes(body: &RawValue) -> Vec<u8> {

@@ -23,7 +23,9 @@ pub fn ask(question: &str) -> bool {
     use std::io::IsTerminal;
 
     if !std::io::stdin().is_terminal() {
-        error("not asked, because there is no terminal\nhint: say --yes to go on without being asked");
+        error(
+            "not asked, because there is no terminal\nhint: say --yes to go on without being asked",
+        );
         return false;
     }
     drop(write!(std::io::stderr(), "{question} [y/N] "));

@@ -32,13 +32,21 @@ use crate::sites::SiteConfig;
 #[derive(Debug, Error)]
 pub enum StoreError {
     #[error("cannot use the state directory {}", path.display())]
-    Directory { path: PathBuf, #[source] cause: std::io::Error },
+    Directory {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
     #[error("another causeway is acting with the state directory {}", path.display())]
     Locked { path: PathBuf },
     #[error("the state database")]
     Database(#[from] rusqlite::Error),
     #[error("the state database holds what this version cannot read: {what}")]
-    Content { what: String, #[source] cause: serde_json::Error },
+    Content {
+        what: String,
+        #[source]
+        cause: serde_json::Error,
+    },
     #[error("the state database is of version {found}; this causeway knows up to {SCHEMA}")]
     Newer { found: i64 },
     #[error("a migration {0} exists already")]
@@ -125,7 +133,8 @@ impl Store {
     /// Takes the lock or says who has it.
     pub fn lock(&self) -> Result<Lock, StoreError> {
         let path = self.path.join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(|cause| StoreError::Directory { path: path.clone(), cause })?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| StoreError::Locked { path: self.path.clone() })?;
@@ -155,7 +164,8 @@ impl Store {
     pub fn sites(&self) -> Result<Vec<SiteConfig>, StoreError> {
         let database = self.database();
         let mut query = database.prepare("SELECT body FROM sites ORDER BY name")?;
-        let bodies: Vec<String> = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let bodies: Vec<String> =
+            query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
         bodies.iter().map(|body| decode("a site", body)).collect()
     }
 
@@ -197,10 +207,11 @@ impl Store {
             })
             .optional()?;
         let Some((plan, login, created_ms)) = row else { return Ok(None) };
-        let mut query =
-            database.prepare("SELECT at_ms, body FROM records WHERE migration = ?1 ORDER BY seq")?;
-        let rows: Vec<(i64, String)> =
-            query.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        let mut query = database
+            .prepare("SELECT at_ms, body FROM records WHERE migration = ?1 ORDER BY seq")?;
+        let rows: Vec<(i64, String)> = query
+            .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
         let records = rows
             .iter()
             .map(|(at_ms, body)| Ok((*at_ms, decode("a journal record", body)?)))

@@ -124,19 +124,25 @@ impl Custody {
     /// the destination finds the record as well.
     pub async fn open_attempt(
         &mut self,
-        site: &dyn Site,
+        source: &dyn Site,
+        destination: &dyn Site,
         vm: model::VmId,
-    ) -> Result<Epoch, crate::StepError> {
-        let mark = mark_seen(site, vm).await;
+    ) -> Result<Epoch, CustodyError> {
+        let mark = mark_seen(destination, vm).await;
+        let source_mark = match source.placeholder(vm).await {
+            // Never moved by us: there is no mark that it could bear.
+            Ok(PlaceholderState::Foreign { .. }) => MarkSeen::NoPlaceholder,
+            _ => mark_seen(source, vm).await,
+        };
         let last = self.source.role.last_epoch().max(self.destination.role.last_epoch());
         // An attempt that was opened in one ledger only, by a process that died between the two.
         let half_open = self.destination.role.state(last) == DestinationState::Known
             && self.source.role.state(last) == SourceState::Unknown;
         let epoch = if half_open { last } else { Epoch(last.0 + 1) };
         let attempt = self.attempt(epoch);
-        let actions = self.destination.role.open(&attempt, &mark).map_err(CustodyError::from)?;
+        let actions = self.destination.role.open(&attempt, &mark)?;
         self.carry_destination(actions)?;
-        let actions = self.source.role.open(&attempt).map_err(CustodyError::from)?;
+        let actions = self.source.role.open(&attempt, &source_mark)?;
         self.carry_source(actions)?;
         Ok(epoch)
     }

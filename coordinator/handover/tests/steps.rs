@@ -90,6 +90,36 @@ fn a_source_is_released_by_a_revoke_receipt_and_by_nothing_else() {
 }
 
 #[test]
+fn a_source_that_was_never_fenced_is_not_powered_on_by_its_release() {
+    let release = SourceRequest::Release(Destination::revoked().revoke_receipt());
+    let mut source = Source::opened();
+    assert_eq!(source.ask(release.clone()).unwrap(), []);
+    assert_eq!(source.role.state(Epoch(1)), SourceState::Released { settled: true });
+    // The process died between the two records.
+    source.records.pop();
+    let mut source = source.restarted();
+    assert_eq!(source.role.unfinished(), []);
+    assert_eq!(source.ask(release).unwrap(), []);
+    assert_eq!(source.role.state(Epoch(1)), SourceState::Released { settled: true });
+}
+
+#[test]
+fn a_grant_needs_this_attempts_placeholder() {
+    let grant = DestinationRequest::Grant(Source::fenced(content(1)).receipt());
+    let mut destination = Destination::synced(content(1));
+    let refused = [
+        (MarkSeen::NoPlaceholder, Refusal::PlaceholderGone),
+        (MarkSeen::Absent { placeholder_of: Epoch(0) }, Refusal::PlaceholderGone),
+        (MarkSeen::Absent { placeholder_of: Epoch(2) }, Refusal::LedgerBehind { epoch: Epoch(2) }),
+        (MarkSeen::Unknown, Refusal::MarkUnknown),
+    ];
+    for (mark, refusal) in refused {
+        assert_eq!(destination.ask(grant.clone(), &mark), Err(refusal));
+    }
+    destination.ask(grant, &absent()).unwrap();
+}
+
+#[test]
 fn a_grant_needs_the_very_content_that_the_source_had() {
     let mut destination = Destination::synced(content(1));
     let grant = |byte| DestinationRequest::Grant(Source::fenced(content(byte)).receipt());
@@ -98,6 +128,18 @@ fn a_grant_needs_the_very_content_that_the_source_had() {
     let mut unsynced = Destination::opened();
     assert_eq!(unsynced.ask(grant(1), &absent()), Err(Refusal::NotSynced));
     destination.ask(grant(1), &absent()).unwrap();
+}
+
+#[test]
+fn a_weak_fence_gives_no_right_even_when_the_source_signed_it() {
+    let mut records = Source::fencing(Some(content(1))).records;
+    let weak = Fence { level: FenceLevel::Off, ..fence(content(1)) };
+    let entry = Entry::Source(SourceEntry::Fenced(weak));
+    records.push(Record { entry, ..records[0].clone() });
+    let grant = DestinationRequest::Grant(Source::replayed(records).receipt());
+    let mut destination = Destination::synced(content(1));
+    let refusal = destination.ask(grant, &absent()).unwrap_err();
+    assert_eq!(refusal, Refusal::FenceTooWeak { level: FenceLevel::Off });
 }
 
 #[test]

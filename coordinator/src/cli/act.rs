@@ -31,9 +31,17 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
         show::line(&format!("{id} has ended: {}", state.phase.word()));
         return Ok(exit::DONE);
     }
-    if stored.plan != before && !matches!(state.phase, Phase::Planned | Phase::Preparing | Phase::Copying | Phase::Holding) {
-        return Err(Failure::new(Kind::Refused, format!("options of {id} cannot change while {}", state.phase.word()))
-            .hint(format!("causeway resume {id}")));
+    if stored.plan != before
+        && !matches!(
+            state.phase,
+            Phase::Planned | Phase::Preparing | Phase::Copying | Phase::Holding
+        )
+    {
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("options of {id} cannot change while {}", state.phase.word()),
+        )
+        .hint(format!("causeway resume {id}")));
     }
     context.store.update_plan(&stored.plan, &stored.login)?;
     let (run, listening) = prepare(context, &stored)?;
@@ -56,7 +64,12 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
         )
         .hint(format!("go on with: causeway resume {id}; back is a new migration")));
     }
-    if !args.yes && !show::ask(&format!("Take back {id}? {vm} goes on at {}, what was copied is deleted.", stored.plan.from)) {
+    if !args.yes
+        && !show::ask(&format!(
+            "Take back {id}? {vm} goes on at {}, what was copied is deleted.",
+            stored.plan.from
+        ))
+    {
         return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
     }
     let (mut run, listening) = prepare(context, &stored)?;
@@ -77,7 +90,10 @@ pub fn switchover(context: &Context, id: &str) -> Result<u8, Failure> {
     let stored = find(context, id)?;
     let state = state_of(&stored)?;
     if state.phase.is_final() || state.phase.is_downtime() || state.phase == Phase::RollingBack {
-        return Err(Failure::new(Kind::Refused, format!("{id} does not hold: it is {}", state.phase.word())));
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("{id} does not hold: it is {}", state.phase.word()),
+        ));
     }
     context.store.release(&stored.plan.id, crate::now_ms())?;
     show::line(&format!("{id} is released; it switches over when the rest fits the budget"));

@@ -84,18 +84,14 @@ Examples:
         from: Option<String>,
     },
     /// Read the targets of an interrupted migration again and compare them with what was sent
-    Verify {
-        id: String,
-    },
+    Verify { id: String },
     /// Check a migration's signed receipt
     #[command(subcommand)]
     Receipt(ReceiptVerb),
     /// Build the helper that boots at the destination while disks are copied
     Appliance(ApplianceArgs),
     /// Print a completion script for a shell
-    Completions {
-        shell: Shell,
-    },
+    Completions { shell: Shell },
     /// Write the man pages
     Man {
         /// An existing folder
@@ -108,9 +104,7 @@ pub enum SiteVerb {
     /// Register a site, or change what is registered
     Add(SiteAdd),
     /// Forget a site
-    Remove {
-        name: String,
-    },
+    Remove { name: String },
     /// List registered sites
     List,
     /// Connect, and show what each site can do
@@ -342,7 +336,8 @@ fn parse_ms(text: &str) -> Result<u64, String> {
         t if t.ends_with('m') => (&t[..t.len() - 1], 60_000),
         t => (t, 1_000),
     };
-    let number: u64 = digits.parse().map_err(|_| format!("not a time: {text} (try 30s, 500ms, 2m)"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| format!("not a time: {text} (try 30s, 500ms, 2m)"))?;
     number.checked_mul(factor).ok_or_else(|| format!("too long: {text}"))
 }
 

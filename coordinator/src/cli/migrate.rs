@@ -36,8 +36,11 @@ pub async fn run_saved(context: &Context, args: RunArgs) -> Result<u8, Failure> 
         Failure::new(Kind::Refused, format!("{path} is not a plan")).caused_by(&error)
     })?;
     if plan.version != PLAN_VERSION {
-        return Err(Failure::new(Kind::Refused, format!("{path} is a plan of version {}", plan.version))
-            .hint("draw it up again with this causeway"));
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("{path} is a plan of version {}", plan.version),
+        )
+        .hint("draw it up again with this causeway"));
     }
     let login = login(context, &plan.vm.name, &args.login)?.ok_or_else(|| {
         Failure::new(Kind::Refused, format!("no way into {} is known", plan.vm.name))
@@ -94,7 +97,8 @@ pub fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), F
         source,
         destination,
         vm: vm_key.parse().map_err(|error: handover::KeyError| refuse("no ledger key", &error))?,
-        ids: [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|id| journal::StoreId(id.into_bytes())),
+        ids: [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
+            .map(|id| journal::StoreId(id.into_bytes())),
         plan: digest,
     };
     let custody = Custody::open(&store.path().join("ledger"), custody).map_err(|error| {

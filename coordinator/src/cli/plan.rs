@@ -29,7 +29,8 @@ pub async fn plan(context: &Context, args: PlanArgs) -> Result<u8, Failure> {
             Failure::new(Kind::Refused, "the plan cannot be written as TOML").caused_by(&error)
         })?;
         std::fs::write(path, text).map_err(|error| {
-            Failure::new(Kind::Refused, format!("cannot write {}", path.display())).caused_by(&error)
+            Failure::new(Kind::Refused, format!("cannot write {}", path.display()))
+                .caused_by(&error)
         })?;
     }
     if context.json {
@@ -37,7 +38,12 @@ pub async fn plan(context: &Context, args: PlanArgs) -> Result<u8, Failure> {
     } else {
         line(&plan_text(&drawn.plan));
         if let Some(path) = &args.output {
-            line(&format!("\nsaved; run it with: causeway run {} --guest {}@{}", path.display(), drawn.login.user, drawn.login.host));
+            line(&format!(
+                "\nsaved; run it with: causeway run {} --guest {}@{}",
+                path.display(),
+                drawn.login.user,
+                drawn.login.host
+            ));
         }
     }
     Ok(exit::DONE)
@@ -55,7 +61,8 @@ pub async fn draw_up(context: &Context, ask: Ask) -> Result<Drawn, Failure> {
         None => Err(Problem {
             code: "no-login".to_owned(),
             text: format!("no way into {} is known", ask.vm),
-            hint: "name one with --guest root@ADDRESS, or in the configuration under [guests]".to_owned(),
+            hint: "name one with --guest root@ADDRESS, or in the configuration under [guests]"
+                .to_owned(),
         }),
     };
     let guest = guest.as_deref().map_err(Clone::clone);
@@ -68,11 +75,7 @@ pub async fn draw_up(context: &Context, ask: Ask) -> Result<Drawn, Failure> {
 }
 
 /// From the command line, else from the configuration.
-pub fn login(
-    context: &Context,
-    vm: &str,
-    args: &LoginArgs,
-) -> Result<Option<GuestLogin>, Failure> {
+pub fn login(context: &Context, vm: &str, args: &LoginArgs) -> Result<Option<GuestLogin>, Failure> {
     let configured = context.config.guests.get(vm);
     let text = args.guest.as_deref().or(configured.map(|guest| guest.login.as_str()));
     let Some(text) = text else { return Ok(None) };
@@ -97,14 +100,23 @@ fn request(
         pools.insert(disk.to_owned(), pool.to_owned());
     }
     networks.extend(pairs("--network", &ask.network)?);
-    Ok(Request { id: new_id(&ask.vm), vm: ask.vm.clone(), from, to, pools, networks, options: options(ask)? })
+    Ok(Request {
+        id: new_id(&ask.vm),
+        vm: ask.vm.clone(),
+        from,
+        to,
+        pools,
+        networks,
+        options: options(ask)?,
+    })
 }
 
 fn pairs(flag: &str, texts: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let pair = |text: &String| {
-        let (from, to) = text.split_once('=').filter(|(a, b)| !a.is_empty() && !b.is_empty()).ok_or_else(|| {
-            Failure::new(Kind::Usage, format!("{flag} takes FROM=TO, not: {text}"))
-        })?;
+        let (from, to) =
+            text.split_once('=').filter(|(a, b)| !a.is_empty() && !b.is_empty()).ok_or_else(
+                || Failure::new(Kind::Usage, format!("{flag} takes FROM=TO, not: {text}")),
+            )?;
         Ok((from.to_owned(), to.to_owned()))
     };
     texts.iter().map(pair).collect()
@@ -152,10 +164,7 @@ fn probe(text: Option<&str>) -> Result<Probe, Failure> {
         None => Ok(Probe::Running),
         Some(Some(("tcp", address))) => Ok(Probe::Tcp { address: address.to_owned() }),
         Some(Some(("ssh", address))) => Ok(Probe::Ssh { address: address.to_owned() }),
-        Some(_) => Err(Failure::new(
-            Kind::Usage,
-            "--probe takes tcp:HOST:PORT or ssh:HOST:PORT",
-        )),
+        Some(_) => Err(Failure::new(Kind::Usage, "--probe takes tcp:HOST:PORT or ssh:HOST:PORT")),
     }
 }
 

@@ -22,7 +22,8 @@ pub fn write(context: &Context, run: &Run, began_ms: i64) -> Result<(), Failure>
     };
     let signed = sign(&body, &key).map_err(encode)?;
     let text = serde_json::to_string_pretty(&signed).map_err(encode)?;
-    let path = context.store.write_private(&format!("receipts/{}.json", plan.id), text.as_bytes())?;
+    let path =
+        context.store.write_private(&format!("receipts/{}.json", plan.id), text.as_bytes())?;
     if context.json {
         line(&serde_json::json!({ "done": body, "receipt": path }).to_string());
         return Ok(());
@@ -93,8 +94,9 @@ fn summary(body: &Body) -> String {
     for disk in &body.disks {
         lines.push(format!("  disk      {}  {}  {}", disk.target, disk.size, disk.digest));
     }
-    let forecast =
-        body.downtime_forecast_ms.map_or_else(String::new, |ms| format!(", forecast {:.1} s", seconds(ms)));
+    let forecast = body
+        .downtime_forecast_ms
+        .map_or_else(String::new, |ms| format!(", forecast {:.1} s", seconds(ms)));
     lines.push(format!(
         "  downtime  {:.1} s of {:.1} s allowed{forecast}",
         seconds(body.downtime_ms),
@@ -103,10 +105,17 @@ fn summary(body: &Body) -> String {
     let took = u64::try_from(body.ended_ms - body.began_ms).unwrap_or_default();
     lines.push(format!(
         "  copied    {} in {} rounds, {} on the wire, {:.0} s in all, tracker {}",
-        body.sent, body.rounds, body.wire, seconds(took), body.tracker
+        body.sent,
+        body.rounds,
+        body.wire,
+        seconds(took),
+        body.tracker
     ));
     lines.push(format!("  answered  {}", body.answered));
-    lines.push(format!("  source    kept at {} as {}, off and start-proof", body.from, body.source_kept_as));
+    lines.push(format!(
+        "  source    kept at {} as {}, off and start-proof",
+        body.from, body.source_kept_as
+    ));
     lines.join("\n")
 }
 

@@ -6,8 +6,8 @@ use serde_json::json;
 use super::args::SiteAdd;
 use super::exit;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
 use crate::facts;
+use crate::failure::{Failure, Kind};
 use crate::show::line;
 use crate::sites::{HostLogin, SiteConfig};
 
@@ -33,7 +33,10 @@ pub fn add(context: &Context, add: SiteAdd) -> Result<u8, Failure> {
     if context.json {
         line(&json!({ "added": site }).to_string());
     } else {
-        line(&format!("{} registered; look at it with: causeway site check {}", site.name, site.name));
+        line(&format!(
+            "{} registered; look at it with: causeway site check {}",
+            site.name, site.name
+        ));
     }
     Ok(exit::DONE)
 }
@@ -43,7 +46,8 @@ pub fn remove(context: &Context, name: &str) -> Result<u8, Failure> {
         line(&format!("{name} forgotten"));
         return Ok(exit::DONE);
     }
-    Err(Failure::new(Kind::Refused, format!("no site {name} is registered")).hint("causeway site list"))
+    Err(Failure::new(Kind::Refused, format!("no site {name} is registered"))
+        .hint("causeway site list"))
 }
 
 pub fn list(context: &Context) -> Result<u8, Failure> {
@@ -55,7 +59,9 @@ pub fn list(context: &Context) -> Result<u8, Failure> {
         return Ok(exit::DONE);
     }
     if sites.is_empty() {
-        line("no site is registered\nhint: causeway site add NAME --uri qemu+ssh://root@HOST/system");
+        line(
+            "no site is registered\nhint: causeway site add NAME --uri qemu+ssh://root@HOST/system",
+        );
     }
     for site in sites {
         let host = site.host.map_or_else(String::new, |host| format!("   host {}", host.login));
@@ -87,7 +93,8 @@ pub async fn check(context: &Context, names: &[String]) -> Result<u8, Failure> {
                 code = exit::REFUSED;
                 let problem = facts::problem(error);
                 if context.json {
-                    let value = json!({ "site": site.name, "error": problem.text, "hint": problem.hint });
+                    let value =
+                        json!({ "site": site.name, "error": problem.text, "hint": problem.hint });
                     line(&value.to_string());
                 } else {
                     line(&format!("{}   {}\n  hint: {}", site.name, problem.text, problem.hint));
@@ -99,10 +106,14 @@ pub async fn check(context: &Context, names: &[String]) -> Result<u8, Failure> {
 }
 
 fn text(name: &SiteName, report: &model::SiteReport) -> String {
-    let mut lines = vec![format!("{name}   {} on {} ({})", report.platform, report.host, report.arch)];
+    let mut lines =
+        vec![format!("{name}   {} on {} ({})", report.platform, report.host, report.arch)];
     for pool in &report.pools {
         let state = if pool.active { "" } else { ", not active" };
-        lines.push(format!("  pool      {} ({}), {} of {} free{state}", pool.name, pool.kind, pool.available, pool.capacity));
+        lines.push(format!(
+            "  pool      {} ({}), {} of {} free{state}",
+            pool.name, pool.kind, pool.available, pool.capacity
+        ));
     }
     for offer in &report.networks {
         let state = if offer.active { "" } else { " (not active)" };
@@ -112,7 +123,8 @@ fn text(name: &SiteName, report: &model::SiteReport) -> String {
     if !report.cpu_models.is_empty() {
         lines.push(format!("  CPUs      {}", short_list(&report.cpu_models)));
     }
-    let firmwares: Vec<_> = report.firmwares.iter().map(|firmware| format!("{firmware:?}")).collect();
+    let firmwares: Vec<_> =
+        report.firmwares.iter().map(|firmware| format!("{firmware:?}")).collect();
     lines.push(format!("  firmware  {}", firmwares.join(", ")));
     let capabilities: Vec<_> = report.capabilities.iter().map(|c| format!("{c:?}")).collect();
     lines.push(format!("  can       {}", capabilities.join(", ")));

@@ -69,9 +69,10 @@ async fn gather(
 ) -> Result<Evidence, Failure> {
     let asks = |site: &SiteName| only.is_none_or(|only| only == site);
     let (source_me, destination_me) = keys::identities(&context.store, &plan.from, &plan.to)?;
-    let vm: handover::VmKey = plan.vm.id.to_string().parse().map_err(|error: handover::KeyError| {
-        Failure::new(Kind::Undecided, "the plan's VM has no ledger key").caused_by(&error)
-    })?;
+    let vm: handover::VmKey =
+        plan.vm.id.to_string().parse().map_err(|error: handover::KeyError| {
+            Failure::new(Kind::Undecided, "the plan's VM has no ledger key").caused_by(&error)
+        })?;
     // Without a record of ours the ledger's own last attempt is asked about.
     let epoch = state.epoch.unwrap_or_default();
     let mut evidence = Evidence {
@@ -111,7 +112,8 @@ async fn gather(
 
 fn ledger(context: &Context, site: &SiteName) -> Result<Vec<Record>, Failure> {
     read_ledger(&context.store.path().join("ledger"), site).map_err(|error| {
-        Failure::new(Kind::Undecided, format!("the ledger of {site} cannot be read")).caused_by(&error)
+        Failure::new(Kind::Undecided, format!("the ledger of {site} cannot be read"))
+            .caused_by(&error)
     })
 }
 

@@ -79,7 +79,8 @@ impl Bars {
             let Some(no) = disk.disk else { continue };
             let bar = self.disks.entry(no).or_insert_with(|| {
                 let bar = self.all.add(ProgressBar::new(disk.total.0));
-                let template = "  {prefix:>5} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {msg}";
+                let template =
+                    "  {prefix:>5} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {msg}";
                 if let Ok(style) = ProgressStyle::with_template(template) {
                     bar.set_style(style);
                 }
@@ -107,7 +108,9 @@ fn sentence(event: &Progress) -> String {
     match event {
         Progress::Phase { to, .. } => format!("phase: {}", to.word()),
         Progress::Step { text } => text.clone(),
-        Progress::Round { progress, forecast_ms, budget_ms } => round(progress, *forecast_ms, *budget_ms),
+        Progress::Round { progress, forecast_ms, budget_ms } => {
+            round(progress, *forecast_ms, *budget_ms)
+        }
         Progress::RoundEnded { number, remaining, forecast_ms, budget_ms } => format!(
             "round {number} done, {remaining} left; downtime would be {:.1} s of {:.1} s",
             s(*forecast_ms),
@@ -115,11 +118,18 @@ fn sentence(event: &Progress) -> String {
         ),
         Progress::Indexing { done, total } => format!("reading the targets: {done} of {total}"),
         Progress::Warning { text } => format!("warning: {text}"),
-        Progress::Reconnecting { whom, why } => format!("line to {whom} broken, trying again: {why}"),
+        Progress::Reconnecting { whom, why } => {
+            format!("line to {whom} broken, trying again: {why}")
+        }
         Progress::Frozen => "the guest stands still; the downtime has begun".to_owned(),
         Progress::Answered { downtime_ms, budget_ms, forecast_ms } => {
-            let forecast = forecast_ms.map_or_else(String::new, |ms| format!(", forecast {:.1} s", s(ms)));
-            format!("answers; downtime {:.1} s of {:.1} s allowed{forecast}", s(*downtime_ms), s(*budget_ms))
+            let forecast =
+                forecast_ms.map_or_else(String::new, |ms| format!(", forecast {:.1} s", s(ms)));
+            format!(
+                "answers; downtime {:.1} s of {:.1} s allowed{forecast}",
+                s(*downtime_ms),
+                s(*budget_ms)
+            )
         }
     }
 }
@@ -130,7 +140,8 @@ fn round(progress: &RoundProgress, forecast_ms: u64, budget_ms: u64) -> String {
     };
     let (done, total) = (sum(|disk| disk.done), sum(|disk| disk.total));
     let (sent, wire) = (sum(|disk| disk.sent), sum(|disk| disk.wire));
-    let per_second = |bytes: Bytes| Bytes(bytes.0.saturating_mul(1000) / progress.elapsed_ms.max(1));
+    let per_second =
+        |bytes: Bytes| Bytes(bytes.0.saturating_mul(1000) / progress.elapsed_ms.max(1));
     let bottleneck = match progress.bottleneck {
         None => String::new(),
         Some(Bottleneck::Read) => ", reading is slowest".to_owned(),
@@ -157,5 +168,3 @@ fn ratio(sent: Bytes, wire: Bytes) -> String {
         Some(percent) => format!("{percent} % of {sent}"),
     }
 }
-
-

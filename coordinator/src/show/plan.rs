@@ -40,7 +40,12 @@ pub fn plan_text(plan: &Plan) -> String {
     for assumption in &forecast.assumptions {
         lines.push(format!("            {assumption}"));
     }
-    lines.push(format!("  created   at {}: placeholder {}, {} volumes, the helper's kernel", plan.to, vm.name, plan.disks.len()));
+    lines.push(format!(
+        "  created   at {}: placeholder {}, {} volumes, the helper's kernel",
+        plan.to,
+        vm.name,
+        plan.disks.len()
+    ));
     lines.push("            in the guest: the agent, in memory, removed at the end".to_owned());
     for means in &plan.fence.means {
         lines.push(format!("  fence     {}: {}", means.name, means.does));
@@ -48,7 +53,10 @@ pub fn plan_text(plan: &Plan) -> String {
     for gap in &plan.fence.does_not_stop {
         lines.push(format!("            does not stop: {gap}"));
     }
-    lines.push(format!("  after     {} is kept at {}, off, renamed and start-proof", vm.name, plan.from));
+    lines.push(format!(
+        "  after     {} is kept at {}, off, renamed and start-proof",
+        vm.name, plan.from
+    ));
     for warning in &plan.warnings {
         lines.push(format!("  warning   {warning}"));
     }

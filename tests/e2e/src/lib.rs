@@ -1,1 +1,10 @@
-//! e2e
+//! Scenes for end-to-end tests: two sites, a guest that writes all the time, a witness outside it,
+//! and the shipped programs, driven as a user drives them.
+//!
+//! Nothing of the product's crates is used here: what a test knows, a user can know.
+
+mod programs;
+mod scene;
+
+pub use programs::Programs;
+pub use scene::{Ran, Scene, SceneOptions, VM};

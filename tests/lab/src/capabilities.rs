@@ -41,7 +41,7 @@ fn entry() -> Result<String> {
     };
     let qemu = changed("/usr/bin/qemu-system-x86_64")?;
     let libvirtd = changed("/usr/sbin/libvirtd")?;
-    Ok(format!("capabilities/{qemu}-{libvirtd}"))
+    Ok(format!("capabilities/emulated-{qemu}-{libvirtd}"))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -20,6 +20,9 @@ mount --bind "$SITE/lib" /var/lib/libvirt
 mount --bind "$SITE/cache" /var/cache/libvirt
 mount --bind "$SITE/log" /var/log/libvirt
 mount --bind "$SITE/hosts" /etc/hosts
+# Machines without hardware virtualisation of their own may offer KVM all the same, nested and
+# hundreds of times slower than QEMU's own emulation. All labs emulate, so that they behave alike.
+[ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm
 
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 2>/dev/null || :

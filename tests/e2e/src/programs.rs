@@ -1,0 +1,39 @@
+//! The programs under test.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+
+/// Where `make` put what it built: `causeway`, `causeway-agent` (static), `appliance/`.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    dir: PathBuf,
+}
+
+impl Programs {
+    /// # Errors
+    /// A missing program fails the test: it never passes because there was nothing to test.
+    pub fn find() -> Result<Self> {
+        let dir = std::env::var_os("CAUSEWAY_PROGRAMS").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/programs"),
+            PathBuf::from,
+        );
+        let found = Self { dir };
+        for path in [found.causeway(), found.agent(), found.appliance().join("appliance.json")] {
+            ensure!(path.exists(), "{} is missing: run `make programs`", path.display());
+        }
+        Ok(found)
+    }
+
+    pub fn causeway(&self) -> PathBuf {
+        self.dir.join("causeway")
+    }
+
+    pub fn agent(&self) -> PathBuf {
+        self.dir.join("causeway-agent")
+    }
+
+    pub fn appliance(&self) -> PathBuf {
+        self.dir.join("appliance")
+    }
+}

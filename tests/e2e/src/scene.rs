@@ -1,0 +1,229 @@
+//! A scene: sites east and west, the VM `web1` running and writing at east, an operator who can
+//! reach both.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::guest::{Content, GuestOptions, Keys, LedgerOptions, Ssh, Witnessed, small};
+use lab::ledger::Witness;
+use lab::{Boot, Builder, Disk, Format, Lab, OPERATOR, Site, Vm, VmSpec};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::Programs;
+
+/// The VM's name.
+pub const VM: &str = "web1";
+
+/// Guests without hardware acceleration on a busy machine; nothing is asserted about it.
+const PATIENCE: Duration = Duration::from_secs(240);
+const WITNESS_PORT: u16 = 7117;
+
+/// What the guest is like.
+#[derive(Clone, Debug)]
+pub struct SceneOptions {
+    /// Format of the root disk and of each further disk, with its size and content.
+    pub root: Format,
+    pub data: Vec<(u64, Content, Format)>,
+    pub swap: bool,
+    /// Bytes of random writes per second and disk.
+    pub write_rate: u64,
+    /// Records per second and disk.
+    pub records: u32,
+}
+
+impl Default for SceneOptions {
+    fn default() -> Self {
+        Self {
+            root: Format::Raw,
+            data: Vec::new(),
+            swap: false,
+            write_rate: 256 << 10,
+            records: 10,
+        }
+    }
+}
+
+pub struct Scene {
+    pub lab: Lab,
+    pub witness: Witness,
+    pub programs: Programs,
+    pub vm: Vm,
+    /// The VM's address at each site.
+    pub at_east: Ipv4Addr,
+    pub at_west: Ipv4Addr,
+    /// The coordinator's state directory.
+    pub state: PathBuf,
+    dir: TempDir,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Fails the test with all that was printed.
+    #[track_caller]
+    pub fn must_exit(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// The lines of `--json` output.
+    pub fn json(&self) -> Vec<Value> {
+        self.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+impl Scene {
+    /// Everything up, the guest writing, both sites registered.
+    pub fn start(builder: Builder, options: &SceneOptions) -> Result<Self> {
+        let programs = Programs::find()?;
+        let dir = tempfile::tempdir()?;
+        let lab = builder.start()?;
+        let witness = Witness::start(
+            vec![lab.operator().listen(WITNESS_PORT)?],
+            &dir.path().join("witness"),
+        )?;
+        let image = small::build()?;
+        let ledger = LedgerOptions {
+            rate: options.records,
+            random_rate: options.write_rate,
+            ..LedgerOptions::new(SocketAddr::new(IpAddr::V4(OPERATOR), WITNESS_PORT))
+        };
+        let mut guest = GuestOptions::new(VM).root_format(options.root).ledger(ledger);
+        for (bytes, content, format) in &options.data {
+            guest = guest.data(*bytes, *content, *format);
+        }
+        if options.swap {
+            guest = guest.with_swap();
+        }
+        let east = lab.site("east")?;
+        let disks = image.clone_to(&east.pool_dir(), &guest)?;
+        let mut spec = VmSpec::new(VM, Boot::Disk);
+        for disk in disks {
+            spec = spec.disk(Disk::in_place(disk.path, disk.format));
+        }
+        let vm = east.start(&spec)?;
+        let at_east = vm.address(east)?;
+        let at_west = vm.address(lab.site("west")?)?;
+        let state = dir.path().join("state");
+        let scene = Self { lab, witness, programs, vm, at_east, at_west, state, dir };
+        scene.ssh(scene.at_east)?.wait(PATIENCE).context("the guest does not come up")?;
+        scene.witness_hears(1)?;
+        for name in ["east", "west"] {
+            let uri = scene.lab.operator().uri(scene.lab.site(name)?);
+            scene.causeway(&["site", "add", name, "--uri", &uri])?.must_exit(0);
+        }
+        Ok(scene)
+    }
+
+    pub fn east(&self) -> &Site {
+        self.lab.site("east").expect("every scene has it")
+    }
+
+    pub fn west(&self) -> &Site {
+        self.lab.site("west").expect("every scene has it")
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn ssh(&self, address: Ipv4Addr) -> Result<Ssh<'_>> {
+        Ssh::new(IpAddr::V4(address), |program| self.lab.operator().command(program))
+    }
+
+    /// `causeway` as the operator would run it; a test may do with its streams what it likes.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let program = self.programs.causeway();
+        let mut command = self.lab.operator().command(&program.display().to_string());
+        command
+            .env("CAUSEWAY_STATE", &self.state)
+            .env("CAUSEWAY_AGENT", self.programs.agent())
+            .env("CAUSEWAY_APPLIANCE", self.programs.appliance())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub fn causeway(&self, arguments: &[&str]) -> Result<Ran> {
+        Ok(Ran::of(&self.command(arguments).output().context("cannot run causeway")?))
+    }
+
+    /// What every plan of this scene needs, with `more` behind it.
+    pub fn ask(&self, verb: &str, more: &[&str]) -> Result<Vec<String>> {
+        let keys = Keys::get()?;
+        let mut arguments: Vec<String> = [verb, VM, "--from", "east", "--to", "west"]
+            .into_iter()
+            .chain(["--network", "br0=default", "--pool", "default", "--max-downtime", "120s"])
+            .map(ToOwned::to_owned)
+            .collect();
+        arguments.extend(["--guest".to_owned(), format!("root@{}", self.at_east)]);
+        arguments.extend(["--identity".to_owned(), keys.private().display().to_string()]);
+        arguments.extend(["--known-hosts".to_owned(), keys.known_hosts().display().to_string()]);
+        arguments.extend(["--probe".to_owned(), format!("ssh:{}:22", self.at_west)]);
+        arguments.extend(more.iter().map(|word| (*word).to_owned()));
+        Ok(arguments)
+    }
+
+    /// `causeway migrate --yes` to its end.
+    pub fn migrate(&self, more: &[&str]) -> Result<Ran> {
+        let arguments = self.ask("migrate", &[&["--yes"], more].concat())?;
+        self.causeway(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// `causeway migrate --yes`, going on by itself.
+    pub fn spawn_migrate(&self, more: &[&str]) -> Result<Child> {
+        let arguments = self.ask("migrate", &[&["--yes"], more].concat())?;
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        self.command(&arguments).spawn().context("cannot run causeway")
+    }
+
+    pub fn finish(child: Child) -> Result<Ran> {
+        Ok(Ran::of(&child.wait_with_output()?))
+    }
+
+    /// Waits until the witness has heard `more` records from now on.
+    pub fn witness_hears(&self, more: usize) -> Result<()> {
+        let enough = self.witness.records() + more;
+        let start = std::time::Instant::now();
+        while self.witness.records() < enough {
+            ensure!(start.elapsed() < PATIENCE, "the guest writes nothing that the witness hears");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The guest runs at `address`, goes on writing, and has every record that it ever told the
+    /// witness of.
+    pub fn ledger_is_whole(&self, address: Ipv4Addr) -> Result<()> {
+        let ssh = self.ssh(address)?;
+        ssh.wait(PATIENCE)?;
+        self.witness_hears(5)?;
+        let alarms = self.witness.alarms();
+        ensure!(alarms.is_empty(), "the witness saw two writers or lost records: {alarms:?}");
+        let file = self.dir.path().join("witness");
+        let verdict =
+            lab::guest::verify_inside(&ssh, Some(Witnessed { file: &file, vm: Some(VM) }))?;
+        ensure!(verdict.ok, "records are lost or damaged: {verdict:?}");
+        Ok(())
+    }
+}
