@@ -7,4 +7,4 @@ mod programs;
 mod scene;
 
 pub use programs::Programs;
-pub use scene::{Ran, Scene, SceneOptions, VM};
+pub use scene::{Guest, Halfway, Ran, Scene, SceneOptions, VM};

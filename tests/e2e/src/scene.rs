@@ -1,13 +1,16 @@
 //! A scene: sites east and west, the VM `web1` running and writing at east, an operator who can
 //! reach both.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::guest::{Content, GuestOptions, Keys, LedgerOptions, Ssh, Witnessed, small};
+use lab::guest::{
+    Content, DiskFile, GuestOptions, Keys, LedgerOptions, Ssh, Witnessed, debian, small,
+};
 use lab::ledger::Witness;
 use lab::{Boot, Builder, Disk, Format, Lab, OPERATOR, Site, Vm, VmSpec};
 use serde_json::Value;
@@ -22,9 +25,20 @@ pub const VM: &str = "web1";
 const PATIENCE: Duration = Duration::from_secs(240);
 const WITNESS_PORT: u16 = 7117;
 
+/// Which guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guest {
+    /// Busybox; boots in seconds.
+    #[default]
+    Small,
+    /// Debian 12 with systemd; LVM and XFS on the second disk, swap.
+    Debian,
+}
+
 /// What the guest is like.
 #[derive(Clone, Debug)]
 pub struct SceneOptions {
+    pub guest: Guest,
     /// Format of the root disk and of each further disk, with its size and content.
     pub root: Format,
     pub data: Vec<(u64, Content, Format)>,
@@ -38,6 +52,7 @@ pub struct SceneOptions {
 impl Default for SceneOptions {
     fn default() -> Self {
         Self {
+            guest: Guest::Small,
             root: Format::Raw,
             data: Vec::new(),
             swap: false,
@@ -52,6 +67,8 @@ pub struct Scene {
     pub witness: Witness,
     pub programs: Programs,
     pub vm: Vm,
+    /// At east.
+    pub disks: Vec<DiskFile>,
     /// The VM's address at each site.
     pub at_east: Ipv4Addr,
     pub at_west: Ipv4Addr,
@@ -90,6 +107,47 @@ impl Ran {
     }
 }
 
+/// A migration under way.
+pub struct Halfway {
+    child: Child,
+    lines: BufReader<ChildStderr>,
+    pub printed: String,
+}
+
+impl Halfway {
+    /// As a power cut of the operator's machine would end it.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Lets it end by itself.
+    pub fn finish(mut self) -> Result<Ran> {
+        self.lines.read_to_string(&mut self.printed)?;
+        let mut ran = Ran::of(&self.child.wait_with_output()?);
+        ran.stderr = self.printed;
+        Ok(ran)
+    }
+}
+
+/// An image's content. Images of tests are small.
+fn raw(path: &Path, format: Format) -> Result<Vec<u8>> {
+    if format == Format::Raw {
+        return Ok(std::fs::read(path)?);
+    }
+    let flat = tempfile::NamedTempFile::new()?;
+    let words = ["convert", "-U", "-f", "qcow2", "-O", "raw"];
+    let status = Command::new("qemu-img").args(words).arg(path).arg(flat.path()).status()?;
+    ensure!(status.success(), "qemu-img cannot read {}", path.display());
+    Ok(std::fs::read(flat.path())?)
+}
+
+fn raw_of(path: &Path) -> Result<Vec<u8>> {
+    let is_qcow2 = path.extension().is_some_and(|ending| ending == "qcow2");
+    raw(path, if is_qcow2 { Format::Qcow2 } else { Format::Raw })
+}
+
 impl Scene {
     /// Everything up, the guest writing, both sites registered.
     pub fn start(builder: Builder, options: &SceneOptions) -> Result<Self> {
@@ -100,30 +158,39 @@ impl Scene {
             vec![lab.operator().listen(WITNESS_PORT)?],
             &dir.path().join("witness"),
         )?;
-        let image = small::build()?;
         let ledger = LedgerOptions {
             rate: options.records,
             random_rate: options.write_rate,
             ..LedgerOptions::new(SocketAddr::new(IpAddr::V4(OPERATOR), WITNESS_PORT))
         };
-        let mut guest = GuestOptions::new(VM).root_format(options.root).ledger(ledger);
+        let east = lab.site("east")?;
+        let mut guest = match options.guest {
+            Guest::Small => GuestOptions::new(VM),
+            Guest::Debian => debian::usual(VM),
+        };
+        guest = guest.root_format(options.root).ledger(ledger);
         for (bytes, content, format) in &options.data {
             guest = guest.data(*bytes, *content, *format);
         }
         if options.swap {
             guest = guest.with_swap();
         }
-        let east = lab.site("east")?;
-        let disks = image.clone_to(&east.pool_dir(), &guest)?;
         let mut spec = VmSpec::new(VM, Boot::Disk);
-        for disk in disks {
-            spec = spec.disk(Disk::in_place(disk.path, disk.format));
+        let disks = match options.guest {
+            Guest::Small => small::build()?.clone_to(&east.pool_dir(), &guest)?,
+            Guest::Debian => {
+                spec = spec.memory_mib(768).vcpus(2);
+                debian::build()?.clone_to(&east.pool_dir(), &guest)?
+            }
+        };
+        for disk in &disks {
+            spec = spec.disk(Disk::in_place(disk.path.clone(), disk.format));
         }
         let vm = east.start(&spec)?;
         let at_east = vm.address(east)?;
         let at_west = vm.address(lab.site("west")?)?;
         let state = dir.path().join("state");
-        let scene = Self { lab, witness, programs, vm, at_east, at_west, state, dir };
+        let scene = Self { lab, witness, programs, vm, disks, at_east, at_west, state, dir };
         scene.ssh(scene.at_east)?.wait(PATIENCE).context("the guest does not come up")?;
         scene.witness_hears(1)?;
         for name in ["east", "west"] {
@@ -195,6 +262,59 @@ impl Scene {
         let arguments = self.ask("migrate", &[&["--yes"], more].concat())?;
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         self.command(&arguments).spawn().context("cannot run causeway")
+    }
+
+    /// `causeway migrate --yes` until it prints `words`; it goes on meanwhile. What it printed so
+    /// far comes along.
+    pub fn migrate_until(&self, words: &str, more: &[&str]) -> Result<Halfway> {
+        let mut child = self.spawn_migrate(more)?;
+        let stderr = child.stderr.take().context("stderr is piped")?;
+        let mut lines = BufReader::new(stderr);
+        let mut printed = String::new();
+        while !printed.lines().last().is_some_and(|line| line.contains(words)) {
+            let read = lines.read_line(&mut printed)?;
+            ensure!(read > 0, "causeway ended before it printed {words:?}:\n{printed}");
+        }
+        Ok(Halfway { child, lines, printed })
+    }
+
+    /// The only migration's id.
+    pub fn id(&self) -> Result<String> {
+        let listed = self.causeway(&["status", "--json"])?;
+        let values = listed.json();
+        let id = values.first().and_then(|value| value["id"].as_str());
+        Ok(id.with_context(|| format!("no migration is listed: {listed:?}"))?.to_owned())
+    }
+
+    /// Nothing of a migration is left at west but the helper's kernel, which is kept for the next.
+    pub fn west_is_clean(&self) -> Result<()> {
+        let domains = self.west().virsh(&["list", "--all", "--name"])?;
+        ensure!(domains.trim().is_empty(), "left at west: {domains}");
+        let volumes = self.west().virsh(&["vol-list", "default"])?;
+        let left: Vec<_> = volumes.lines().filter(|line| line.contains(VM)).collect();
+        ensure!(left.is_empty(), "left at west: {left:?}");
+        Ok(())
+    }
+
+    /// The bytes of both sides' disks, while neither VM runs. The fence's notices, in the first and
+    /// last 64 KiB of the source's images, are passed over: the receipt's digests cover what was
+    /// there.
+    pub fn disks_are_equal(&self) -> Result<()> {
+        const NOTICE: usize = 64 << 10;
+        for (disk, slot) in self.disks.iter().zip('a'..) {
+            let target = format!("{VM}-vd{slot}");
+            let volumes = std::fs::read_dir(self.west().pool_dir())?;
+            let volume = volumes
+                .filter_map(Result::ok)
+                .find(|entry| entry.file_name().to_string_lossy().starts_with(&target))
+                .with_context(|| format!("no volume {target} at west"))?;
+            let (ours, theirs) = (raw(&disk.path, disk.format)?, raw_of(&volume.path())?);
+            ensure!(ours.len() == theirs.len(), "{target}: {} and {} bytes", ours.len(), theirs.len());
+            let compared = NOTICE..ours.len().saturating_sub(NOTICE);
+            let differs = ours[compared.clone()].iter().zip(&theirs[compared]).position(|(a, b)| a != b);
+            ensure!(differs.is_none(), "{target} differs at byte {:?}", differs.map(|at| at + NOTICE));
+        }
+        Ok(())
     }
 
     pub fn finish(child: Child) -> Result<Ran> {

@@ -1,13 +1,83 @@
 //! The story: one command moves a running guest, and nothing is lost.
 
 use e2e::{Scene, SceneOptions, VM};
-use lab::Scenario;
+use lab::guest::Content;
+use lab::{Between, Format, Scenario};
 
 #[test]
 fn a_running_guest_moves_with_one_command_and_loses_nothing() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
     let ran = scene.migrate(&[]).unwrap().must_exit(0);
-    eprintln!("{}\n{}", ran.stderr, ran.stdout);
+    assert!(ran.stdout.contains("web1 runs at west"), "{}", ran.stdout);
     scene.ledger_is_whole(scene.at_west).unwrap();
-    assert!(!scene.east().is_running(VM).unwrap(), "the source runs as well");
+
+    let status = scene.causeway(&["status"]).unwrap().must_exit(0);
+    assert!(status.stdout.contains("fully migrated (proven)"), "{}", status.stdout);
+    let alone = scene.causeway(&["status", "--from", "west"]).unwrap().must_exit(0);
+    assert!(alone.stdout.contains("fully migrated (proven)"), "{}", alone.stdout);
+
+    let receipt = scene.state.join(format!("receipts/{}.json", scene.id().unwrap()));
+    let receipt = receipt.display().to_string();
+    scene.causeway(&["receipt", "verify", &receipt]).unwrap().must_exit(0);
+    let forged = std::fs::read_to_string(&receipt).unwrap().replace("\"rounds\":", "\"rounds\": 1");
+    std::fs::write(&receipt, forged).unwrap();
+    scene.causeway(&["receipt", "verify", &receipt]).unwrap().must_exit(3);
+
+    // Whatever is left of it at east, it does not come up.
+    let left = scene.east().virsh(&["list", "--all", "--name"]).unwrap();
+    let moved = left.trim();
+    assert!(moved.starts_with(&format!("{VM}-moved")), "{left}");
+    assert!(scene.east().virsh(&["start", moved]).is_err(), "the fenced source started");
+    assert!(!scene.east().is_running(moved).unwrap());
+}
+
+#[test]
+fn three_disks_of_odd_sizes_are_equal_byte_by_byte_when_the_line_breaks_before_the_decision() {
+    let options = SceneOptions {
+        data: vec![
+            ((24 << 20) + 37 * 512, Content::Ext4, Format::Qcow2),
+            ((16 << 20) + 512, Content::Ext4, Format::Raw),
+        ],
+        root: Format::Qcow2,
+        write_rate: 1 << 20,
+        ..SceneOptions::default()
+    };
+    let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
+    let halfway = scene.migrate_until("phase: fencing", &[]).unwrap();
+    scene.lab.cut(Between::Operator("west")).unwrap();
+    let ran = halfway.finish().unwrap().must_exit(5);
+    assert!(ran.stderr.contains("causeway resume"), "{}", ran.stderr);
+    assert!(!scene.east().is_running(VM).unwrap());
+    scene.disks_are_equal().unwrap();
+
+    scene.lab.heal(Between::Operator("west")).unwrap();
+    let id = scene.id().unwrap();
+    scene.causeway(&["resume", &id]).unwrap().must_exit(0);
+    scene.ledger_is_whole(scene.at_west).unwrap();
+}
+
+#[test]
+fn without_a_tracker_every_round_compares_and_nothing_is_lost() {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let ran = scene.migrate(&["--tracker", "rescan"]).unwrap().must_exit(0);
+    assert!(ran.stdout.contains("tracker rescan"), "{}", ran.stdout);
+    scene.ledger_is_whole(scene.at_west).unwrap();
+}
+
+#[test]
+fn over_a_slow_line_that_loses_packets_it_arrives_all_the_same() {
+    let scene = Scene::start(Scenario::Wan.builder(), &SceneOptions::default()).unwrap();
+    scene.migrate(&[]).unwrap().must_exit(0);
+    scene.ledger_is_whole(scene.at_west).unwrap();
+}
+
+#[test]
+fn a_guest_that_writes_faster_than_the_line_ends_in_a_verdict_and_runs_on() {
+    let options = SceneOptions { write_rate: 4 << 20, ..SceneOptions::default() };
+    let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
+    let more = ["--limit-rate", "300K", "--max-downtime", "25s", "--rounds-max", "2"];
+    let ran = scene.migrate(&more).unwrap().must_exit(6);
+    assert!(ran.stderr.contains("the guest writes"), "no figures: {}", ran.stderr);
+    assert!(ran.stderr.contains("--max-downtime"), "no remedy: {}", ran.stderr);
+    scene.ledger_is_whole(scene.at_east).unwrap();
 }

@@ -1,0 +1,55 @@
+//! kill -9 of the coordinator at chosen moments, then `resume`; and the same, then `abort`.
+
+use e2e::{Scene, SceneOptions, VM};
+use lab::Scenario;
+
+fn killed_at(words: &str) -> (Scene, String) {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    scene.migrate_until(words, &[]).unwrap().kill().unwrap();
+    let id = scene.id().unwrap();
+    (scene, id)
+}
+
+fn resumes_after(words: &str) {
+    let (scene, id) = killed_at(words);
+    scene.causeway(&["resume", &id]).unwrap().must_exit(0);
+    scene.ledger_is_whole(scene.at_west).unwrap();
+    assert!(!scene.east().is_running(VM).unwrap(), "the source runs as well");
+}
+
+fn aborts_after(words: &str) {
+    let (scene, id) = killed_at(words);
+    scene.causeway(&["abort", &id, "--yes"]).unwrap().must_exit(0);
+    scene.ledger_is_whole(scene.at_east).unwrap();
+    scene.west_is_clean().unwrap();
+    let status = scene.causeway(&["status", &id]).unwrap().must_exit(0);
+    assert!(status.stdout.contains("lives at east"), "{}", status.stdout);
+}
+
+macro_rules! at {
+    ($act:ident: $($name:ident $words:literal)*) => {
+        $(#[test] fn $name() { $act($words); })*
+    };
+}
+
+at! { resumes_after:
+    a_kill_while_installing_the_agent_is_resumed "installing the agent"
+    a_kill_while_creating_volumes_is_resumed "creating"
+    a_kill_while_the_helper_starts_is_resumed "starting the helper"
+    a_kill_before_the_first_round_is_resumed "phase: copying"
+    a_kill_in_the_first_round_is_resumed "round 0:"
+    a_kill_when_converged_is_resumed "phase: holding"
+    a_kill_while_the_guest_is_frozen_is_resumed "stands still"
+    a_kill_while_fencing_is_resumed "phase: fencing"
+    a_kill_at_power_off_is_resumed "powering off"
+    a_kill_at_the_decision_is_resumed "phase: deciding"
+    a_kill_while_the_destination_boots_is_resumed "phase: starting"
+}
+
+at! { aborts_after:
+    an_abort_while_preparing_leaves_the_source_writing "starting the helper"
+    an_abort_in_the_first_round_leaves_the_source_writing "round 0:"
+    an_abort_when_converged_leaves_the_source_writing "phase: holding"
+    an_abort_while_the_guest_is_frozen_leaves_the_source_writing "stands still"
+    an_abort_at_power_off_brings_the_source_back "powering off"
+}
