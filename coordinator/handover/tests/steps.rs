@@ -185,6 +185,15 @@ fn a_ledger_that_contradicts_itself_is_refused() {
     records.push(Record { entry, ..records[0].clone() });
     let error = DestinationRole::replay(identity("west"), attempt(1).vm, &records).unwrap_err();
     assert_eq!(error.epoch, Epoch(1));
+
+    let known = |epoch| {
+        let entry = Entry::Destination(DestinationEntry::AttemptKnown(attempt(epoch)));
+        Record { vm: attempt(epoch).vm, epoch: Epoch(epoch), entry }
+    };
+    for epochs in [[2, 1], [2, 2]] {
+        let records = epochs.map(known);
+        assert!(DestinationRole::replay(identity("west"), attempt(1).vm, &records).is_err());
+    }
 }
 
 #[test]
