@@ -37,8 +37,16 @@ for at in /etc/libvirt /var/lib/libvirt /var/log/libvirt /run; do
     mkdir -p "$D/root$at"; mount --bind "$D/root$at" "$at"
 done
 mount --bind "$CACHE" /var/cache/libvirt
-# Everywhere the same: a machine's KVM may be missing, or be there and not work.
-if [ -e /dev/kvm ]; then mount --bind /dev/null /dev/kvm; fi
+# Devices without KVM: a machine's may be missing, or be there and not work.
+mkdir "$D/dev"
+mount -t tmpfs -o mode=755 dev "$D/dev"
+mkdir "$D/dev/net" "$D/dev/pts" "$D/dev/shm"
+for node in null zero full random urandom tty net/tun; do
+    if [ -e "/dev/$node" ]; then cp -a "/dev/$node" "$D/dev/$node"; fi
+done
+mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts "$D/dev/pts"
+ln -s pts/ptmx "$D/dev/ptmx"
+mount --rbind "$D/dev" /dev
 mkdir -p /run/sshd /run/lock /etc/libvirt/qemu
 hostname "$(basename "$D" | tr A-Z a-z | tr -cd a-z0-9)"
 ip link set lo up 2>/dev/null || true

@@ -17,8 +17,9 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
-for module in virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console; do
-    /bin/busybox insmod /modules/$module.ko
+# Which one needs which differs between kernels: what cannot go in yet goes in later.
+for round in 1 2 3 4 5 6; do
+    for module in /modules/*.ko; do /bin/busybox insmod "$module" 2>/dev/null; done
 done
 until port=$(/bin/busybox grep -lx org.causeway.0 /sys/class/virtio-ports/*/name 2>/dev/null); do
     /bin/busybox sleep 0.1
@@ -30,7 +31,7 @@ while :; do
     # Nothing to read while no host is connected.
     if ! read -r verb blocks <&3; then /bin/busybox sleep 0.1; continue; fi
     case $verb in
-        hello) echo "serials $(/bin/busybox cat /sys/block/vd*/serial | /bin/busybox tr '\n' ' ')" >&3 ;;
+        hello) echo "serials $(for serial in /sys/block/vd*/serial; do echo "$(cat "$serial")"; done | /bin/busybox tr '\n' ' ')" >&3 ;;
         send) /bin/busybox dd if=/dev/vda bs=65536 count="$blocks" 2>/dev/null >&3 ;;
         take) /bin/busybox dd of=/dev/vda bs=65536 count="$blocks" iflag=fullblock conv=fsync 2>/dev/null <&3
               echo took >&3 ;;
@@ -53,9 +54,11 @@ pub fn appliance() -> ApplianceFiles {
     static MADE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     let (kernel, initrd) = MADE.get_or_init(|| {
         let kernel = kernel();
-        let initrd = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("libvirt-helper-{}.initrd", std::process::id()));
-        make_initrd(&kernel, &initrd);
+        let initrd = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libvirt-helper.initrd");
+        // Another run of these tests may be reading it.
+        let unfinished = initrd.with_extension(std::process::id().to_string());
+        make_initrd(&kernel, &unfinished);
+        fs::rename(unfinished, &initrd).unwrap();
         (kernel.vmlinuz, initrd)
     });
     let mut hasher = blake3::Hasher::new();
