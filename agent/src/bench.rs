@@ -91,7 +91,8 @@ pub async fn send(order: Send) -> Result<()> {
     }
     let disk: Arc<dyn BlockRead> = Arc::new(disk);
     let source = SourceDisk { no: DiskNo(0), size, block_size: BlockSize::for_disk(size), disk };
-    let sender = Sender::new(migration()?, vec![source], Arc::new(NoChanges), SenderLimits::default())?;
+    let sender =
+        Sender::new(migration()?, vec![source], Arc::new(NoChanges), SenderLimits::default())?;
     sender.connect(GENERATION, streams).await?;
     let began = Instant::now();
     let options =
@@ -103,7 +104,8 @@ pub async fn send(order: Send) -> Result<()> {
     }
     let digest = sender.seal(0)?;
     sender.disconnect().await;
-    say(json!({ "elapsed_s": elapsed.as_secs_f64(), "progress": round.progress, "digest": digest })).await
+    say(json!({ "elapsed_s": elapsed.as_secs_f64(), "progress": round.progress, "digest": digest }))
+        .await
 }
 
 pub async fn receive(order: Receive) -> Result<()> {

@@ -24,6 +24,9 @@ mod sys;
 
 use std::io;
 
+/// How processes of ours call themselves: they are started by way of `/proc/self/exe`.
+pub const PROGRAM: &str = "causeway-agent";
+
 /// Threads that may block: readers and writers of disks, one for inspecting, one for quiescing.
 const BLOCKING_THREADS_MAX: usize = 24;
 

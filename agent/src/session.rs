@@ -122,6 +122,7 @@ struct Session {
     number: u64,
     /// Wakes the session under way when a newer one takes its place.
     replaced: Arc<Notify>,
+    open: bool,
     /// When there last was one.
     seen: Instant,
 }
@@ -143,7 +144,8 @@ enum End {
 
 impl<R: Role> Host<R> {
     pub fn new(role: Arc<R>, identity: Identity, events: Events, boot_id: String) -> Arc<Self> {
-        let session = Session { number: 0, replaced: Arc::default(), seen: Instant::now() };
+        let seen = Instant::now();
+        let session = Session { number: 0, replaced: Arc::default(), open: false, seen };
         Arc::new(Self {
             role,
             identity,
@@ -166,7 +168,8 @@ impl<R: Role> Host<R> {
 
     /// How long there has been no control session.
     pub fn idle(&self) -> Duration {
-        lock(&self.session).seen.elapsed()
+        let session = lock(&self.session);
+        if session.open { Duration::ZERO } else { session.seen.elapsed() }
     }
 
     /// Waits for a session on this stream and serves it to its end.
@@ -272,7 +275,7 @@ impl<R: Role> Host<R> {
         session.replaced.notify_one();
         session.replaced = Arc::default();
         session.number += 1;
-        session.seen = Instant::now();
+        session.open = true;
         self.events.direct_to(Some(to));
         (session.number, Arc::clone(&session.replaced), events)
     }
@@ -281,6 +284,7 @@ impl<R: Role> Host<R> {
         let mut session = lock(&self.session);
         if session.number == number {
             self.events.direct_to(None);
+            session.open = false;
             session.seen = Instant::now();
         }
     }
@@ -313,7 +317,6 @@ impl<R: Role> Host<R> {
                 call = reader.next::<RawCall>(), if running < CALLS_AT_ONCE => {
                     let Some(call) = call? else { return Ok(End::Gone) };
                     running += 1;
-                    lock(&self.session).seen = Instant::now();
                     let (host, migration) = (Arc::clone(self), owner.migration.clone());
                     let replies = replies_in.clone();
                     // Not bound to the session: what was begun is finished, and asked for again

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::inspect::{self, Tree};
 use crate::log::Log;
 use crate::session::{Allowed, Events, Host, Role, Tasks};
 use crate::source::Source;
-use crate::sys;
+use crate::{PROGRAM, sys};
 
 /// What a waiting parent is told when the socket is there.
 const READY: &str = "ready\n";
@@ -70,6 +71,7 @@ pub enum ServeError {
 /// Starts the daemon in the background and waits until it listens.
 pub fn start_detached(place: &Place, idle_max: Duration) -> Result<(), ServeError> {
     let mut child = Command::new("/proc/self/exe")
+        .arg0(PROGRAM)
         // In this order: `serve --dir DIR` is how others know an agent among processes.
         .args(["serve", "--dir"])
         .arg(place.dir())
@@ -187,6 +189,7 @@ fn detach() -> io::Result<()> {
 /// The guest's own work goes first. Each of these is a courtesy: without one the agent still works.
 /// To be called before there is a second thread: priorities belong to threads, which inherit them.
 pub fn make_modest() {
+    let _name = rustix::thread::set_name(c"causeway-agent");
     if let Err(error) = rustix::process::setpriority_process(None, 10) {
         warn!(%error, "priority not lowered");
     }

@@ -22,6 +22,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ use thiserror::Error;
 
 use super::guard::{Guard, Place};
 use super::undo::{Done, Undo};
+use crate::PROGRAM;
 
 /// The hidden subcommand that makes this binary a warden; its standard input is the socket.
 pub const SUBCOMMAND: &str = "warden";
@@ -95,6 +97,7 @@ impl Warden {
         let (socket, theirs) = UnixStream::pair().map_err(WardenError::Start)?;
         // Works also when the file was removed in the meantime.
         let child = Command::new("/proc/self/exe")
+            .arg0(PROGRAM)
             .arg(SUBCOMMAND)
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
             .stdout(Stdio::null())
@@ -193,12 +196,14 @@ pub fn run() -> io::Result<()> {
     };
     settle_in();
     write_message(&mut watch.socket, READY, b"")?;
-    watch.run()
+    watch.run();
+    Ok(())
 }
 
 /// Takes this process out of reach of whatever may kill or stop the agent.
 fn settle_in() {
     // Each is a safeguard of its own; lacking one, the others still hold.
+    let _name = rustix::thread::set_name(c"causeway-warden");
     let _session = rustix::process::setsid();
     let _oom = fs::write("/proc/self/oom_score_adj", "-1000");
     let _memory = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE);
@@ -227,21 +232,23 @@ enum State {
 }
 
 impl Watch {
-    fn run(&mut self) -> io::Result<()> {
+    fn run(&mut self) {
         loop {
-            match self.next_message() {
+            let agent_lives = match self.next_message() {
                 Ok(None) => {
                     self.deadline = None;
                     self.thaw();
-                    write_message(&mut self.socket, THAWED, b"")?;
+                    write_message(&mut self.socket, THAWED, b"")
                 }
-                Ok(Some((RELEASE, _))) => return Ok(()),
-                Ok(Some((tag, len))) => self.act(tag, len)?,
-                Err(_) => {
-                    self.thaw();
-                    let _complaints = self.undo.put_back();
-                    return Ok(());
-                }
+                Ok(Some((RELEASE, _))) => return,
+                Ok(Some((tag, len))) => self.act(tag, len),
+                Err(error) => Err(error),
+            };
+            // Whatever went wrong: an agent that cannot be heard or answered is gone.
+            if agent_lives.is_err() {
+                self.thaw();
+                let _complaints = self.undo.put_back();
+                return;
             }
         }
     }

@@ -11,7 +11,7 @@ use units::{Bytes, DiskNo};
 use wire::control::{Event, Failure, RoundEnd, RoundProgress};
 
 use super::Source;
-use super::error::SourceError;
+use super::error::{SourceError, to_failure};
 use super::tracked::Tracked;
 use crate::inspect::stat::DiskStat;
 use crate::session::lock;
@@ -75,9 +75,18 @@ impl Source {
         let options = RoundOptions { limit_rate, compress };
         let source = Arc::clone(self);
         tokio::spawn(async move {
-            // Cleared however the round ends.
-            let _running = Running(Arc::clone(&source));
-            let end = source.round(&tracked, number, options).await;
+            let running = Running(Arc::clone(&source));
+            let task = {
+                let (source, tracked) = (Arc::clone(&source), Arc::clone(&tracked));
+                tokio::spawn(async move { source.round(&tracked, number, options).await })
+            };
+            // A bug in a round is its failure, not silence.
+            let end = task.await.unwrap_or_else(|error| RoundEnd {
+                progress: RoundProgress { number, ..RoundProgress::default() },
+                failure: Some(to_failure(SourceError::Worker(error))),
+                remaining: tracked.sender.remaining(),
+                doubts: Vec::new(),
+            });
             tracing::info!(
                 number,
                 remaining = %end.remaining,
@@ -85,7 +94,8 @@ impl Source {
                 doubts = ?end.doubts,
                 "round ended"
             );
-            drop(_running);
+            // Before the event: whoever hears it may ask for the next one.
+            drop(running);
             source.events.tell(Event::RoundEnded(end));
         });
         Ok(())
@@ -140,6 +150,7 @@ impl Source {
     }
 }
 
+/// Cleared however the round ends.
 struct Running(Arc<Source>);
 
 impl Drop for Running {
