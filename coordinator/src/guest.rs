@@ -116,8 +116,25 @@ impl SshGuest {
     }
 
     async fn guest(&self) -> Result<&Guest, SiteError> {
-        let connect = || Guest::connect(&self.target);
-        self.guest.get_or_try_init(connect).await.map_err(|error| self.error("log in", error))
+        let dial = || self.dial();
+        self.guest.get_or_try_init(dial).await.map_err(|error| self.error("log in", error))
+    }
+
+    /// Servers drop logins that come too fast after one another; only what says that waiting helps
+    /// is tried again.
+    async fn dial(&self) -> Result<Guest, SshError> {
+        let mut tries = 0;
+        loop {
+            let error = match Guest::connect(&self.target).await {
+                Ok(guest) => return Ok(guest),
+                Err(error) => error,
+            };
+            tries += 1;
+            match error.remedy() {
+                Remedy::RetryAfter(pause) if tries < DIALS => tokio::time::sleep(pause).await,
+                _ => return Err(error),
+            }
+        }
     }
 
     async fn dir(
@@ -179,6 +196,9 @@ impl SshGuest {
         }
     }
 }
+
+/// Logins that are tried before a guest counts as unreachable.
+const DIALS: u32 = 3;
 
 fn probe_of(report: guest_ssh::GuestReport) -> GuestProbe {
     GuestProbe {

@@ -102,7 +102,6 @@ pub struct Stored {
     pub login: GuestLogin,
     pub created_ms: i64,
     pub records: Vec<(i64, Record)>,
-    pub released: bool,
 }
 
 impl Store {
@@ -216,14 +215,11 @@ impl Store {
             .iter()
             .map(|(at_ms, body)| Ok((*at_ms, decode("a journal record", body)?)))
             .collect::<Result<_, StoreError>>()?;
-        let released = "SELECT count(*) FROM released WHERE migration = ?1";
-        let released: i64 = database.query_row(released, [id], |row| row.get(0))?;
         Ok(Some(Stored {
             plan: decode("a plan", &plan)?,
             login: decode("a login", &login)?,
             created_ms,
             records,
-            released: released > 0,
         }))
     }
 

@@ -28,8 +28,20 @@ pub(crate) struct Link {
 }
 
 struct Idle {
-    connection: Connect,
+    /// `None` only while it is being dropped or taken.
+    connection: Option<Connect>,
     since: Instant,
+}
+
+/// Closing says goodbye, and waits for the answer of a host that may be gone: minutes, for which
+/// nobody should wait.
+impl Drop for Idle {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // Without a thread the connection is closed here, which is slow at worst.
+            drop(thread::Builder::new().name("libvirt-close".to_owned()).spawn(|| drop(connection)));
+        }
+    }
 }
 
 impl Link {
@@ -135,8 +147,10 @@ impl Link {
 
     fn take(&self) -> Result<Connect, Fault> {
         let idle = self.idle().take();
-        if let Some(Idle { connection, since }) = idle {
-            let fresh = since.elapsed() < TRUSTED_FOR && connection.is_alive().unwrap_or(false);
+        if let Some(mut idle) = idle
+            && let Some(connection) = idle.connection.take()
+        {
+            let fresh = idle.since.elapsed() < TRUSTED_FOR && connection.is_alive().unwrap_or(false);
             if fresh || connection.lib_version().is_ok() {
                 return Ok(connection);
             }
@@ -145,7 +159,7 @@ impl Link {
     }
 
     fn give_back(&self, connection: Connect) {
-        *self.idle() = Some(Idle { connection, since: Instant::now() });
+        *self.idle() = Some(Idle { connection: Some(connection), since: Instant::now() });
     }
 
     fn idle(&self) -> MutexGuard<'_, Option<Idle>> {

@@ -69,7 +69,6 @@ async fn start(context: &Context, plan: &Plan, login: &GuestLogin) -> Result<u8,
         login: login.clone(),
         created_ms: crate::now_ms(),
         records: Vec::new(),
-        released: false,
     };
     let (run, progress) = prepare(context, &stored)?;
     follow(context, run, progress, stored.created_ms).await

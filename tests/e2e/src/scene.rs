@@ -309,10 +309,20 @@ impl Scene {
                 .find(|entry| entry.file_name().to_string_lossy().starts_with(&target))
                 .with_context(|| format!("no volume {target} at west"))?;
             let (ours, theirs) = (raw(&disk.path, disk.format)?, raw_of(&volume.path())?);
-            ensure!(ours.len() == theirs.len(), "{target}: {} and {} bytes", ours.len(), theirs.len());
+            ensure!(
+                ours.len() == theirs.len(),
+                "{target}: {} and {} bytes",
+                ours.len(),
+                theirs.len()
+            );
             let compared = NOTICE..ours.len().saturating_sub(NOTICE);
-            let differs = ours[compared.clone()].iter().zip(&theirs[compared]).position(|(a, b)| a != b);
-            ensure!(differs.is_none(), "{target} differs at byte {:?}", differs.map(|at| at + NOTICE));
+            let differs =
+                ours[compared.clone()].iter().zip(&theirs[compared]).position(|(a, b)| a != b);
+            ensure!(
+                differs.is_none(),
+                "{target} differs at byte {:?}",
+                differs.map(|at| at + NOTICE)
+            );
         }
         Ok(())
     }

@@ -29,7 +29,9 @@ fn each_obstacle_is_named_with_its_remedy_and_nothing_is_touched() {
     refused(plan(&|words| words[1] = "nobody".to_owned()), "not-found");
     refused(plan(&|words| replace(words, "--to", "mars")), "no site mars");
     refused(
-        plan(&|words| words.extend(["--host-key".to_owned(), format!("SHA256:{}", "A".repeat(43))])),
+        plan(&|words| {
+            words.extend(["--host-key".to_owned(), format!("SHA256:{}", "A".repeat(43))])
+        }),
         "host key",
     );
     refused(plan(&|words| replace(words, "--known-hosts", "/dev/null")), "host key");
