@@ -60,6 +60,46 @@ async fn a_few_changed_pages_travel_as_a_patch() {
     world.assert_equal().await;
 }
 
+/// What a guest writes between the take and the read belongs to the patch, and to the next round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_in_the_middle_of_a_read_does_not_spoil_the_patch() {
+    let sizes = [4 * BLOCK];
+    let marks = Arc::new(Marks::new(&sizes));
+    let source = Arc::new(MemoryDisk::filled(sizes[0]));
+    let mut world = World::with(vec![Arc::clone(&source)], Arc::clone(&marks) as _);
+    world.connect_plainly(1).await;
+    ok(world.round().await);
+    marks.write(0, &source, 5000, &[1; 10]);
+    let guest = (Arc::clone(&source), Arc::clone(&marks));
+    let write = move || guest.1.write(0, &guest.0, 100_000, &[2; 10]);
+    *source.in_next_read.lock().unwrap() = Some(Box::new(write));
+    let progress = ok(world.round_with(RoundOptions::default()).await);
+    assert_eq!(sum(&progress, |disk| disk.sent), 2 * 4096);
+    assert_eq!(marks.dirty_pages(0), 1);
+    ok(world.round().await);
+    world.assert_equal().await;
+}
+
+/// What was a hole when it was asked for need not be one any more when its block is looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_into_a_hole_that_was_just_found_is_not_lost() {
+    let sizes = [64 * BLOCK];
+    let marks = Arc::new(Marks::new(&sizes));
+    let source = Arc::new(MemoryDisk::zeros(sizes[0]));
+    let mut world = World::with(vec![Arc::clone(&source)], Arc::clone(&marks) as _);
+    world.connect_plainly(1).await;
+    let guest = (Arc::clone(&source), Arc::clone(&marks));
+    let write = move || {
+        for block in 4..64 {
+            guest.1.write(0, &guest.0, block * BLOCK + 77, &[2; 10]);
+        }
+    };
+    *source.behind_next_hole.lock().unwrap() = Some(Box::new(write));
+    ok(world.round().await);
+    ok(world.round().await);
+    world.assert_equal().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn zeros_are_not_sent_and_overwrite_what_was_there() {
     let sizes = [6 * BLOCK + 10];

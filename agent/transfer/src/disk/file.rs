@@ -20,8 +20,7 @@ use crate::buffer::ALIGNMENT;
 /// systems write, so a page that was once read through it would stay stale.
 ///
 /// The tail of an image file whose size is no multiple of 4 KiB goes through the page cache, which
-/// for a file is the file's own and never stale. A device's size is a multiple of its sectors, so
-/// its tail needs no such thing.
+/// for a file is the file's own and never stale. The tail of a device goes by sectors.
 #[derive(Debug)]
 pub struct FileDisk {
     size: Bytes,
@@ -89,14 +88,43 @@ impl FileDisk {
         Ok(Self { size: Bytes(size), direct, cached })
     }
 
-    /// How much of a transfer at `offset` may go past the page cache.
-    fn direct_part(&self, offset: Bytes, memory: &[u8]) -> usize {
-        let aligned = offset.0.is_multiple_of(4096) && memory.as_ptr().align_offset(ALIGNMENT) == 0;
-        match (&self.direct, &self.cached) {
-            (None, _) => 0,
-            (Some(_), None) => memory.len(),
-            (Some(_), Some(_)) if aligned => memory.len() - memory.len() % ALIGNMENT,
-            (Some(_), Some(_)) => 0,
+    /// How much of a transfer from a page boundary may go past the page cache in one go.
+    fn direct_part(&self, memory: &[u8]) -> usize {
+        let aligned = memory.as_ptr().align_offset(ALIGNMENT) == 0;
+        match &self.direct {
+            Some(_) if aligned => memory.len() - memory.len() % ALIGNMENT,
+            _ => 0,
+        }
+    }
+
+    /// Reads less than a page of a device: its last sectors, or, where the device is larger and
+    /// has sectors of 4 KiB, a part of one.
+    fn read_sectors(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let mut page = Page([0; ALIGNMENT]);
+        let sectors = page.around(into.len())?;
+        let device = open_one(self.direct.as_ref())?;
+        match device.read_exact_at(sectors, offset) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                device.read_exact_at(&mut page.0, offset)?;
+            }
+            read => read?,
+        }
+        into.copy_from_slice(&page.0[..into.len()]);
+        Ok(())
+    }
+
+    /// Writes less than a page of a device, likewise; what follows in the same sector stays.
+    fn write_sectors(&self, offset: u64, from: &[u8]) -> io::Result<()> {
+        let mut page = Page([0; ALIGNMENT]);
+        page.around(from.len())?.copy_from_slice(from);
+        let device = open_one(self.direct.as_ref())?;
+        match device.write_all_at(page.around(from.len())?, offset) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                device.read_exact_at(&mut page.0, offset)?;
+                page.around(from.len())?.copy_from_slice(from);
+                device.write_all_at(&page.0, offset)
+            }
+            written => written,
         }
     }
 
@@ -116,16 +144,19 @@ impl BlockRead for FileDisk {
     }
 
     fn read_at(&self, offset: Bytes, into: &mut [u8]) -> io::Result<()> {
-        let direct_len = self.direct_part(offset, into);
-        let (direct, cached) = into.split_at_mut(direct_len);
+        let direct_len = self.direct_part(into);
+        let (direct, tail) = into.split_at_mut(direct_len);
         if !direct.is_empty() {
             open_one(self.direct.as_ref())?.read_exact_at(direct, offset.0)?;
         }
-        if !cached.is_empty() {
-            let rest = offset.0 + direct.len() as u64;
-            open_one(self.cached.as_ref())?.read_exact_at(cached, rest)?;
+        if tail.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let tail_at = offset.0 + direct.len() as u64;
+        match &self.cached {
+            Some(cached) => cached.read_exact_at(tail, tail_at),
+            None => self.read_sectors(tail_at, tail),
+        }
     }
 
     fn next_data(&self, from: Bytes) -> io::Result<Option<Bytes>> {
@@ -141,15 +172,18 @@ impl BlockRead for FileDisk {
 
 impl BlockWrite for FileDisk {
     fn write_at(&self, offset: Bytes, from: &[u8]) -> io::Result<()> {
-        let (direct, cached) = from.split_at(self.direct_part(offset, from));
+        let (direct, tail) = from.split_at(self.direct_part(from));
         if !direct.is_empty() {
             open_one(self.direct.as_ref())?.write_all_at(direct, offset.0)?;
         }
-        if !cached.is_empty() {
-            let rest = offset.0 + direct.len() as u64;
-            open_one(self.cached.as_ref())?.write_all_at(cached, rest)?;
+        if tail.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let tail_at = offset.0 + direct.len() as u64;
+        match &self.cached {
+            Some(cached) => cached.write_all_at(tail, tail_at),
+            None => self.write_sectors(tail_at, tail),
+        }
     }
 
     fn zero(&self, offset: Bytes, len: Bytes) -> io::Result<()> {
@@ -176,6 +210,16 @@ impl BlockWrite for FileDisk {
 
     fn sync(&self) -> io::Result<()> {
         self.any().sync_data()
+    }
+}
+
+#[repr(align(4096))]
+struct Page([u8; ALIGNMENT]);
+
+impl Page {
+    /// The first `len` bytes of it. A transfer that is longer was not aligned in memory.
+    fn around(&mut self, len: usize) -> io::Result<&mut [u8]> {
+        self.0.get_mut(..len).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 }
 

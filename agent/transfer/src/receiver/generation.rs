@@ -61,7 +61,9 @@ impl Generation {
             failure: OnceLock::new(),
         });
         let largest = targets.iter().map(|target| target.block_size.bytes()).max().unwrap_or(0);
-        let writers = (0..limits.writers.max(1)).map(|_| {
+        let fit = usize::try_from((WRITER_BYTES / (2 * largest.max(1))).max(2));
+        let writers = limits.writers.clamp(1, fit.unwrap_or(usize::MAX));
+        let writers = (0..writers).map(|_| {
             let generation = Arc::clone(&generation);
             spawn("causeway-write", move || generation.write_loop(largest))
         });
@@ -197,6 +199,9 @@ impl Generation {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// What writers may hold besides what waits for them: each a block, and a patch unpacked.
+const WRITER_BYTES: u64 = 16 << 20;
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     let thread = std::thread::Builder::new().name(name.to_owned());

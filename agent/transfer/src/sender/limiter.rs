@@ -23,14 +23,17 @@ struct State {
     paid_at: Option<Instant>,
 }
 
-/// How much one stream sends at a time under a limit: a tenth of a second at 640 KiB/s.
-pub const PIECE: usize = 64 << 10;
+/// How much one stream sends at a time under a limit.
+pub const PIECE: usize = 16 << 10;
+
+/// The lowest limit, in bytes per second. With as many streams as there may be, each still sends a
+/// piece every 16 s, before the receiver takes it for dead.
+const RATE_MIN: u64 = 64 << 10;
 
 impl Limiter {
     pub fn set(&self, rate: Option<Bytes>) {
         let mut state = self.lock();
-        // Nothing moves at 0; a trickle does.
-        state.bytes_per_s = rate.map(|rate| rate.0.max(1));
+        state.bytes_per_s = rate.map(|rate| rate.0.max(RATE_MIN));
         state.paid_at = None;
         drop(state);
         self.changed.notify_waiters();
@@ -89,7 +92,7 @@ mod tests {
             .map(|_| {
                 let limiter = Arc::clone(&limiter);
                 tokio::spawn(async move {
-                    for _ in 0..16 {
+                    for _ in 0..64 {
                         limiter.pass(PIECE).await;
                     }
                 })
@@ -106,8 +109,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_limit_that_is_lifted_lets_those_who_wait_pass() {
         let limiter = Arc::new(Limiter::default());
-        limiter.set(Some(Bytes(1)));
-        limiter.pass(1000).await;
+        limiter.set(Some(Bytes(0)));
+        limiter.pass(1 << 20).await;
         let waiting = tokio::spawn({
             let limiter = Arc::clone(&limiter);
             async move { limiter.pass(1000).await }

@@ -40,9 +40,16 @@ pub struct Link {
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
 
-/// Blocks between workers and streams. Enough that neither waits for the other's hiccups, little
-/// enough to tell soon who is slower.
-const QUEUE_LEN: usize = 8;
+/// What may wait between workers and streams. Enough that neither waits for the other's hiccups,
+/// little enough to tell soon who is slower.
+const QUEUE_BYTES: u64 = 3 << 20;
+
+/// How many blocks that is: 12 of the smallest, 2 of the largest.
+fn queue_len(sources: &[Source]) -> usize {
+    let largest = sources.iter().map(|source| source.block_size.bytes()).max();
+    let blocks = QUEUE_BYTES / largest.unwrap_or(QUEUE_BYTES);
+    usize::try_from(blocks.max(2)).expect("a small number")
+}
 
 /// The receiver first waits for the writers of the generation before, and for its disks' caches.
 const HELLO_WITHIN: Duration = Duration::from_secs(120);
@@ -101,7 +108,7 @@ impl Link {
         limiter: Arc<Limiter>,
         sources: Arc<[Source]>,
     ) -> Arc<Self> {
-        let (queue, queued) = async_channel::bounded(QUEUE_LEN);
+        let (queue, queued) = async_channel::bounded(queue_len(&sources));
         let (answers_in, answers) = mpsc::channel(QUESTIONS);
         let (commands, command_queues): (Vec<_>, Vec<_>) =
             greeted.iter().map(|_| mpsc::channel(QUESTIONS)).unzip();

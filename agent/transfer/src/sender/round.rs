@@ -108,7 +108,7 @@ async fn passes(round: &Arc<RoundContext>, watcher: &mut Watcher<'_>) -> Result<
 /// Runs the workers until there is nothing more to look at.
 async fn look(round: &Arc<RoundContext>, watcher: &mut Watcher<'_>) -> Result<(), SenderError> {
     let mut workers = JoinSet::new();
-    for _ in 0..round.shared.limits.workers.max(1) {
+    for _ in 0..workers_for(&round.shared) {
         let round = Arc::clone(round);
         workers.spawn_blocking(move || Worker::new(round)?.run());
     }
@@ -130,6 +130,17 @@ async fn look(round: &Arc<RoundContext>, watcher: &mut Watcher<'_>) -> Result<()
         }
     }
 }
+
+/// As many as asked for, but no more than fit [`WORKER_BYTES`].
+fn workers_for(shared: &Shared) -> usize {
+    let largest = shared.sources.iter().map(|source| source.block_size.bytes()).max();
+    let fit = (WORKER_BYTES / (2 * largest.unwrap_or(1))).max(2);
+    shared.limits.workers.clamp(1, usize::try_from(fit).unwrap_or(usize::MAX))
+}
+
+/// What workers may hold: each a block, and the same compressed. Three of them with the largest
+/// blocks.
+const WORKER_BYTES: u64 = 24 << 20;
 
 /// Waits until everything that was queued is acknowledged or refused.
 async fn settle(round: &RoundContext, watcher: &mut Watcher<'_>) -> Result<(), SenderError> {

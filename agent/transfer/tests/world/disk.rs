@@ -14,10 +14,16 @@ pub struct MemoryDisk {
     state: Mutex<State>,
     gate_opened: Condvar,
     pub faults: Faults,
+    /// Runs once, in the middle of the next read, or behind the next question for holes.
+    pub in_next_read: Hook,
+    pub behind_next_hole: Hook,
     pub reads: AtomicU32,
     pub writes: AtomicU32,
     pub syncs: AtomicU32,
 }
+
+/// What the guest does at the worst moment.
+pub type Hook = Mutex<Option<Box<dyn FnOnce() + Send>>>;
 
 struct State {
     content: Vec<u8>,
@@ -56,6 +62,8 @@ impl MemoryDisk {
             state: Mutex::new(state),
             gate_opened: Condvar::new(),
             faults: Faults::default(),
+            in_next_read: Hook::default(),
+            behind_next_hole: Hook::default(),
             reads: AtomicU32::new(0),
             writes: AtomicU32::new(0),
             syncs: AtomicU32::new(0),
@@ -158,6 +166,9 @@ impl BlockRead for MemoryDisk {
 
     fn read_at(&self, offset: Bytes, into: &mut [u8]) -> io::Result<()> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        if let Some(guest) = self.in_next_read.lock().unwrap().take() {
+            guest();
+        }
         let block = offset.0 / BLOCK as u64;
         if self.faults.fail_read_of_block.load(Ordering::Relaxed) == block + 1 {
             return Err(io::Error::other("injected"));
@@ -165,6 +176,25 @@ impl BlockRead for MemoryDisk {
         let at = usize::try_from(offset.0).unwrap();
         into.copy_from_slice(&self.state.lock().unwrap().content[at..at + into.len()]);
         Ok(())
+    }
+
+    /// Blocks of zeros are holes.
+    fn next_data(&self, from: Bytes) -> io::Result<Option<Bytes>> {
+        let next = {
+            let state = self.state.lock().unwrap();
+            let from = usize::try_from(from.0).unwrap();
+            let data = |at: &usize| {
+                let end = (at + BLOCK).min(state.content.len());
+                state.content[*at..end].iter().any(|byte| *byte != 0)
+            };
+            (from..state.content.len()).step_by(BLOCK).find(data)
+        };
+        if next.is_none()
+            && let Some(guest) = self.behind_next_hole.lock().unwrap().take()
+        {
+            guest();
+        }
+        Ok(next.map(|at| Bytes(at as u64)))
     }
 }
 
