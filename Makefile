@@ -7,7 +7,7 @@ CARGO    := cargo
 # Guests are emulated and want a core each; more at once only makes all of them slower.
 THREADS  ?= 2
 
-.PHONY: all deps programs agent test unit e2e demo bench check clean
+.PHONY: all deps programs agent test unit e2e demo check clean
 
 all: programs
 

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::failure::{Failure, Kind};
 use crate::store::Store;
 
-/// Signs the migration receipts.
+/// Signs the migration receipts, and names this installation in every ledger record.
 pub fn install_key(store: &Store) -> Result<SigningKey, Failure> {
     signing_key(store, "install.key")
 }
@@ -59,7 +59,7 @@ fn signing_key(store: &Store, name: &str) -> Result<SigningKey, Failure> {
             let bytes: Option<[u8; 32]> = bytes.as_slice().try_into().ok();
             bytes.map(|bytes| SigningKey::from_bytes(&bytes)).ok_or_else(|| {
                 Failure::new(Kind::Refused, format!("{} is not a key", path.display()))
-                    .hint("restore it from a backup; receipts signed with it stay valid")
+                    .hint("restore it from a backup: it names this installation, and open attempts are refused under another")
             })
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

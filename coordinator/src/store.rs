@@ -4,7 +4,8 @@
 //! ```text
 //! STATE/lock            held while a verb acts; readers do not take it
 //! STATE/causeway.db     sites, migrations, their journals
-//! STATE/install.key     signs receipts; 0600
+//! STATE/install.key     names this installation and signs receipts; 0600
+//! STATE/keys/site-SITE.key  signs what a site's role says; 0600
 //! STATE/keys/ID.key     the coordinator's key of one migration; 0600
 //! STATE/ledger/SITE/    the site roles' ledgers (crate `journal`)
 //! STATE/appliance/      the helper's kernel and initramfs

@@ -68,7 +68,8 @@ Examples:
     Run(RunArgs),
     /// Go on with a migration that was interrupted, wherever it stopped
     Resume(ResumeArgs),
-    /// Call a migration off: the source runs as before, the destination is cleaned
+    /// Call a migration off: the source runs as before, what was made at the destination is removed
+    /// (the helper's kernel stays for the next)
     Abort(AbortArgs),
     /// Release a migration that holds before its switchover
     Switchover {
@@ -257,7 +258,7 @@ pub struct Ask {
     /// Format of the volumes at the destination
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-    /// From the freeze until the destination answers
+    /// From the freeze until the destination answers; what counts as an answer says --probe
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_ms)]
     pub max_downtime: u64,
     /// Most bytes per second on the wire: 20M, 1G
@@ -297,7 +298,8 @@ pub struct Ask {
     /// How long the guest takes to boot, if you know better than its last boot
     #[arg(long, value_name = "TIME", value_parser = parse_ms)]
     pub boot_time: Option<u64>,
-    /// What must answer at the destination: tcp:HOST:PORT or ssh:HOST:PORT
+    /// What must answer at the destination: tcp:HOST:PORT or ssh:HOST:PORT; without it the platform's
+    /// word that it runs is enough
     #[arg(long, value_name = "PROBE")]
     pub probe: Option<String>,
     /// Read all targets again before the decision

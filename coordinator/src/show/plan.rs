@@ -46,7 +46,7 @@ pub fn plan_text(plan: &Plan) -> String {
         vm.name,
         plan.disks.len()
     ));
-    lines.push("            in the guest: the agent, in memory, removed at the end".to_owned());
+    lines.push("            in the guest: the agent, in memory only; gone with the power-off, removed if called off".to_owned());
     for means in &plan.fence.means {
         lines.push(format!("  fence     {}: {}", means.name, means.does));
     }

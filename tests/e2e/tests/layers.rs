@@ -42,7 +42,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("lab", &[]),
     ("e2e", &["lab"]),
-    ("bench", &["lab"]),
 ];
 
 /// No runtime, no files, no clock, no randomness: time and entropy are arguments.
