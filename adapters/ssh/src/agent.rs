@@ -112,7 +112,7 @@ impl AgentDir {
     /// `/run/causeway/ID`, or `PLACE/causeway-ID` where others may write: there a directory
     /// between could be someone else's.
     pub fn under(place: &str, migration: &MigrationId) -> Self {
-        Self(if place == "/run" {
+        Self(if ["/run", "/run/causeway"].contains(&place) {
             format!("/run/causeway/{migration}")
         } else {
             format!("{place}/causeway-{migration}")
@@ -347,7 +347,8 @@ sha256sum <"$1"
 "#;
 
 /// `agents` prints the process ids of agents that serve `$dir`. The pid file alone is not
-/// believed: pids are used again.
+/// believed: pids are used again. `nap` waits a tenth of a second, or one where sleep takes whole
+/// seconds only, and counts tenths in `$turns`.
 macro_rules! agents {
     () => {
         r#"
@@ -358,6 +359,7 @@ serves() {
     esac
     return 1
 } 2>/dev/null
+nap() { turns=$((turns + 1)); sleep 0.1 2>/dev/null || { sleep 1; turns=$((turns + 9)); }; }
 agents() {
     for process in /proc/[0-9]*; do
         if serves "${process#/proc/}"; then echo "${process#/proc/}"; fi
@@ -403,8 +405,7 @@ while [ $turns -lt 300 ]; do
         exit 0
     fi
     if ! kill -0 $child 2>/dev/null && [ -z "$(agents)" ]; then break; fi
-    turns=$((turns + 1))
-    sleep 0.1 2>/dev/null || sleep 1
+    nap
 done
 cat "$dir/agent.log" >&2
 kill $child 2>/dev/null
@@ -424,9 +425,8 @@ files=$(ls -A "$dir" 2>/dev/null)
 if [ -x "$dir/causeway-agent" ]; then
     "$dir/causeway-agent" remove --dir "$dir" </dev/null >/dev/null 2>&1 &
     turns=0
-    while kill -0 $! 2>/dev/null && [ $turns -lt 100 ]; do
-        turns=$((turns + 1))
-        sleep 0.1 2>/dev/null || sleep 1
+    while kill -0 $! 2>/dev/null && [ $turns -lt 300 ]; do
+        nap
     done
     kill -9 $! 2>/dev/null
 fi
@@ -435,11 +435,10 @@ for pid in $running; do
         turns=0
         serves $pid && kill -s $signal $pid 2>/dev/null
         while serves $pid && [ $turns -lt 50 ]; do
-            turns=$((turns + 1))
-            sleep 0.1 2>/dev/null || sleep 1
+            nap
         done
     done
-    serves $pid && exit 1
+    if serves $pid; then echo "process $pid does not end" >&2; exit 1; fi
     echo "stopped=$pid"
 done
 rm -rf -- "$dir" || exit 1

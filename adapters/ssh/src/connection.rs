@@ -149,13 +149,24 @@ async fn tcp_connect(target: &SshTarget) -> Result<TcpStream, SshError> {
     let unreachable = |cause| SshError::Unreachable { endpoint: target.endpoint(), cause };
     let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
-    // SSH's keepalive notices a dead path only while we wait for the guest. While we are stuck
-    // writing to it, TCP has to.
-    let patience = u32::try_from(target.timing.patience().as_millis()).unwrap_or(u32::MAX);
-    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&tcp, patience) {
+    if let Err(error) = watch_path(&tcp, target) {
         warn!(%error, "a dead path may be noticed late");
     }
     Ok(tcp)
+}
+
+/// SSH's keepalive notices a dead path only after the login and while we wait for the guest.
+/// Before that, and while we are stuck writing to it, TCP has to.
+fn watch_path(tcp: &TcpStream, target: &SshTarget) -> rustix::io::Result<()> {
+    use rustix::net::sockopt;
+    let patience = u32::try_from(target.timing.patience().as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(tcp, patience)?;
+    // TCP counts these in whole seconds.
+    let interval = target.timing.keepalive.max(Duration::from_secs(1));
+    sockopt::set_tcp_keepidle(tcp, interval)?;
+    sockopt::set_tcp_keepintvl(tcp, interval)?;
+    sockopt::set_tcp_keepcnt(tcp, u32::from(target.timing.keepalive_count.max(1)))?;
+    sockopt::set_socket_keepalive(tcp, true)
 }
 
 fn config(target: &SshTarget, kinds: Vec<Algorithm>) -> Config {

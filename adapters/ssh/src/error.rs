@@ -287,9 +287,11 @@ impl SshError {
             Self::MissingTools { tools } => {
                 format!("install {} in the guest (coreutils or busybox)", tools.join(", "))
             }
-            Self::NoPlace { .. } => "give the guest one, for example `mount -t tmpfs -o \
-                 size=64m,mode=0755 causeway /run/causeway`"
-                .to_owned(),
+            Self::NoPlace { .. } => {
+                "give the guest one: `mkdir -p /run/causeway && mount -t tmpfs \
+                 -o size=64m,mode=0755 causeway /run/causeway`"
+                    .to_owned()
+            }
             Self::WrongMachine { guest, .. } => format!("use an agent built for {guest}"),
             Self::ForeignDir { dir } => format!("look what {dir} is and remove it"),
             Self::TimedOut { .. }

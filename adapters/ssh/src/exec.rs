@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use russh::ChannelMsg;
+use russh::client::Msg;
+use russh::{ChannelMsg, ChannelWriteHalf};
 use tokio::time::timeout;
 
 use crate::connection::Connection;
@@ -78,9 +79,17 @@ impl Connection {
         stdin: Bytes,
         limits: ExecLimits,
     ) -> Result<Output, SshError> {
-        timeout(limits.time, self.run_for_ever(attempt, command, stdin, limits.output))
-            .await
-            .map_err(|_| SshError::TimedOut { attempt: attempt.to_owned(), waited: limits.time })?
+        let mut opened = None;
+        let running = self.run_for_ever(attempt, command, stdin, limits.output, &mut opened);
+        let ended = timeout(limits.time, running).await.unwrap_or_else(|_| {
+            Err(SshError::TimedOut { attempt: attempt.to_owned(), waited: limits.time })
+        });
+        // russh does not close a channel that is dropped, and a command that we no longer listen
+        // to would print on.
+        if let (Err(_), Some(channel)) = (&ended, opened) {
+            drop(timeout(limits.time, channel.close()).await);
+        }
+        ended
     }
 
     async fn run_for_ever(
@@ -89,10 +98,11 @@ impl Connection {
         command: &str,
         stdin: Bytes,
         limit: usize,
+        opened: &mut Option<ChannelWriteHalf<Msg>>,
     ) -> Result<Output, SshError> {
-        let channel = self.open_session().await?;
-        channel.exec(true, command).await.map_err(|_| self.lost())?;
-        let (mut from_guest, to_guest) = channel.split();
+        let (mut from_guest, to_guest) = self.open_session().await?.split();
+        let to_guest = opened.insert(to_guest);
+        to_guest.exec(true, command).await.map_err(|_| self.lost())?;
         let feed = async {
             to_guest.data_bytes(stdin).await?;
             to_guest.eof().await

@@ -224,7 +224,7 @@ for tool in "$@"; do
     command -v "$tool" >/dev/null 2>&1 || echo "missing=$tool"
 done
 while read -r line; do echo "mount=$line"; done </proc/mounts
-for place in /run /dev/shm /tmp; do
+for place in /run/causeway /run /dev/shm /tmp; do
     [ -d $place ] || continue
     df -Pk $place 2>/dev/null | while read -r _ _ _ free _; do
         case $free in ''|*[!0-9]*) ;; *) echo "free=$place $free" ;; esac

@@ -98,6 +98,23 @@ async fn everything_in_the_way_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn what_the_hint_says_makes_a_place() {
+    let bare = "mount -o remount,noexec /dev/shm
+        mount --bind /tmp /tmp; mount -o remount,bind,noexec /tmp";
+    let server = Server::start_with(Kind::OpenSsh, bare);
+    let guest = Guest::connect(&server.target("root")).await.unwrap();
+    let refusals = report(&guest).await.refusals(&guest, &agent());
+    let [refusal @ SshError::NoPlace { .. }] = &refusals[..] else { panic!("{refusals:?}") };
+    let hint = refusal.hint().unwrap();
+    sh(&guest, hint.split('`').nth(1).unwrap()).await;
+    let place = report(&guest).await.agent_dir(&"web1".parse().unwrap(), &agent()).unwrap();
+    assert_eq!(place.as_str(), "/run/causeway/web1");
+    let installed = guest.install(&agent(), &place).await.unwrap();
+    guest.start(&installed, &[]).await.unwrap();
+    guest.remove(&place).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_agent_of_20_mb_arrives_whole_at_both_servers_and_by_sudo() {
     let mut noise: u64 = 1;
     let mut whole = AGENT.as_bytes().to_vec();
@@ -243,6 +260,17 @@ async fn an_agent_outlives_the_connection_that_started_it() {
         let error = guest.open_agent(&dir()).await.unwrap().finish().await.unwrap_err();
         assert!(matches!(StreamError::of(&error), Some(StreamError::Ended { .. })), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_hangup_does_not_end_the_agent_where_setsid_is_missing() {
+    let bare = "for tool in setsid nice ionice; do mount --bind /dev/null /usr/bin/$tool; done";
+    let server = Server::start_with(Kind::OpenSsh, bare);
+    let guest = Guest::connect(&server.target("root")).await.unwrap();
+    let installed = guest.install(&agent(), &dir()).await.unwrap();
+    let Started::Now { pid } = guest.start(&installed, &[]).await.unwrap() else { panic!() };
+    sh(&guest, &format!("kill -HUP {pid}; sleep 0.2")).await;
+    assert_eq!(guest.start(&installed, &[]).await.unwrap(), Started::Before { pid });
 }
 
 #[tokio::test]

@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use guest_ssh::{
-    Exit, Guest, HostKeyPolicy, IdentityProblem, Privilege, SshAuth, SshError, SshTarget, UserAgent,
+    ExecLimits, Exit, Guest, HostKeyPolicy, IdentityProblem, Privilege, SshAuth, SshError,
+    SshTarget, UserAgent,
 };
 use site::Remedy;
 
@@ -34,8 +36,11 @@ async fn a_command_that_prints_without_end_is_stopped() {
     let guest = Guest::connect(&server.target("root")).await.unwrap();
     let error = guest.exec("cat /dev/zero", "").await.unwrap_err();
     assert!(matches!(error, SshError::TooMuchOutput { .. }), "{error}");
-    // The connection is none the worse.
-    assert_eq!(guest.exec("echo on", "").await.unwrap().stdout, b"on\n");
+    let limits = ExecLimits { time: Duration::from_millis(500), ..ExecLimits::default() };
+    let error = guest.exec_within(limits, "while echo; do sleep 0.1; done", "").await.unwrap_err();
+    assert!(matches!(error, SshError::TimedOut { .. }), "{error}");
+    // The connection is none the worse, and nothing goes on printing.
+    while guest.exec("pidof cat sleep", "").await.unwrap().exit == Exit::Status(0) {}
 }
 
 #[tokio::test]
@@ -165,6 +170,7 @@ async fn the_users_agent_stands_in_for_a_file_with_a_passphrase() {
     let locked = Command::new("ssh-keygen")
         .args(["-q", "-p", "-P", "", "-N", "secret", "-f"])
         .arg(server.path("user_ed25519"))
+        .stdout(Stdio::null())
         .status();
     assert!(locked.unwrap().success());
 
