@@ -39,9 +39,9 @@ pub async fn gather(
     };
     let guest = match (guest, &vm) {
         // Without its VM nothing is known to be the right guest.
-        (_, Err(problem)) => Err(problem.clone()),
+        (_, Err(problem)) => Err(vec![problem.clone()]),
         (Ok(guest), Ok(_)) => look_inside(context, request, guest).await,
-        (Err(problem), Ok(_)) => Err(problem),
+        (Err(problem), Ok(_)) => Err(vec![problem]),
     };
     Facts {
         source: from.map_err(problem),
@@ -77,17 +77,17 @@ async fn look_inside(
     context: &Context,
     request: &Request,
     guest: &SshGuest,
-) -> Result<GuestFacts, Problem> {
+) -> Result<GuestFacts, Vec<Problem>> {
     let binary = context.agent_binary();
-    let (probe, refusals) = guest.refusals(&binary).await.map_err(problem)?;
-    if let Some(refusal) = refusals.into_iter().next() {
-        return Err(problem(refusal));
+    let (probe, refusals) = guest.refusals(&binary).await.map_err(|error| vec![problem(error)])?;
+    if !refusals.is_empty() {
+        return Err(refusals.into_iter().map(problem).collect());
     }
     let found = inspect(request, guest, &binary).await;
     if let Err(error) = guest.remove(&request.id).await {
         tracing::warn!(%error, "the agent stays in the guest's memory until its next boot");
     }
-    let report = found?;
+    let report = found.map_err(|problem| vec![problem])?;
     Ok(GuestFacts { missing_tools: essential(probe.missing_tools), ..facts_of(*report) })
 }
 

@@ -105,14 +105,26 @@ pub struct SshGuest {
     site: SiteName,
     login: GuestLogin,
     target: SshTarget,
+    /// The agent's program on this machine.
+    agent: PathBuf,
     guest: OnceCell<Guest>,
     binary: OnceCell<AgentBinary>,
+    /// Where the agent lives in this guest: looked for once, the same for every stream.
+    dir: OnceCell<AgentDir>,
 }
 
 impl SshGuest {
-    pub fn new(site: SiteName, login: GuestLogin) -> Result<Arc<Self>, Failure> {
+    pub fn new(site: SiteName, login: GuestLogin, agent: PathBuf) -> Result<Arc<Self>, Failure> {
         let target = login.target()?;
-        Ok(Arc::new(Self { site, login, target, guest: OnceCell::new(), binary: OnceCell::new() }))
+        Ok(Arc::new(Self {
+            site,
+            login,
+            target,
+            agent,
+            guest: OnceCell::new(),
+            binary: OnceCell::new(),
+            dir: OnceCell::new(),
+        }))
     }
 
     async fn guest(&self) -> Result<&Guest, SiteError> {
@@ -227,7 +239,7 @@ impl GuestAccess for SshGuest {
 
     async fn install(&self, migration: &MigrationId, agent: &Path) -> Result<(), SiteError> {
         let binary = self.binary(agent).await?;
-        let dir = self.dir(migration, binary).await?;
+        let dir = self.installed_dir(migration).await?;
         let guest = self.guest().await?;
         let failed = |error| self.error("install the agent", error);
         let installed = guest.install(binary, &dir).await.map_err(failed)?;
@@ -256,9 +268,10 @@ impl GuestAccess for SshGuest {
 impl SshGuest {
     /// Where this migration's agent is, or would be.
     async fn installed_dir(&self, migration: &MigrationId) -> Result<AgentDir, SiteError> {
-        match self.binary.get() {
-            Some(binary) => self.dir(migration, binary).await,
-            None => Ok(AgentDir::under("/run", migration)),
-        }
+        let find = || async {
+            let binary = self.binary(&self.agent).await?;
+            self.dir(migration, binary).await
+        };
+        self.dir.get_or_try_init(find).await.cloned()
     }
 }

@@ -130,11 +130,19 @@ impl StepError {
     }
 }
 
+/// How the source was left. A drain may end with it suspended, or frozen until its deadline.
+const fn source_of(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Draining => "the source may stand still until `resume` or `abort`",
+        _ => "the source runs",
+    }
+}
+
 /// Why a migration stopped before its end. Nothing is lost by any of them: the same call goes on.
 #[derive(Debug, Error)]
 pub enum Halt {
     /// Source runs, copied data is kept.
-    #[error("stopped while {}; the source runs, what was copied is kept", phase.word())]
+    #[error("stopped while {}; {}, what was copied is kept", phase.word(), source_of(*phase))]
     Resumable {
         phase: Phase,
         #[source]

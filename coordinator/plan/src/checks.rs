@@ -31,7 +31,9 @@ pub(crate) fn reachability(request: &Request, facts: &Facts) -> Vec<Refusal> {
     note(facts.destination.as_ref().err());
     note(facts.vm.as_ref().err());
     note(facts.fence.as_ref().err());
-    note(facts.guest.as_ref().err());
+    for problem in facts.guest.as_ref().err().into_iter().flatten() {
+        note(Some(problem));
+    }
     note(facts.appliance.as_ref().err());
     refusals
 }

@@ -11,7 +11,8 @@ pub struct Facts {
     pub destination: Result<SiteReport, Problem>,
     pub vm: Result<Vm, Problem>,
     pub fence: Result<FenceOffer, Problem>,
-    pub guest: Result<GuestFacts, Problem>,
+    /// Several things can be wrong with a guest at once.
+    pub guest: Result<GuestFacts, Vec<Problem>>,
     /// Name of a VM at the destination that has the same name or id already.
     pub taken: Option<Taken>,
     /// The helper's kernel and initramfs are built and intact.

@@ -199,11 +199,11 @@ fn a_disk_that_grew_at_the_site_but_not_in_the_guest_is_refused() {
 #[test]
 fn what_could_not_be_learned_is_a_refusal_beside_the_others() {
     let codes = refused(|_, facts| {
-        facts.guest = Err(problem("host-key"));
+        facts.guest = Err(vec![problem("host-key"), problem("not-root")]);
         vm(facts).disks[0].usage = DiskUse::Shared;
         facts.appliance = Err(problem("appliance-missing"));
     });
-    assert_eq!(codes, ["host-key", "appliance-missing", "disk-kind"]);
+    assert_eq!(codes, ["host-key", "not-root", "appliance-missing", "disk-kind"]);
 }
 
 #[test]

@@ -111,7 +111,7 @@ pub fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), F
         state,
         source: context.site(&plan.from)?,
         destination: context.site(&plan.to)?,
-        guest: SshGuest::new(plan.from.clone(), login.clone())?,
+        guest: SshGuest::new(plan.from.clone(), login.clone(), context.agent_binary())?,
         custody,
         journal: Box::new(MigrationJournal { store: store.clone(), id: plan.id.clone() }),
         identity: coordinator_key(context, plan)?,

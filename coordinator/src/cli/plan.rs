@@ -57,7 +57,7 @@ pub async fn draw_up(context: &Context, ask: Ask) -> Result<Drawn, Failure> {
     let login = login(context, &ask.vm, &ask.login)?;
     let request = request(context, &ask, from.clone(), to)?;
     let guest = match &login {
-        Some(login) => Ok(SshGuest::new(from, login.clone())?),
+        Some(login) => Ok(SshGuest::new(from, login.clone(), context.agent_binary())?),
         None => Err(Problem {
             code: "no-login".to_owned(),
             text: format!("no way into {} is known", ask.vm),

@@ -36,6 +36,7 @@ pub async fn status(
     if ids.is_empty() && !context.json {
         line("no migrations");
     }
+    let mut code = exit::DONE;
     for id in ids {
         let stored = find(context, &id)?;
         let state = state_of(&stored)?;
@@ -52,13 +53,16 @@ pub async fn status(
         }
         let evidence = gather(context, plan, &state, from.as_ref()).await?;
         let verdict = verdict(&evidence);
+        if matches!(verdict.verdict, VerdictKind::AlarmSplit | VerdictKind::NeedsOperator) {
+            code = exit::UNDECIDED;
+        }
         if context.json {
             line(&value(plan, &state, &verdict).to_string());
         } else {
             line(&text(plan, &state, &verdict));
         }
     }
-    Ok(exit::DONE)
+    Ok(code)
 }
 
 async fn gather(
