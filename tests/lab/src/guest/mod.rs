@@ -35,6 +35,11 @@ pub use ssh::{Answer, Ssh};
 use crate::Format;
 use edit::Edits;
 
+/// For the kernel of every guest: its console, the old names of network cards, and no look at the
+/// timer at boot, which panics ("IO-APIC + timer doesn't work") when an emulated CPU gets little of
+/// a busy machine.
+const KERNEL_WORDS: &str = "console=ttyS0 net.ifnames=0 no_timer_check";
+
 /// In any guest's shell: ends the ledger writer and waits until it has ended.
 pub const STOP_LEDGER: &str = "if [ -x /etc/init.d/ledger-service ]; \
      then /etc/init.d/ledger-service stop; else systemctl stop ledger; fi";

@@ -7,6 +7,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{
+    KERNEL_WORDS,
     disk::DiskFile,
     modules::Modules,
     program,
@@ -70,7 +71,7 @@ pub fn verify_offline(disks: &[DiskFile], witnessed: Option<Witnessed<'_>>) -> R
     let start = Start::Kernel {
         vmlinuz: kernel.vmlinuz,
         initrd: path,
-        cmdline: "console=ttyS0 quiet panic=-1".to_owned(),
+        cmdline: format!("{KERNEL_WORDS} quiet panic=-1"),
     };
     let machine = Machine { start, disks, writes: Writes::Discard, memory_mib: 512, vcpus: 1 };
     let mut qemu = Qemu::start(&machine, &scratch.path().join("console"))?;

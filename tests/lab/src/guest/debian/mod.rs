@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Content, GuestOptions,
+    Content, GuestOptions, KERNEL_WORDS,
     disk::{self, DiskFile, Ext4, MEBIBYTE},
     edit::Edits,
     keys::Keys,
@@ -164,7 +164,7 @@ fn configure(tree: &Path, uuids: &[String; 2]) -> Result<()> {
     let grub = format!(
         "set timeout=0\nset default=0\nsearch --no-floppy --fs-uuid --set=root {root}\n\
          menuentry 'Debian GNU/Linux' {{\n\
-         \tlinux /boot/vmlinuz-{version} root=UUID={root} ro console=ttyS0 net.ifnames=0\n\
+         \tlinux /boot/vmlinuz-{version} root=UUID={root} ro {KERNEL_WORDS}\n\
          \tinitrd /boot/initrd.img-{version}\n}}\n"
     );
     put("boot/grub/grub.cfg", 0o644, grub.as_bytes())?;

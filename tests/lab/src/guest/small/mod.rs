@@ -13,7 +13,7 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    GuestOptions,
+    GuestOptions, KERNEL_WORDS,
     disk::{self, DiskFile, Ext4, MEBIBYTE},
     edit::Edits,
     keys::Keys,
@@ -82,7 +82,7 @@ pub fn build() -> Result<SmallImage> {
     let kernel = kernel::debian_cloud()?;
     let uuids =
         Uuids { root: Noise::new("small root").uuid(), swap: Noise::new("small swap").uuid() };
-    let cmdline = format!("root=UUID={} ro console=ttyS0 net.ifnames=0 quiet", uuids.root);
+    let cmdline = format!("root=UUID={} ro {KERNEL_WORDS} quiet", uuids.root);
     let initrd = initrd(&kernel)?;
     let tree = root_tree(&kernel, &initrd, &uuids, &cmdline)?;
     let recipe = include_str!("mod.rs").to_owned() + include_str!("../disk.rs");
