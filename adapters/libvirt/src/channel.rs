@@ -8,6 +8,10 @@
 //!
 //! libvirt's calls block, so each direction has a thread. What is under way is bounded on both
 //! sides; a full queue blocks the thread, then libvirt, then the guest.
+//!
+//! Two threads on one connection meet a bug of libvirt's client (seen with 9.0.0, within seconds on
+//! a busy machine): the one that waits for the socket can miss that the other has something to
+//! send, and both wait for ever. So every call of "send" is watched by a [`Watchdog`].
 
 use std::io;
 use std::pin::Pin;
@@ -24,6 +28,7 @@ use virt::connect::Connect;
 use virt::stream::Stream;
 
 use crate::storage::PACKET;
+use crate::watchdog::Watchdog;
 
 /// Packets that wait in each direction: 1 MiB, as much as the agents let be unacknowledged.
 const QUEUE: usize = 4;
@@ -56,10 +61,9 @@ impl Channel {
             let over = Arc::clone(&over);
             move || receive(&receiving, &to_caller, &over)
         })?;
+        let watchdog = Watchdog::new(connection)?;
         thread::Builder::new().name("channel-send".to_owned()).spawn(move || {
-            send(stream, outgoing, &over);
-            // The stream first, then what carried it.
-            drop(connection);
+            send(stream, outgoing, &over, &watchdog);
         })?;
         let to_send = PollSender::new(to_send);
         Ok(Self { received, rest: Vec::new(), taken: 0, to_send, closing: None, closed: false })
@@ -83,11 +87,16 @@ fn receive(stream: &Stream, to_caller: &mpsc::Sender<io::Result<Vec<u8>>>, over:
     }
 }
 
-fn send(stream: Stream, mut outgoing: mpsc::Receiver<Outgoing>, over: &AtomicBool) {
+fn send(
+    stream: Stream,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    over: &AtomicBool,
+    watchdog: &Watchdog,
+) {
     while let Some(next) = outgoing.blocking_recv() {
         match next {
             Outgoing::Packet(packet) => {
-                if let Err(said) = send_all(&stream, &packet) {
+                if let Err(said) = send_all(&stream, &packet, watchdog) {
                     debug!(%said, "channel broke while sending");
                     // The caller sees the closed queue at its next write.
                     break;
@@ -95,7 +104,7 @@ fn send(stream: Stream, mut outgoing: mpsc::Receiver<Outgoing>, over: &AtomicBoo
             }
             Outgoing::Finish(done) => {
                 over.store(true, Ordering::Release);
-                let finished = stream.finish();
+                let finished = watchdog.watch(|| stream.finish());
                 let _ = done.send(
                     finished.map_err(|said| io::Error::new(io::ErrorKind::ConnectionReset, said)),
                 );
@@ -104,15 +113,15 @@ fn send(stream: Stream, mut outgoing: mpsc::Receiver<Outgoing>, over: &AtomicBoo
         }
     }
     over.store(true, Ordering::Release);
-    if let Err(said) = stream.abort() {
+    if let Err(said) = watchdog.watch(|| stream.abort()) {
         debug!(%said, "channel was gone before it was cut off");
     }
 }
 
-fn send_all(stream: &Stream, packet: &[u8]) -> Result<(), virt::error::Error> {
+fn send_all(stream: &Stream, packet: &[u8], watchdog: &Watchdog) -> Result<(), virt::error::Error> {
     let mut sent = 0;
     while sent < packet.len() {
-        let step = stream.send(&packet[sent..])?;
+        let step = watchdog.watch(|| stream.send(&packet[sent..]))?;
         sent += usize::try_from(step).unwrap_or(0);
     }
     Ok(())

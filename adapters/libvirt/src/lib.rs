@@ -26,6 +26,7 @@ mod storage;
 mod sys;
 mod verdict;
 mod volumes;
+mod watchdog;
 mod xml;
 
 pub use config::{Acceleration, HostAccess, LibvirtConfig, Limits, UefiLoader};

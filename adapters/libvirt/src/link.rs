@@ -39,7 +39,9 @@ impl Drop for Idle {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
             // Without a thread the connection is closed here, which is slow at worst.
-            drop(thread::Builder::new().name("libvirt-close".to_owned()).spawn(|| drop(connection)));
+            drop(
+                thread::Builder::new().name("libvirt-close".to_owned()).spawn(|| drop(connection)),
+            );
         }
     }
 }
@@ -150,7 +152,8 @@ impl Link {
         if let Some(mut idle) = idle
             && let Some(connection) = idle.connection.take()
         {
-            let fresh = idle.since.elapsed() < TRUSTED_FOR && connection.is_alive().unwrap_or(false);
+            let fresh =
+                idle.since.elapsed() < TRUSTED_FOR && connection.is_alive().unwrap_or(false);
             if fresh || connection.lib_version().is_ok() {
                 return Ok(connection);
             }

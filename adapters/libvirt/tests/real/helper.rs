@@ -30,6 +30,7 @@ exec 3<>"$port"
 while :; do
     # Nothing to read while no host is connected.
     if ! read -r verb blocks <&3; then /bin/busybox sleep 0.1; continue; fi
+    echo "told to $verb $blocks"
     case $verb in
         hello) echo "serials $(for serial in /sys/block/vd*/serial; do echo "$(cat "$serial")"; done | /bin/busybox tr '\n' ' ')" >&3 ;;
         send) /bin/busybox dd if=/dev/vda bs=65536 count="$blocks" 2>/dev/null >&3 ;;
