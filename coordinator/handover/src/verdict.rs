@@ -20,9 +20,10 @@ use crate::source::SourceState;
 #[derive(Clone, Debug)]
 pub struct Evidence {
     pub epoch: Epoch,
-    /// What the source's ledger says; `None` if nobody can read it.
+    /// What the source's ledger says; `None` if nobody can read it. A ledger that is missing where
+    /// an attempt is known to have been made is not an empty one: it is `None` too.
     pub source: Option<SourceState>,
-    /// What the destination's ledger says; `None` if nobody can read it.
+    /// What the destination's ledger says; `None` if nobody can read it, or it is missing.
     pub destination: Option<DestinationState>,
     /// The mark is verified.
     pub mark: MarkSeen,
