@@ -350,15 +350,16 @@ pub fn mark_of(migration: &MigrationId, epoch: Epoch, receipt: &GrantReceipt) ->
     Mark { migration: migration.clone(), epoch, receipt: receipt.to_string() }
 }
 
-/// A site's ledger, read without taking its lock.
-pub fn read_ledger(folder: &Path, site: &SiteName) -> Result<Vec<Record>, CustodyError> {
+/// A site's ledger, read without taking its lock; `None` where there is none. A ledger that is not
+/// there proves nothing, while an empty one would.
+pub fn read_ledger(folder: &Path, site: &SiteName) -> Result<Option<Vec<Record>>, CustodyError> {
     let path = folder.join(site.as_str()).join("ledger");
     if !path.exists() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let contents =
         journal::read(&path).map_err(|cause| CustodyError::Open { path: path.clone(), cause })?;
-    decode(&path, &contents.records)
+    decode(&path, &contents.records).map(Some)
 }
 
 fn open_ledger(

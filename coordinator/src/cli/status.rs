@@ -93,28 +93,40 @@ async fn gather(
         Failure::new(Kind::Undecided, "a ledger contradicts itself").caused_by(error)
     };
     if asks(&plan.from) {
-        let records = ledger(context, &plan.from)?;
-        let role = SourceRole::replay(source_me, vm.clone(), &records);
-        evidence.source = Some(role.map_err(|error| unreadable(&error))?.state(epoch));
+        if let Some(records) = ledger(context, &plan.from)? {
+            let role = SourceRole::replay(source_me, vm.clone(), &records);
+            let role = role.map_err(|error| unreadable(&error))?;
+            evidence.source = Some(role.state(epoch));
+            if role.last_epoch() < epoch {
+                evidence.behind = Some(Side::Source);
+            }
+        }
         let site = context.site(&plan.from)?;
         evidence.source_platform = source_platform(&*site, plan.vm.id).await;
     }
     if asks(&plan.to) {
-        let records = ledger(context, &plan.to)?;
-        let role = DestinationRole::replay(destination_me, vm, &records);
-        let role = role.map_err(|error| unreadable(&error))?;
-        evidence.destination = Some(role.state(epoch));
-        if role.last_epoch() < epoch {
-            evidence.behind = Some(Side::Destination);
+        let key = destination_me.key.verifying_key();
+        if let Some(records) = ledger(context, &plan.to)? {
+            let role = DestinationRole::replay(destination_me, vm, &records);
+            let role = role.map_err(|error| unreadable(&error))?;
+            evidence.destination = Some(role.state(epoch));
+            if role.last_epoch() < epoch {
+                evidence.behind = Some(Side::Destination);
+            }
         }
         let site = context.site(&plan.to)?;
-        evidence.mark = mark_seen(&*site, plan.vm.id).await;
+        evidence.mark = match mark_seen(&*site, plan.vm.id).await {
+            MarkSeen::Present(mark) if mark.verify(mark.attempt(), &key).is_err() => {
+                MarkSeen::Unknown
+            }
+            seen => seen,
+        };
         evidence.destination_platform = destination_platform(&*site, plan.vm.id).await;
     }
     Ok(evidence)
 }
 
-fn ledger(context: &Context, site: &SiteName) -> Result<Vec<Record>, Failure> {
+fn ledger(context: &Context, site: &SiteName) -> Result<Option<Vec<Record>>, Failure> {
     read_ledger(&context.store.path().join("ledger"), site).map_err(|error| {
         Failure::new(Kind::Undecided, format!("the ledger of {site} cannot be read"))
             .caused_by(&error)

@@ -28,12 +28,6 @@ fn each_obstacle_is_named_with_its_remedy_and_nothing_is_touched() {
     refused(plan(&|words| replace(words, "--pool", "nowhere")), "pool-missing");
     refused(plan(&|words| words[1] = "nobody".to_owned()), "not-found");
     refused(plan(&|words| replace(words, "--to", "mars")), "no site mars");
-    refused(
-        plan(&|words| {
-            words.extend(["--host-key".to_owned(), format!("SHA256:{}", "A".repeat(43))])
-        }),
-        "host key",
-    );
     refused(plan(&|words| replace(words, "--known-hosts", "/dev/null")), "host key");
     refused(plan(&|words| replace(words, "--guest", "root@10.77.1.9")), "cannot reach");
 

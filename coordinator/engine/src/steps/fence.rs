@@ -23,10 +23,12 @@ pub(crate) async fn fence(run: &mut Run) -> Result<Record, StepError> {
     let resumed = run.custody.unfence_record(epoch, FenceStage::Definition)?.is_some();
     let definition = intend(run, FenceStage::Definition).await?;
     run.source.fence_apply(vm, &definition).await?;
-    if !run.state.writes_accounted {
-        // Between the drain's end and here someone may have resumed it by hand.
+    // While it is loaded someone may have resumed it by hand, also since the record was made.
+    if !run.state.writes_accounted || run.source.power(vm).await?.is_loaded() {
         account_for_writes(run).await?;
-        run.record(Record::WritesAccounted).await?;
+        if !run.state.writes_accounted {
+            run.record(Record::WritesAccounted).await?;
+        }
     }
     run.watcher.step(format!("powering off {} at {}", run.plan.vm.name, run.plan.from));
     run.source.power_off(vm).await?;
