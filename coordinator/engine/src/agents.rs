@@ -41,6 +41,8 @@ const CALLS_WAITING: usize = 16;
 const EVENTS_WAITING: usize = 256;
 /// An agent answers in milliseconds; some requests look at every disk or stop services.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+/// Nothing stands before the greeting; a stream on which it gets lost is opened anew.
+const GREETED_WITHIN: Duration = Duration::from_secs(30);
 /// Opening a stream includes waiting for a helper that is still booting.
 const HELLO_WITHIN: Duration = Duration::from_secs(180);
 
@@ -84,7 +86,7 @@ impl Agent {
             migration: migration.clone(),
             coordinator_key: identity.spki_hex(),
         };
-        match agent.call(hello).await? {
+        match agent.call_within(hello, GREETED_WITHIN).await? {
             Reply::Hello { key, .. } if key != shown => Err(AgentError::Protocol {
                 at: at.to_owned(),
                 what: "it names another key than it showed".to_owned(),
@@ -101,16 +103,16 @@ impl Agent {
 
     /// Asks and waits for the answer.
     pub async fn call(&self, request: Request) -> Result<Reply, AgentError> {
+        self.call_within(request, ANSWER_WITHIN).await
+    }
+
+    async fn call_within(&self, request: Request, limit: Duration) -> Result<Reply, AgentError> {
         let name = name_of(&request);
         let (answer, answered) = oneshot::channel();
         let lost = || AgentError::Lost { at: self.at.clone(), cause: None };
         self.calls.send(Pending { request, answer }).await.map_err(|_| lost())?;
-        match timeout(ANSWER_WITHIN, answered).await {
-            Err(_) => Err(AgentError::Silent {
-                at: self.at.clone(),
-                request: name,
-                waited: ANSWER_WITHIN,
-            }),
+        match timeout(limit, answered).await {
+            Err(_) => Err(AgentError::Silent { at: self.at.clone(), request: name, waited: limit }),
             Ok(Err(_)) => Err(lost()),
             Ok(Ok(Err(failure))) => {
                 Err(AgentError::Refused { at: self.at.clone(), request: name, failure })

@@ -36,6 +36,15 @@ impl Links {
     }
 }
 
+/// How much is to be connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// Control streams to both agents.
+    Agents,
+    /// And data streams between them.
+    Streams,
+}
+
 /// Between two tries to open a broken line.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MOST: Duration = Duration::from_secs(15);
@@ -137,11 +146,16 @@ impl Run {
     /// Both agents and the data streams between them. Tries again while the line is broken, for as
     /// long as the operator's patience lasts.
     pub(crate) async fn connect(&mut self) -> Result<(), StepError> {
+        self.connect_to(Goal::Streams).await
+    }
+
+    /// As [`Run::connect`], but for `goal`.
+    pub(crate) async fn connect_to(&mut self, goal: Goal) -> Result<(), StepError> {
         let began = Instant::now();
         let mut pause = RETRY_FIRST;
         loop {
             self.check_wish()?;
-            let error = match self.connect_once().await {
+            let error = match self.connect_once(goal).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -166,10 +180,10 @@ impl Run {
         }
     }
 
-    async fn connect_once(&mut self) -> Result<(), StepError> {
+    async fn connect_once(&mut self, goal: Goal) -> Result<(), StepError> {
         self.source_agent().await?;
         self.destination_agent().await?;
-        if self.links.streams_up {
+        if goal == Goal::Agents || self.links.streams_up {
             return Ok(());
         }
         let generation = self.state.generation + 1;

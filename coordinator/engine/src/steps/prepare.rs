@@ -4,6 +4,7 @@ use handover::DestinationRequest;
 use wire::control::{Reply, Request};
 
 use crate::error::StepError;
+use crate::links::Goal;
 use crate::record::Record;
 use crate::run::Run;
 
@@ -37,7 +38,7 @@ pub(crate) async fn prepare(run: &mut Run) -> Result<Record, StepError> {
         run.record(Record::PlaceholderDefined).await?;
     }
     run.watcher.step(format!("starting the helper at {}", run.plan.to));
-    run.destination_agent().await?;
+    run.connect_to(Goal::Agents).await?;
     Ok(Record::Prepared { tracker: tracking.choice.to_string(), tracker_reason: tracking.reason })
 }
 
