@@ -1,8 +1,7 @@
 //! The story: one command moves a running guest, and nothing is lost.
 
 use e2e::{Scene, SceneOptions, VM};
-use lab::guest::Content;
-use lab::{Between, Format, Scenario};
+use lab::Scenario;
 
 #[test]
 fn a_running_guest_moves_with_one_command_and_loses_nothing() {
@@ -29,56 +28,4 @@ fn a_running_guest_moves_with_one_command_and_loses_nothing() {
     assert!(moved.starts_with(&format!("{VM}-moved")), "{left}");
     assert!(scene.east().virsh(&["start", moved]).is_err(), "the fenced source started");
     assert!(!scene.east().is_running(moved).unwrap());
-}
-
-#[test]
-fn three_disks_of_odd_sizes_are_equal_byte_by_byte_when_the_line_breaks_before_the_decision() {
-    let options = SceneOptions {
-        data: vec![
-            ((24 << 20) + 37 * 512, Content::Ext4, Format::Raw),
-            ((16 << 20) + 512, Content::Ext4, Format::Raw),
-        ],
-        write_rate: 1 << 20,
-        ..SceneOptions::default()
-    };
-    let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
-    // From raw to qcow2: the fence replaces the source's headers, without which a qcow2 there could
-    // not be read any more.
-    let halfway = scene.migrate_until("phase: fencing", &["--format", "qcow2"]).unwrap();
-    scene.lab.cut(Between::Operator("west")).unwrap();
-    let ran = halfway.finish().unwrap().must_exit(5);
-    assert!(ran.stderr.contains("causeway resume"), "{}", ran.stderr);
-    assert!(!scene.east().is_running(VM).unwrap());
-    scene.disks_are_equal().unwrap();
-
-    scene.lab.heal(Between::Operator("west")).unwrap();
-    let id = scene.id().unwrap();
-    scene.causeway(&["resume", &id]).unwrap().must_exit(0);
-    scene.ledger_is_whole(scene.at_west).unwrap();
-}
-
-#[test]
-fn without_a_tracker_every_round_compares_and_nothing_is_lost() {
-    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
-    let ran = scene.migrate(&["--tracker", "rescan"]).unwrap().must_exit(0);
-    assert!(ran.stdout.contains("tracker rescan"), "{}", ran.stdout);
-    scene.ledger_is_whole(scene.at_west).unwrap();
-}
-
-#[test]
-fn over_a_slow_line_that_loses_packets_it_arrives_all_the_same() {
-    let scene = Scene::start(Scenario::Wan.builder(), &SceneOptions::default()).unwrap();
-    scene.migrate(&[]).unwrap().must_exit(0);
-    scene.ledger_is_whole(scene.at_west).unwrap();
-}
-
-#[test]
-fn a_guest_that_writes_faster_than_the_line_ends_in_a_verdict_and_runs_on() {
-    let options = SceneOptions { write_rate: 4 << 20, ..SceneOptions::default() };
-    let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
-    let more = ["--limit-rate", "300K", "--max-downtime", "25s", "--rounds-max", "2"];
-    let ran = scene.migrate(&more).unwrap().must_exit(6);
-    assert!(ran.stderr.contains("the guest writes"), "no figures: {}", ran.stderr);
-    assert!(ran.stderr.contains("--max-downtime"), "no remedy: {}", ran.stderr);
-    scene.ledger_is_whole(scene.at_east).unwrap();
 }
