@@ -15,7 +15,7 @@ use virt::connect::Connect;
 
 /// A call that takes longer is looked after. Calls that wait for the guest to read take longer too:
 /// for them the nudge is a waste, no more.
-const PATIENCE: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// A nudge can be lost as the call was, so there are several, each as likely to get through, with
 /// pauses that double.

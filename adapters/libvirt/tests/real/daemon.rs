@@ -74,7 +74,10 @@ while :; do
         sleep 0.05
     done
     echo ready
-    until [ -e "$D/restart" ]; do sleep 0.1; done
+    until [ -e "$D/restart" ]; do
+        if [ -e "$D/signal" ]; then kill -"$(cat "$D/signal")" $daemon; rm "$D/signal"; fi
+        sleep 0.1
+    done
     kill $daemon
     wait $daemon || true
     # As after a reboot of the host: what is to start by itself has not yet.
@@ -153,8 +156,12 @@ impl Daemon {
         format!("qemu+unix:///system?socket={}", socket.display())
     }
 
+    pub fn config(&self) -> LibvirtConfig {
+        LibvirtConfig::new("east".parse().expect("a name"), self.uri())
+    }
+
     pub fn site(&self) -> LibvirtSite {
-        LibvirtSite::new(LibvirtConfig::new("east".parse().expect("a name"), self.uri()))
+        LibvirtSite::new(self.config())
     }
 
     /// The site with access to its host by SSH.
@@ -165,8 +172,7 @@ impl Daemon {
             identity: Some(self.dir.path().join("user_key")),
             known_hosts: Some(self.dir.path().join("known_hosts")),
         };
-        let config = LibvirtConfig::new("east".parse().expect("a name"), self.uri());
-        LibvirtSite::new(LibvirtConfig { host: Some(host), ..config })
+        LibvirtSite::new(LibvirtConfig { host: Some(host), ..self.config() })
     }
 
     /// Runs virsh as an administrator would; `Err` is what it said.
@@ -192,6 +198,16 @@ impl Daemon {
 
     pub fn define(&self, command: &str, xml: &str) {
         self.try_define(command, xml).unwrap_or_else(|said| panic!("{command}: {said}\n{xml}"));
+    }
+
+    /// Sends libvirtd a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let (unfinished, signal) = (self.path("signal.new"), self.path("signal"));
+        fs::write(&unfinished, name).expect("the file takes it");
+        fs::rename(unfinished, &signal).expect("it is renamed");
+        while signal.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 
     /// libvirtd ends and begins again, as at a reboot of the host; VMs go on.

@@ -5,14 +5,14 @@ use std::fs;
 use model::{DiskLocation, Power};
 use site::conformance::{Fixture, run};
 use site::{
-    ByteStream, Leftover, PlaceholderSpec, PlaceholderState, Site, SiteErrorKind, Takeover,
+    ByteStream, Leftover, Mark, NewDisk, NewNic, PlaceholderSpec, PlaceholderState, Site,
+    SiteErrorKind, Takeover,
 };
-use site_libvirt::LibvirtSite;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::daemon::{Daemon, Network};
 use crate::guest::{Format, Guest};
-use crate::helper::{appliance, spec};
+use crate::helper::{appliance, spec, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn libvirt_keeps_every_rule() {
@@ -32,21 +32,6 @@ async fn libvirt_keeps_every_rule() {
         }),
     };
     run(&daemon.site(), &fixture).await.unwrap_or_else(|breach| panic!("{breach}"));
-}
-
-/// A helper that runs, with its first disk's file.
-async fn helper(daemon: &Daemon, site: &LibvirtSite, name: &str) -> (PlaceholderSpec, String) {
-    let mut spec = spec(name);
-    spec.appliance = site.put_appliance(&appliance()).await.unwrap();
-    let mut first = None;
-    for disk in &spec.disks {
-        let created = site.create_disk(&spec.migration, disk).await.unwrap();
-        first.get_or_insert(created.location);
-    }
-    site.define_placeholder(&spec).await.unwrap();
-    site.start_helper(spec.vm).await.unwrap();
-    let _ = daemon;
-    (spec, first.unwrap())
 }
 
 async fn line(stream: &mut ByteStream) -> String {
@@ -77,7 +62,8 @@ const SIZE: usize = 64 << 20;
 async fn a_channel_carries_64_mib_each_way_exactly() {
     let daemon = Daemon::start(Network::Private);
     let site = daemon.site();
-    let (spec, file) = helper(&daemon, &site, "web2").await;
+    let spec = start(&site, "web2").await;
+    let file = daemon.images().join("web2-vda");
     let mut channel = site.open_channel(spec.vm, 0, Takeover::Refuse).await.unwrap();
 
     channel.write_all(b"hello\n").await.unwrap();
@@ -105,7 +91,7 @@ async fn a_channel_carries_64_mib_each_way_exactly() {
 async fn a_channel_is_taken_over_by_force_only_and_freed_by_dropping() {
     let daemon = Daemon::start(Network::Private);
     let site = daemon.site();
-    let (spec, _) = helper(&daemon, &site, "web2").await;
+    let spec = start(&site, "web2").await;
     let mut first = site.open_channel(spec.vm, 0, Takeover::Refuse).await.unwrap();
     first.write_all(b"hello\n").await.unwrap();
     line(&mut first).await;
@@ -139,7 +125,7 @@ async fn a_channel_is_taken_over_by_force_only_and_freed_by_dropping() {
 async fn a_channel_ends_with_its_helper() {
     let daemon = Daemon::start(Network::Private);
     let site = daemon.site();
-    let (spec, _) = helper(&daemon, &site, "web2").await;
+    let spec = start(&site, "web2").await;
     let mut channel = site.open_channel(spec.vm, 0, Takeover::Refuse).await.unwrap();
     site.power_off(spec.vm).await.unwrap();
     let mut byte = [0];
@@ -170,4 +156,89 @@ async fn what_is_not_ours_is_neither_taken_nor_removed() {
     assert_eq!(removed.kind, SiteErrorKind::Conflict);
     assert_eq!(fs::read(&volume).unwrap(), b"somebody's");
     assert!(site.leftovers(&spec.migration).await.unwrap().is_empty());
+}
+
+/// A VM as a spec that would make it once more, under another id and name.
+fn likeness(vm: &model::Vm, name: &str) -> PlaceholderSpec {
+    let disks = vm.disks.iter().zip(0_u16..).map(|(disk, no)| NewDisk {
+        no: units::DiskNo(no),
+        pool: "images".to_owned(),
+        volume: format!("{name}-{}", disk.target),
+        size: disk.size,
+        format: disk.format.clone(),
+        target: disk.target.clone(),
+        bus: disk.bus,
+        serial: disk.serial.clone(),
+        address: disk.address,
+        boot_order: disk.boot_order,
+    });
+    let nics = vm.nics.iter().map(|nic| NewNic {
+        mac: nic.mac.clone(),
+        model: nic.model.clone(),
+        network: nic.network.clone(),
+        address: nic.address,
+    });
+    PlaceholderSpec {
+        machine: vm.machine.clone(),
+        disks: disks.collect(),
+        nics: nics.collect(),
+        ..spec(name)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_released_vm_has_its_disks_and_cards_in_the_slots_that_the_guest_knows() {
+    let daemon = Daemon::start(Network::Private);
+    let site = daemon.site();
+    for (name, machine) in [("old", "pc"), ("new", "q35")] {
+        let image = daemon.images().join(format!("{name}.raw"));
+        fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        let disk = |target: &str, bus: &str, serial: &str| {
+            let path = daemon.images().join(format!("{name}-source-{target}"));
+            fs::File::create(&path).unwrap().set_len((1 << 20) + 512).unwrap();
+            format!(
+                "<disk type='file' device='disk'><driver name='qemu' type='raw'/>\
+                 <source file='{}'/><target dev='{target}' bus='{bus}'/>\
+                 <serial>{serial}</serial></disk>",
+                path.display()
+            )
+        };
+        let xml = format!(
+            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+             <os><type arch='x86_64' machine='{machine}'>hvm</type></os><devices>\
+             {}{}{}<controller type='scsi' model='virtio-scsi'/>\
+             <interface type='network'><source network='default'/><model type='virtio'/></interface>\
+             <interface type='network'><source network='default'/><model type='e1000e'/></interface>\
+             <video><model type='none'/></video></devices></domain>",
+            disk("vda", "virtio", "A1"),
+            disk("sda", "scsi", "S1"),
+            disk("vdb", "virtio", "B2"),
+        );
+        daemon.define("define", &xml);
+        let before = site.vm(name).await.unwrap();
+        assert!(before.nics.iter().all(|nic| nic.address.is_some()), "the control has no slots");
+
+        let mut spec = likeness(&before, &format!("{name}-again"));
+        spec.appliance = site.put_appliance(&appliance()).await.unwrap();
+        for disk in &spec.disks {
+            site.create_disk(&spec.migration, disk).await.unwrap();
+        }
+        site.define_placeholder(&spec).await.unwrap();
+        let held = site.vm(&spec.name).await.unwrap();
+        assert!(held.nics.is_empty(), "a held VM has a card of the guest's");
+        let mark =
+            Mark { migration: spec.migration.clone(), epoch: spec.epoch, receipt: "00".to_owned() };
+        site.write_mark(spec.vm, &mark).await.unwrap();
+        site.start_from_own_disk(&spec).await.unwrap();
+        let after = site.vm(&spec.name).await.unwrap();
+        let slots = |vm: &model::Vm| -> Vec<_> {
+            let disks = vm.disks.iter().map(|disk| {
+                (disk.target.clone(), disk.bus, disk.serial.clone(), disk.address, disk.size)
+            });
+            disks.collect()
+        };
+        assert_eq!(slots(&after), slots(&before), "{machine}");
+        assert_eq!(after.nics, before.nics, "{machine}");
+        assert_eq!((after.machine, after.power), (before.machine, Power::Running));
+    }
 }

@@ -1,6 +1,10 @@
 //! Fences, against everything that an administrator or the host might do by mistake.
 
-use site::{FenceStage, Site, UnfenceRecord};
+use std::os::unix::fs::FileExt as _;
+use std::process::Command;
+
+use model::Power;
+use site::{FenceStage, Site, SiteErrorKind, UnfenceRecord};
 use site_libvirt::LibvirtSite;
 
 use crate::daemon::{Daemon, Network};
@@ -136,4 +140,137 @@ async fn with_host_access_a_fenced_disk_is_not_even_opened() {
     assert!(write.is_err(), "a fenced image can be written");
     site.fence_undo(guest.id, &disks).await.unwrap();
     assert!(guest.image.exists());
+}
+
+#[tokio::test]
+async fn a_disk_in_use_is_never_fenced() {
+    let daemon = Daemon::start(Network::Private);
+    let site = daemon.site();
+    let guest = Guest::define(&daemon, "web1", Format::Raw);
+    let content = std::fs::read(&guest.image).unwrap();
+    let record = site.fence_capture(guest.id, FenceStage::Disks).await.unwrap();
+
+    // By another VM, seen when it is captured and when it is fenced.
+    let twin = guest.twin(&daemon, "twin");
+    daemon.define("create", &twin.xml);
+    daemon.virsh(&["suspend", "twin"]).unwrap();
+    let captured = site.fence_capture(guest.id, FenceStage::Disks).await.unwrap_err();
+    assert_eq!(captured.kind, SiteErrorKind::WrongState);
+    let applied = site.fence_apply(guest.id, &record).await.unwrap_err();
+    assert_eq!(applied.kind, SiteErrorKind::WrongState);
+    assert!(applied.what.contains("twin"), "{applied}");
+    daemon.virsh(&["destroy", "twin"]).unwrap();
+
+    // By itself, paused.
+    daemon.virsh(&["start", "--paused", "web1"]).unwrap();
+    let applied = site.fence_apply(guest.id, &record).await.unwrap_err();
+    assert_eq!(applied.kind, SiteErrorKind::WrongState);
+    daemon.virsh(&["destroy", "web1"]).unwrap();
+    assert!(std::fs::read(&guest.image).unwrap() == content, "a disk in use was written");
+    site.fence_apply(guest.id, &record).await.unwrap();
+    assert!(site.fence_holds(guest.id, &record).await.unwrap(), "the control does not hold");
+}
+
+#[tokio::test]
+async fn a_disk_used_since_it_was_captured_is_not_fenced_with_the_old_record() {
+    let daemon = Daemon::start(Network::Private);
+    let site = daemon.site();
+    let guest = Guest::define(&daemon, "web1", Format::Raw);
+    let record = site.fence_capture(guest.id, FenceStage::Disks).await.unwrap();
+    assert!(by_start(&daemon, &guest), "the guest has not written");
+    let stale = site.fence_apply(guest.id, &record).await.unwrap_err();
+    assert_eq!(stale.kind, SiteErrorKind::Conflict);
+    // Undoing what was never made leaves the newer bytes alone.
+    let content = std::fs::read(&guest.image).unwrap();
+    site.fence_undo(guest.id, &record).await.unwrap();
+    assert!(std::fs::read(&guest.image).unwrap() == content, "old bytes were put back");
+}
+
+#[tokio::test]
+async fn a_fence_cut_off_in_the_middle_is_made_whole_or_undone() {
+    let daemon = Daemon::start(Network::Shared);
+    let site = daemon.site_with_host();
+    for ending in ["apply", "undo"] {
+        let guest = Guest::define(&daemon, ending, Format::Raw);
+        let content = std::fs::read(&guest.image).unwrap();
+        let record = site.fence_capture(guest.id, FenceStage::Disks).await.unwrap();
+        site.fence_apply(guest.id, &record).await.unwrap();
+        // As if the host had died with half of the notice written and the image not yet renamed.
+        let renamed = guest.image.with_extension("raw.causeway-fenced");
+        let unlocked = Command::new("chattr").arg("-i").arg(&renamed).status().unwrap();
+        assert!(unlocked.success());
+        std::fs::rename(&renamed, &guest.image).unwrap();
+        let image = std::fs::OpenOptions::new().write(true).open(&guest.image).unwrap();
+        image.write_all_at(&content[8192..40_960], 8192).unwrap();
+        drop(image);
+        assert!(!site.fence_holds(guest.id, &record).await.unwrap(), "half a fence holds");
+        if ending == "apply" {
+            site.fence_apply(guest.id, &record).await.unwrap();
+            assert!(site.fence_holds(guest.id, &record).await.unwrap());
+        }
+        site.fence_undo(guest.id, &record).await.unwrap();
+        assert!(std::fs::read(&guest.image).unwrap() == content, "{ending}");
+    }
+}
+
+#[tokio::test]
+async fn a_transient_vm_is_fenced_while_it_runs_and_transient_again_without() {
+    let daemon = Daemon::start(Network::Private);
+    let site = daemon.site();
+    let guest = Guest::describe(&daemon, "web1", Format::Qcow2, &daemon.images());
+    daemon.define("create", &guest.xml);
+    assert!(guest.came_up(&daemon));
+
+    let record = site.fence_capture(guest.id, FenceStage::Definition).await.unwrap();
+    site.fence_apply(guest.id, &record).await.unwrap();
+    assert!(site.fence_holds(guest.id, &record).await.unwrap());
+    assert_eq!(site.power(guest.id).await.unwrap(), Power::Running);
+    site.fence_undo(guest.id, &record).await.unwrap();
+    assert!(!site.vm("web1").await.unwrap().persistent, "it stays defined");
+
+    let (definition, disks, content) = fence(&site, &guest).await;
+    assert!(!by_start(&daemon, &guest) && !by_create(&daemon, &guest), "it comes up");
+    // It was off when the fence was taken off: it has to be defined to be started.
+    unfence(&site, &guest, [&disks, &definition]).await;
+    assert!(std::fs::read(&guest.image).unwrap() == content);
+    site.power_on(guest.id).await.unwrap();
+    assert!(guest.came_up(&daemon));
+}
+
+#[tokio::test]
+async fn a_fence_is_not_put_over_another_ones_or_over_saved_memory() {
+    let daemon = Daemon::start(Network::Private);
+    let site = daemon.site();
+    let guest = Guest::define(&daemon, "web1", Format::Raw);
+    let first = site.fence_capture(guest.id, FenceStage::Definition).await.unwrap();
+    let second = site.fence_capture(guest.id, FenceStage::Definition).await.unwrap();
+    site.fence_apply(guest.id, &first).await.unwrap();
+    // A capture of the fenced definition would be taken for the VM's own.
+    let captured = site.fence_capture(guest.id, FenceStage::Definition).await.unwrap_err();
+    assert_eq!(captured.kind, SiteErrorKind::WrongState);
+    for refused in [
+        site.fence_apply(guest.id, &second).await,
+        site.fence_undo(guest.id, &second).await,
+        site.retire(guest.id, &second).await.map(drop),
+    ] {
+        assert_eq!(refused.unwrap_err().kind, SiteErrorKind::Conflict);
+    }
+    assert!(!site.fence_holds(guest.id, &second).await.unwrap());
+    site.fence_undo(guest.id, &first).await.unwrap();
+
+    assert!(daemon.virsh(&["start", "web1"]).is_ok() && guest.came_up(&daemon));
+    daemon.virsh(&["managedsave", "web1"]).unwrap();
+    let record = site.fence_capture(guest.id, FenceStage::Definition).await.unwrap();
+    let saved = site.fence_apply(guest.id, &record).await.unwrap_err();
+    assert_eq!(saved.kind, SiteErrorKind::WrongState);
+    assert!(saved.what.contains("saved memory"), "{saved}");
+
+    daemon.virsh(&["managedsave-remove", "web1"]).unwrap();
+    daemon.define("define", &guest.xml.replace(">32<", ">48<"));
+    let changed = site.fence_apply(guest.id, &record).await.unwrap_err();
+    assert_eq!(changed.kind, SiteErrorKind::Conflict);
+    let strange = record.body.replace("\"version\":1", "\"version\":9");
+    let strange = UnfenceRecord { body: strange, ..record };
+    let refused = site.fence_undo(guest.id, &strange).await.unwrap_err();
+    assert_eq!(refused.kind, SiteErrorKind::Unsupported);
 }

@@ -137,15 +137,6 @@ impl Guest {
             sleep(Duration::from_millis(50));
         }
     }
-
-    /// Its disk, sector 2 left out: that is where it writes.
-    pub fn settled(&self) -> Vec<u8> {
-        let mut bytes = fs::read(&self.image).expect("the image is readable");
-        if self.image.extension().is_some_and(|extension| extension == "raw") {
-            bytes[512..1024].fill(0);
-        }
-        bytes
-    }
 }
 
 /// 1 MiB and a sector: not a whole number of anything larger.

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use model::{Cpu, DiskBus, DiskFormat, Firmware, NetworkRef, VmId};
-use site::{ApplianceFiles, ApplianceRef, NewDisk, NewNic, PlaceholderSpec};
+use site::{ApplianceFiles, ApplianceRef, NewDisk, NewNic, PlaceholderSpec, Site as _};
+use site_libvirt::LibvirtSite;
 use units::{Bytes, Digest, DiskNo, Epoch};
 use uuid::Uuid;
 
@@ -86,7 +87,8 @@ fn kernel() -> Kernel {
         PathBuf::from,
     );
     let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libvirt-kernel");
-    let found = [cache.join("kernel/debian-cloud"), own.clone()].into_iter().find_map(found_in);
+    let found =
+        [&cache.join("kernel/debian-cloud"), &own].into_iter().find_map(|dir| found_in(dir));
     found.unwrap_or_else(|| {
         let script = r#"set -eu
             rm -rf "$OWN"; mkdir -p "$OWN"; cd "$OWN"
@@ -95,11 +97,11 @@ fn kernel() -> Kernel {
             dpkg-deb -x ./*.deb . && rm ./*.deb"#;
         let status = Command::new("sh").args(["-c", script]).env("OWN", &own).status().unwrap();
         assert!(status.success(), "no kernel from apt: run `apt-get update`");
-        found_in(own).expect("the package holds a kernel")
+        found_in(&own).expect("the package holds a kernel")
     })
 }
 
-fn found_in(dir: PathBuf) -> Option<Kernel> {
+fn found_in(dir: &Path) -> Option<Kernel> {
     let boot = fs::read_dir(dir.join("boot")).ok()?.flatten();
     let vmlinuz = boot.map(|entry| entry.path()).find(|path| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
@@ -140,6 +142,18 @@ fn make_initrd(kernel: &Kernel, initrd: &Path) {
         .unwrap();
     cpio.stdin.take().unwrap().write_all(names.as_bytes()).unwrap();
     assert!(cpio.wait().unwrap().success());
+}
+
+/// A helper that runs.
+pub async fn start(site: &LibvirtSite, name: &str) -> PlaceholderSpec {
+    let mut spec = spec(name);
+    spec.appliance = site.put_appliance(&appliance()).await.unwrap();
+    for disk in &spec.disks {
+        site.create_disk(&spec.migration, disk).await.unwrap();
+    }
+    site.define_placeholder(&spec).await.unwrap();
+    site.start_helper(spec.vm).await.unwrap();
+    spec
 }
 
 /// A VM to come, with one disk of 64 MiB and one of an odd size.

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's own helpers fail as the test does")]
 
+mod connection;
 mod daemon;
 mod destination;
 mod fences;
