@@ -177,6 +177,22 @@ async fn without_a_tracker_only_a_whole_round_since_seals() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_tracker_a_round_that_was_stopped_does_not_seal() {
+    let sizes = [30 * BLOCK];
+    let source = Arc::new(MemoryDisk::filled(sizes[0]));
+    let mut world = World::with(vec![Arc::clone(&source)], Arc::new(Marks::imprecise(&sizes)));
+    world.connect_plainly(1).await;
+    ok(world.round().await);
+    source.poke(30 * BLOCK - 9, b"a write");
+    let sender = world.sender.clone();
+    *source.in_next_read.lock().unwrap() = Some(Box::new(move || sender.stop_round()));
+    ok(world.round().await);
+    assert!(world.sender.seal(2).is_err());
+    ok(world.round().await);
+    world.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_written_since_the_last_round_is_not_sealed() {
     let sizes = [3 * BLOCK];
     let marks = Arc::new(Marks::new(&sizes));
