@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use guest_ssh::SshTarget;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -18,11 +18,7 @@ pub struct Path {
 
 impl Path {
     pub async fn to(port: u16) -> Self {
-        // Small, so that a writer to a cut path is soon stuck in the middle of writing.
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let listener = socket.listen(64).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let here = listener.local_addr().unwrap().port();
         let cut = Arc::new(watch::Sender::new(false));
         let mut tasks = JoinSet::new();

@@ -156,7 +156,7 @@ fn launch(kind: Kind, dir: &Path, port: u16, set_up: &str) -> Child {
         Kind::OpenSsh => format!("exec /usr/sbin/sshd -D -e -p {port} -f \"$dir/sshd_config\""),
         Kind::Dropbear => format!(
             "dropbearconvert openssh dropbear \"$dir/host_ed25519\" \"$dir/host.dropbear\" 2>&1
-             exec dropbear -F -E -s -p 127.0.0.1:{port} -P \"$dir/pid\" -r \"$dir/host.dropbear\""
+             exec dropbear $options -F -E -s -p 127.0.0.1:{port} -P \"$dir/pid\" -r \"$dir/host.dropbear\""
         ),
     };
     let script = format!(
@@ -166,6 +166,7 @@ fn launch(kind: Kind, dir: &Path, port: u16, set_up: &str) -> Child {
          mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /dev/shm
          mount --bind \"$dir/passwd\" /etc/passwd
          mkdir -p /run/sshd
+         options=
          {set_up}
          {server}"
     );
