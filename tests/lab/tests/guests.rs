@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -57,11 +57,9 @@ impl Scene {
     }
 
     /// Waits until the witness has heard of `more` records from now on.
-    fn wait_for_records(&self, more: usize) {
+    fn wait_for_records(&self, more: usize) -> Result<()> {
         let wanted = self.witness.records() + more;
-        while self.witness.records() < wanted {
-            thread::sleep(Duration::from_millis(50));
-        }
+        wait_until(|| self.witness.records() >= wanted)
     }
 
     fn verify(&self, disks: &[DiskFile]) -> Result<Verdict> {
@@ -116,7 +114,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() -> Result<()> {
     let disks = small::build()?.clone_to(scene.dir.path(), &options)?;
     for boot in 0..3 {
         let qemu = scene.boot(&disks, &format!("console{boot}"))?;
-        scene.wait_for_records(100);
+        scene.wait_for_records(100)?;
         qemu.cut()?;
     }
     let verdict = scene.verify(&disks)?;
@@ -139,7 +137,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() -> Result<()> {
     let before = scene.witness.records();
     assert_eq!(ssh.answer("pidof ledger", b"")?.stdout, "");
     ssh.run(START_LEDGER)?;
-    scene.wait_for_records(30);
+    scene.wait_for_records(30)?;
     assert!(scene.witness.records() > before);
     assert_eq!(scene.witness.alarms(), []);
     Ok(())
@@ -153,7 +151,7 @@ fn damage_to_a_disk_is_reported() -> Result<()> {
         .data(ODD, Content::Ext4, Format::Raw);
     let disks = small::build()?.clone_to(scene.dir.path(), &options)?;
     let mut qemu = scene.boot(&disks, "console")?;
-    scene.wait_for_records(60);
+    scene.wait_for_records(60)?;
     let ssh = qemu.ssh()?;
     ssh.wait(PATIENCE)?;
     ssh.run("poweroff")?;
@@ -204,16 +202,14 @@ fn two_copies_at_once_raise_the_alarm() -> Result<()> {
     let options = GuestOptions::new("twin").ledger(scene.ledger());
     let disks = small::build()?.clone_to(scene.dir.path(), &options)?;
     let first = scene.boot(&disks, "console1")?;
-    scene.wait_for_records(20);
+    scene.wait_for_records(20)?;
     first.cut()?;
     let copy = scene.path("copy.raw");
     fs::copy(&disks[0].path, &copy)?;
     let copies = [DiskFile { path: copy, ..disks[0].clone() }];
     let _left = scene.boot(&disks, "console2")?;
     let _right = scene.boot(&copies, "console3")?;
-    while scene.witness.alarms().is_empty() {
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait_until(|| !scene.witness.alarms().is_empty())?;
     let alarms = scene.witness.alarms();
     assert!(
         matches!(alarms[0], Alarm::TwoRecords { .. } | Alarm::RunsOverlap { .. }),
@@ -242,7 +238,7 @@ fn the_debian_guest_is_a_real_one() -> Result<()> {
     assert!(ssh.run("swapon --noheadings --show=NAME")?.contains("/dev/vda2"));
     assert_eq!(qemu.ssh()?.user("ops").run("sudo -n id -u")?, "0\n");
     ssh.run("update-grub 2>&1 && grep -q root=UUID= /boot/grub/grub.cfg")?;
-    scene.wait_for_records(50);
+    scene.wait_for_records(50)?;
     assert!(verify_inside(&ssh, Some(scene.witnessed()))?.ok);
     qemu.cut()?;
     let verdict = scene.verify(&disks)?;
@@ -273,11 +269,18 @@ fn a_guest_in_a_site_is_reached_by_its_operator_and_heard_by_the_witness() -> Re
     let ssh = Ssh::new(vm.address(east)?, |program| lab.operator().command(program))?;
     ssh.wait(PATIENCE)?;
     assert_eq!(ssh.run("hostname")?, "web1\n");
-    while witness.records() < 50 {
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait_until(|| witness.records() >= 50)?;
     let verdict = verify_inside(&ssh, Some(Witnessed { file: &notes, vm: Some("web1") }))?;
     assert!(verdict.ok, "{verdict}");
+    Ok(())
+}
+
+fn wait_until(happened: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened() {
+        anyhow::ensure!(Instant::now() < deadline, "nothing happened in {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
     Ok(())
 }
 

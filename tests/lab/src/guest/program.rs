@@ -32,8 +32,11 @@ pub fn ledger() -> Result<PathBuf> {
 }
 
 fn build() -> Result<PathBuf> {
-    let target = cache::dir()?.join("ledger-target");
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    let workspace = workspace.context("the crate is not in its workspace")?;
+    // Cargo puts programs of the same name from different checkouts in the same place.
+    let checkout = blake3::hash(workspace.as_os_str().as_encoded_bytes()).to_hex();
+    let target = cache::dir()?.join(format!("ledger-target/{}", &checkout[..8]));
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["rustc", "--quiet", "-p", "lab", "--bin", "ledger"]);
@@ -41,7 +44,7 @@ fn build() -> Result<PathBuf> {
     command.args(["--config", "profile.dev.package.lab.opt-level=3"]);
     command.arg("--target-dir").arg(&target);
     command.args(["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
-    command.current_dir(workspace.context("the crate is not in its workspace")?);
+    command.current_dir(workspace);
     run(&mut command).context("cannot build the ledger program")?;
     Ok(target.join("debug/ledger"))
 }

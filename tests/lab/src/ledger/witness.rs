@@ -307,9 +307,14 @@ mod tests {
     }
 
     fn wait_for(witness: &Witness, records: usize) {
-        while witness.records() < records {
+        // Two minutes: not a measure of time, but an end for a test that would hang.
+        for _ in 0..24_000 {
+            if witness.records() >= records {
+                return;
+            }
             thread::sleep(Duration::from_millis(5));
         }
+        panic!("{} records instead of {records}", witness.records());
     }
 
     #[test]
