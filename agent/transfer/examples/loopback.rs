@@ -1,5 +1,5 @@
 //! Copies one disk to another over TCP on this machine, authenticated and encrypted, and says how
-//! fast: `cargo run --release -p transfer --example loopback -- SOURCE TARGET [STREAMS [LEVEL]]`.
+//! fast: `cargo run --release -p transfer --example loopback -- SOURCE TARGET [STREAMS [LEVEL [MB/S]]]`.
 //! The target is created, or emptied.
 
 use std::path::PathBuf;
@@ -13,17 +13,19 @@ use transfer::{
     BlockRead as _, Caching, FileDisk, Holds, NoChanges, Receiver, ReceiverLimits, RoundOptions,
     Sender, SenderLimits, SourceDisk, TargetDisk,
 };
-use units::{BlockSize, DiskNo};
+use units::{BlockSize, Bytes, DiskNo};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: loopback SOURCE TARGET [STREAMS [LEVEL]]";
+    let usage = "usage: loopback SOURCE TARGET [STREAMS [LEVEL [MB/S]]]";
     let (source, target) = args.next().zip(args.next()).ok_or(usage)?;
     let streams: usize = args.next().map_or(Ok(2), |text| text.parse())?;
     let compress: i32 = args.next().map_or(Ok(0), |text| text.parse())?;
+    let limit: Option<u64> = args.next().map(|text| text.parse()).transpose()?;
+    let limit_rate = limit.map(|mb| Bytes(mb * 1_000_000));
     let (source, target) = (PathBuf::from(source), PathBuf::from(target));
 
     let source = FileDisk::open_source(&source, Caching::Cached)?;
@@ -42,7 +44,7 @@ async fn main() -> Result<(), Failure> {
     let ends = connect(&receiver, streams).await?;
     sender.connect(1, ends).await?;
     let (progress, _) = watch::channel(wire::control::RoundProgress::default());
-    let round = sender.round(1, RoundOptions { limit_rate: None, compress }, &progress).await;
+    let round = sender.round(1, RoundOptions { limit_rate, compress }, &progress).await;
     if let Some(failure) = round.failure {
         return Err(failure.into());
     }

@@ -41,6 +41,7 @@ use units::{BlockIndex, BlockSize, Bytes, Digest, DiskNo, MigrationId};
 use wire::control::{ErrorCode as ControlCode, Failure, RoundProgress};
 use wire::data::{DATA_VERSION, ErrorCode};
 
+use self::level::LevelControl;
 use self::limiter::Limiter;
 use self::link::Link;
 use self::source::Source;
@@ -207,6 +208,8 @@ struct Shared {
     turn: tokio::sync::Mutex<()>,
     /// Ends the round under way.
     stop: Mutex<CancellationToken>,
+    /// What the last round found out about the line.
+    levels: Mutex<Option<LevelControl>>,
     /// The number of the last round that looked at everything and was acknowledged, and one more:
     /// 0 is none.
     completed: AtomicU32,
@@ -237,6 +240,7 @@ impl Sender {
             last_generation: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             stop: Mutex::default(),
+            levels: Mutex::default(),
             completed: AtomicU32::new(0),
         })))
     }

@@ -10,6 +10,10 @@ use wire::data::{Block, UNACKED_MAX};
 pub struct Ledger {
     /// What the peer may still spend.
     credit: u64,
+    /// What it may spend when nothing is in memory.
+    share: u64,
+    /// Of `credit`, what it does not know of yet.
+    untold: u64,
     /// The number of the last block.
     received: u64,
     /// Every block up to this one is durable or was refused.
@@ -27,6 +31,15 @@ struct Flush {
     upto: u64,
 }
 
+/// What is to be done after a block's memory was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// The peer should be told of its credit.
+    pub tell: bool,
+    /// A flush waits for nothing but a sync.
+    pub hurry: bool,
+}
+
 /// What is to be said after blocks were settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
@@ -37,7 +50,9 @@ pub struct Settled {
 impl Ledger {
     pub const fn new(credit: u64) -> Self {
         let settled = BTreeSet::new();
-        Self { credit, received: 0, settled_upto: 0, settled, unwritten: 0, flush: None }
+        let (share, untold, received, settled_upto) = (credit, 0, 0, 0);
+        let (unwritten, flush) = (0, None);
+        Self { credit, share, untold, received, settled_upto, settled, unwritten, flush }
     }
 
     /// A block has come that costs this much.
@@ -54,12 +69,18 @@ impl Ledger {
         Ok(())
     }
 
-    /// A block was written or refused, and its memory is free. Answers whether a flush waits for
-    /// nothing but a sync.
-    pub const fn release(&mut self, cost: u64) -> bool {
+    /// A block was written or refused, and its memory is free.
+    pub const fn release(&mut self, cost: u64) -> Released {
         self.credit += cost;
+        self.untold += cost;
         self.unwritten -= 1;
-        self.unwritten == 0 && self.flush.is_some()
+        // Every telling wakes up three tasks, so not for every block; but when nothing more will
+        // be released, the peer must know of all of it, or it might wait for ever.
+        let tell = self.untold >= self.share / 8 || self.unwritten == 0;
+        if tell {
+            self.untold = 0;
+        }
+        Released { tell, hurry: self.unwritten == 0 && self.flush.is_some() }
     }
 
     /// Blocks are durable or were refused.
@@ -127,6 +148,18 @@ mod tests {
         assert!(ledger.receive(&block(UNACKED_MAX + 1), 0).is_err());
         ledger.settle([1]);
         ledger.receive(&block(UNACKED_MAX + 1), 0).unwrap();
+    }
+
+    /// Blocks that cost the whole share each: the next one needs all of it.
+    #[test]
+    fn all_credit_is_told_when_nothing_is_in_memory() {
+        let mut ledger = Ledger::new(8_000);
+        ledger.receive(&block(1), 7_900).unwrap();
+        ledger.receive(&block(2), 50).unwrap();
+        assert!(!ledger.release(50).tell);
+        assert!(ledger.release(7_900).tell);
+        ledger.receive(&block(3), 1).unwrap();
+        assert!(ledger.release(1).tell);
     }
 
     #[test]

@@ -56,8 +56,14 @@ impl Outbox {
         self.with(|waiting| waiting.acked = Some(upto));
     }
 
+    /// Credit that is worth saying soon.
     pub fn credit(&self, bytes: u64) {
         self.with(|waiting| waiting.credit += bytes);
+    }
+
+    /// Credit that may wait for something else to be said, or for more of it.
+    pub fn credit_later(&self, bytes: u64) {
+        self.lock().credit += bytes;
     }
 
     pub fn flushed(&self, token: u64) {

@@ -41,9 +41,13 @@ impl StreamState {
 
     /// The memory of a block is free. Answers whether a flush waits for nothing but a sync.
     pub fn release(&self, cost: u64) -> bool {
-        let hurry = self.ledger().release(cost);
-        self.outbox.credit(cost);
-        hurry
+        let released = self.ledger().release(cost);
+        if released.tell {
+            self.outbox.credit(cost);
+        } else {
+            self.outbox.credit_later(cost);
+        }
+        released.hurry
     }
 
     fn say(&self, settled: Settled) {

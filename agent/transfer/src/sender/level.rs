@@ -14,6 +14,7 @@ use std::time::Duration;
 pub struct LevelControl {
     /// Levels to choose from; the first is "off".
     ladder: Vec<i32>,
+    limit: i32,
     at: usize,
     phase: Phase,
     /// Intervals until a step up or down may be tried, and the next such pause.
@@ -23,6 +24,9 @@ pub struct LevelControl {
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
+    /// The first interval of a round fills the sockets' buffers: faster than the line, and no
+    /// level afterwards would seem to be worth its time.
+    Warming,
     Steady,
     /// A step was taken: the first interval still shows what was queued before.
     Settling {
@@ -76,7 +80,16 @@ impl LevelControl {
             ladder.push(limit);
         }
         let hold = Hold { left: 0, next: HOLD_FIRST };
-        Self { ladder, at: 0, phase: Phase::Steady, hold_up: hold, hold_down: hold }
+        Self { ladder, limit, at: 0, phase: Phase::Warming, hold_up: hold, hold_down: hold }
+    }
+
+    /// For a round after the one that `earlier` was used in: it begins with what was found to be
+    /// best. The last round, in the downtime, is too short to find it anew.
+    pub fn again(earlier: Option<Self>, limit: i32) -> Self {
+        match earlier.filter(|earlier| earlier.limit == limit) {
+            Some(earlier) => Self { phase: Phase::Warming, ..earlier },
+            None => Self::new(limit),
+        }
     }
 
     pub fn level(&self) -> i32 {
@@ -97,6 +110,7 @@ impl LevelControl {
         self.hold_up.left = self.hold_up.left.saturating_sub(1);
         self.hold_down.left = self.hold_down.left.saturating_sub(1);
         self.phase = match self.phase {
+            Phase::Warming => Phase::Steady,
             Phase::Steady => self.step(interval, rate),
             Phase::Settling { from, rate_before } => Phase::Trying { from, rate_before },
             Phase::Trying { from, rate_before } => {
@@ -187,6 +201,26 @@ mod tests {
             let share = run(&mut control, line, 600);
             assert!(share > 90, "{line} MB/s: {share} %");
         }
+    }
+
+    #[test]
+    fn what_the_sockets_swallow_at_first_is_no_measure() {
+        let mut control = LevelControl::new(3);
+        let took = Duration::from_millis(100);
+        control.observe(Interval { bytes: 100 << 20, took, blocked_percent: 60 });
+        run(&mut control, 120, 4);
+        assert_ne!(control.level(), OFF, "it waits for what it can never get");
+    }
+
+    #[test]
+    fn a_round_begins_with_the_level_of_the_last_one() {
+        let mut control = LevelControl::new(3);
+        run(&mut control, 12, 100);
+        assert_eq!(control.level(), 3);
+        let mut control = LevelControl::again(Some(control), 3);
+        assert_eq!(control.level(), 3);
+        run(&mut control, 12, 5);
+        assert_eq!(LevelControl::again(Some(control), 1).level(), OFF, "another limit");
     }
 
     #[test]

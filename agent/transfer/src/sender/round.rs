@@ -49,7 +49,8 @@ pub async fn run(
         return Round { progress, failure: Some(failure), remaining: remaining() };
     };
     shared.limiter.set(options.limit_rate);
-    let mut levels = LevelControl::new(options.compress);
+    let earlier = shared.levels.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut levels = LevelControl::again(earlier, options.compress);
     let round = Arc::new(RoundContext {
         shared: Arc::clone(shared),
         link,
@@ -64,6 +65,7 @@ pub async fn run(
     let mut watcher = Watcher::new(&round, progress, &mut levels);
     let ended = passes(&round, &mut watcher).await;
     let bottleneck = watcher.bottleneck;
+    *shared.levels.lock().unwrap_or_else(PoisonError::into_inner) = Some(levels);
     let failure = match ended {
         Ok(()) => None,
         // What was in flight comes back before anybody is told.
