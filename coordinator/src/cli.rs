@@ -44,17 +44,17 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     match cli.verb {
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut std::io::stdout());
-            return Ok(exit::DONE);
+            Ok(exit::DONE)
         }
         Verb::Man { dir } => {
             clap_mangen::generate_to(Cli::command(), &dir).map_err(|error| {
                 Failure::new(Kind::Refused, format!("cannot write man pages to {}", dir.display()))
                     .caused_by(&error)
             })?;
-            return Ok(exit::DONE);
+            Ok(exit::DONE)
         }
         Verb::Receipt(ReceiptVerb::Verify { file, key }) => {
-            return receipt::verify(&file, key.as_deref(), cli.global.json);
+            receipt::verify(&file, key.as_deref(), cli.global.json)
         }
         verb => {
             let context = Context::open(cli.global)?;
@@ -68,6 +68,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
                 Verb::Run(ask) => migrate::run_saved(&context, ask).await,
                 Verb::Resume(ask) => act::resume(&context, ask).await,
                 Verb::Abort(ask) => act::abort(&context, ask).await,
+                Verb::Discard(ask) => act::discard(&context, ask).await,
                 Verb::Switchover { id } => act::switchover(&context, &id),
                 Verb::Status { id, from } => {
                     status::status(&context, id.as_deref(), from.as_deref()).await

@@ -35,6 +35,15 @@ impl Context {
         Ok(Self { store: Store::open(&state)?, config, json: global.json })
     }
 
+    /// A result: words for people, or the value for programs.
+    pub fn say(&self, words: &str, value: &serde_json::Value) {
+        if self.json {
+            crate::show::line(&value.to_string());
+        } else {
+            crate::show::line(words);
+        }
+    }
+
     /// Registered ones, and those of the configuration file; the file wins.
     pub fn sites(&self) -> Result<Vec<SiteConfig>, Failure> {
         let mut sites = self.config.sites();

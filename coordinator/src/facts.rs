@@ -4,8 +4,9 @@
 //! Nothing is changed, but for the agent, which is put into the guest's memory to look around and
 //! is removed again.
 
-use engine::Agent;
-use model::{SiteReport, Vm};
+use engine::{Agent, State};
+use guest_ssh::SshError;
+use model::{SiteName, SiteReport, Vm, VmId};
 use plan::{
     Facts, GuestDevice, GuestFacts, GuestFinding, GuestMount, GuestSwap, GuestWriter, Problem,
     Request, Taken,
@@ -28,14 +29,14 @@ pub async fn gather(
     line: Option<Bytes>,
 ) -> Facts {
     let (from, to, vm) = tokio::join!(source.probe(), destination.probe(), source.vm(&request.vm));
-    let vm = vm.map_err(problem);
+    let vm = vm.map_err(|error| problem(&error));
     let fence = match &vm {
-        Ok(vm) => source.fence_offer(vm.id).await.map_err(problem),
+        Ok(vm) => source.fence_offer(vm.id).await.map_err(|error| problem(&error)),
         Err(problem) => Err(problem.clone()),
     };
     let (taken, to) = match to {
-        Ok(report) => taken(destination, &vm, report).await,
-        Err(error) => (None, Err(problem(error))),
+        Ok(report) => taken(context, destination, &vm, report).await,
+        Err(error) => (None, Err(problem(&error))),
     };
     let guest = match (guest, &vm) {
         // Without its VM nothing is known to be the right guest.
@@ -44,7 +45,7 @@ pub async fn gather(
         (Err(problem), Ok(_)) => Err(vec![problem]),
     };
     Facts {
-        source: from.map_err(problem),
+        source: from.map_err(|error| problem(&error)),
         destination: to,
         vm,
         fence,
@@ -56,6 +57,7 @@ pub async fn gather(
 }
 
 async fn taken(
+    context: &Context,
     destination: &dyn Site,
     vm: &Result<Vm, Problem>,
     report: SiteReport,
@@ -63,14 +65,32 @@ async fn taken(
     let Ok(vm) = vm else { return (None, Ok(report)) };
     match destination.vms().await {
         Ok(there) => {
-            let taken = there
-                .into_iter()
-                .find(|(id, name)| *id == vm.id || *name == vm.name)
-                .map(|(id, name)| Taken { same_id: id == vm.id, same_name: name == vm.name, name });
+            let taken = there.into_iter().find(|(id, name)| *id == vm.id || *name == vm.name).map(
+                |(id, name)| Taken {
+                    same_id: id == vm.id,
+                    same_name: name == vm.name,
+                    kept_by: kept_by(context, destination.name(), id),
+                    name,
+                },
+            );
             (taken, Ok(report))
         }
-        Err(error) => (None, Err(problem(error))),
+        Err(error) => (None, Err(problem(&error))),
     }
+}
+
+/// The finished migration whose source `vm` at `site` is, if that was not deleted since.
+fn kept_by(context: &Context, site: &SiteName, vm: VmId) -> Option<String> {
+    let ids = context.store.migration_ids().ok()?;
+    ids.into_iter().rev().find(|id| {
+        let stored = context.store.migration(id).ok().flatten();
+        stored.is_some_and(|stored| {
+            let records = stored.records.iter().map(|(_, record)| record);
+            let state = State::replay(records);
+            let kept = state.is_ok_and(|state| state.retired_as.is_some() && !state.discarded);
+            stored.plan.from == *site && stored.plan.vm.id == vm && kept
+        })
+    })
 }
 
 async fn look_inside(
@@ -79,21 +99,15 @@ async fn look_inside(
     guest: &SshGuest,
 ) -> Result<GuestFacts, Vec<Problem>> {
     let binary = context.agent_binary();
-    let (probe, refusals) = guest.refusals(&binary).await.map_err(|error| vec![problem(error)])?;
+    let refusals = guest.refusals(&binary).await.map_err(|error| vec![problem(&error)])?;
     if !refusals.is_empty() {
-        return Err(refusals.into_iter().map(problem).collect());
+        return Err(refusals.into_iter().map(|error| problem(&error)).collect());
     }
     let found = inspect(request, guest, &binary).await;
     if let Err(error) = guest.remove(&request.id).await {
         tracing::warn!(%error, "the agent stays in the guest's memory until its next boot");
     }
-    let report = found.map_err(|problem| vec![problem])?;
-    Ok(GuestFacts { missing_tools: essential(probe.missing_tools), ..facts_of(*report) })
-}
-
-/// Those without which the agent cannot live there.
-fn essential(tools: Vec<String>) -> Vec<String> {
-    tools.into_iter().filter(|tool| guest_ssh::REQUIRED_TOOLS.contains(&tool.as_str())).collect()
+    found.map(|report| facts_of(*report)).map_err(|problem| vec![problem])
 }
 
 async fn inspect(
@@ -107,8 +121,8 @@ async fn inspect(
         hint: "see --verbose; `causeway-agent selfcheck` in the guest says what its kernel allows"
             .to_owned(),
     };
-    guest.install(&request.id, binary).await.map_err(problem)?;
-    let stream = guest.open(&request.id).await.map_err(problem)?;
+    guest.install(&request.id, binary).await.map_err(|error| problem(&error))?;
+    let stream = guest.open(&request.id).await.map_err(|error| problem(&error))?;
     // Only for this look: the migration's own key comes with the migration.
     let identity = Identity::generate();
     let at = format!("in {}", request.vm);
@@ -172,25 +186,46 @@ fn facts_of(report: GuestReport) -> GuestFacts {
                 remedy: finding.remedy,
             })
             .collect(),
-        missing_tools: Vec::new(),
         memory_available: report.memory_available,
         tracker: report.tracker.map(|tracker| (tracker.choice.to_string(), tracker.reason)),
         boot_ms: report.boot_ms,
     }
 }
 
+/// Built, intact, and with the very agent that goes into the guest: two that differ might not
+/// understand each other, and would find out with the copy half made.
 fn appliance(context: &Context) -> Result<(), Problem> {
-    let dir = context.appliance_dir();
-    appliance::Appliance::load(&dir).map(drop).map_err(|error| Problem {
+    let problem = |text: String| Problem {
         code: "appliance".to_owned(),
-        text: format!("the helper is not built: {}", chain(&error)),
+        text,
         hint: "causeway appliance build".to_owned(),
-    })
+    };
+    let helper = appliance::Appliance::load(&context.appliance_dir())
+        .map_err(|error| problem(format!("the helper is not built: {}", chain(&error))))?;
+    let agent = context.agent_binary();
+    // One that is missing is the guest's problem, and said there.
+    let Ok(bytes) = std::fs::read(&agent) else { return Ok(()) };
+    if blake3::hash(&bytes).as_bytes() == &helper.manifest.agent_blake3.0 {
+        return Ok(());
+    }
+    let agent = agent.display();
+    Err(problem(format!("the helper was built with another version of the agent than {agent}")))
 }
 
 /// A site's error as a reason against a plan.
-pub fn problem(error: SiteError) -> Problem {
-    let code = match error.kind {
+pub fn problem(error: &SiteError) -> Problem {
+    let ssh = error.source.as_deref().and_then(|cause| cause.downcast_ref::<SshError>());
+    let code = ssh.map_or_else(|| code_of(error.kind), SshError::code);
+    let hint = error.hint.clone();
+    Problem {
+        code: code.to_owned(),
+        text: chain(error),
+        hint: hint.unwrap_or_else(|| "look at the site with `causeway site check`".to_owned()),
+    }
+}
+
+const fn code_of(kind: SiteErrorKind) -> &'static str {
+    match kind {
         SiteErrorKind::Unreachable => "unreachable",
         SiteErrorKind::Denied => "denied",
         SiteErrorKind::NotFound => "not-found",
@@ -199,12 +234,6 @@ pub fn problem(error: SiteError) -> Problem {
         SiteErrorKind::Exhausted => "exhausted",
         SiteErrorKind::Unsupported => "unsupported",
         SiteErrorKind::Platform | SiteErrorKind::Internal => "platform",
-    };
-    let hint = error.hint.clone();
-    Problem {
-        code: code.to_owned(),
-        text: chain(&error),
-        hint: hint.unwrap_or_else(|| "look at the site with `causeway site check`".to_owned()),
     }
 }
 

@@ -174,14 +174,13 @@ impl SshGuest {
         })
     }
 
-    /// What `refusals` keeps from installing, for the plan.
-    pub async fn refusals(&self, agent: &Path) -> Result<(GuestProbe, Vec<SiteError>), SiteError> {
+    /// All that keeps the agent from being installed, for the plan.
+    pub async fn refusals(&self, agent: &Path) -> Result<Vec<SiteError>, SiteError> {
         let agent = self.binary(agent).await?;
         let guest = self.guest().await?;
         let report = guest.probe().await.map_err(|error| self.error("look around", error))?;
         let refusals = report.refusals(guest, agent);
-        let refusals = refusals.into_iter().map(|e| self.error("install the agent", e)).collect();
-        Ok((probe_of(report), refusals))
+        Ok(refusals.into_iter().map(|e| self.error("install the agent", e)).collect())
     }
 
     fn error(&self, attempt: &str, error: SshError) -> SiteError {

@@ -9,6 +9,7 @@ mod facts;
 mod failure;
 mod guest;
 mod keys;
+mod operator;
 mod receipt;
 mod show;
 mod sites;

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use engine::{JournalError, Operator, Record};
+use engine::{JournalError, Record};
 use plan::Plan;
 use rusqlite::{Connection, OptionalExtension, params};
 use rustix::fs::{FlockOperation, flock};
@@ -237,7 +237,7 @@ impl Store {
         Ok(())
     }
 
-    fn is_released(&self, id: &MigrationId) -> Result<bool, StoreError> {
+    pub fn is_released(&self, id: &MigrationId) -> Result<bool, StoreError> {
         let sql = "SELECT count(*) FROM released WHERE migration = ?1";
         let count: i64 = self.database().query_row(sql, [id.as_str()], |row| row.get(0))?;
         Ok(count > 0)
@@ -276,22 +276,6 @@ impl engine::Journal for MigrationJournal {
         self.store.append(&self.id, record, crate::now_ms()).map_err(|error| JournalError {
             what: format!("cannot record what happened to {}", self.id),
             source: Some(Box::new(error)),
-        })
-    }
-}
-
-/// `causeway switchover`, as the engine hears of it.
-pub struct Releases {
-    pub store: Store,
-    pub id: MigrationId,
-}
-
-#[async_trait]
-impl Operator for Releases {
-    async fn has_released(&self) -> bool {
-        self.store.is_released(&self.id).unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot look for a release");
-            false
         })
     }
 }

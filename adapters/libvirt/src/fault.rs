@@ -75,6 +75,14 @@ impl Fault {
         Self::wrong_state(format!("the VM is {power}")).hint("power it off first")
     }
 
+    /// Did libvirt say that this kind of pool, host or VM cannot do that at all?
+    pub(crate) fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Said(said) => said.code().is(virt::error::ErrorNumber::NoSupport),
+            Self::Found(finding) => finding.kind == SiteErrorKind::Unsupported,
+        }
+    }
+
     /// Did libvirt say that what was looked for is not there?
     pub(crate) fn is_absence(&self) -> bool {
         use virt::error::ErrorNumber as Number;

@@ -17,7 +17,7 @@ mod notice;
 mod record;
 
 use model::{FenceMeans, FenceOffer, VmId};
-use site::{FenceStage, UnfenceRecord};
+use site::{Discarded, FenceStage, UnfenceRecord};
 use virt::connect::Connect;
 
 use crate::fault::Fault;
@@ -84,6 +84,51 @@ pub(crate) fn retire(
     record: &UnfenceRecord,
 ) -> Result<String, Fault> {
     definition::retire(connection, vm, &Record::read(record, vm)?)
+}
+
+/// Every refusal comes before the first deletion. The definition goes last: as long as it is there,
+/// an interrupted call can be made again.
+pub(crate) fn discard(
+    connection: &Connect,
+    config: &LibvirtConfig,
+    vm: VmId,
+    records: &[UnfenceRecord],
+) -> Result<Discarded, Fault> {
+    let records: Vec<_> =
+        records.iter().map(|record| Record::read(record, vm)).collect::<Result<_, _>>()?;
+    for record in &records {
+        match &record.stage {
+            Stage::Definition(_) => definition::may_discard(connection, vm, record)?,
+            Stage::Disks(saved) => disks::may_discard(connection, config, vm, record, saved)?,
+        }
+    }
+    let mut discarded = Discarded::default();
+    // It goes last: without it nothing is left to do.
+    if crate::look::find(connection, vm)?.is_none() {
+        return Ok(discarded);
+    }
+    for record in &records {
+        if let Stage::Disks(saved) = &record.stage {
+            disks::discard(connection, config, record, saved, &mut discarded)?;
+        }
+    }
+    for record in &records {
+        if let Stage::Definition(saved) = &record.stage {
+            let others = saved.disks.iter().filter(|disk| !fenced(&records, &disk.path));
+            let others = others.map(|disk| format!("disk {}: no pool holds it", disk.path));
+            discarded.left.extend(others);
+            definition::discard(connection, vm, &mut discarded)?;
+        }
+    }
+    Ok(discarded)
+}
+
+/// Did a record of disks cover the one at `path`?
+fn fenced(records: &[Record], path: &str) -> bool {
+    records.iter().any(|record| match &record.stage {
+        Stage::Disks(saved) => saved.disks.iter().any(|disk| disk.path == path),
+        Stage::Definition(_) => false,
+    })
 }
 
 /// What would be done to this VM with the access that there is, and what remains open.

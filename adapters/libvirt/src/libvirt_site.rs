@@ -5,8 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
-    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, FenceStage, Leftover, Mark, NewDisk,
-    PlaceholderSpec, PlaceholderState, Site, SiteError, SiteErrorKind, Takeover, UnfenceRecord,
+    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
+    NewDisk, PlaceholderSpec, PlaceholderState, Site, SiteError, SiteErrorKind, Takeover,
+    UnfenceRecord,
 };
 use units::MigrationId;
 use virt::connect::Connect;
@@ -32,7 +33,7 @@ impl LibvirtSite {
     async fn look<T: Send + 'static>(
         &self,
         attempt: String,
-        work: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+        work: impl Fn(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, SiteError> {
         self.link.call(Op::Look, attempt, self.config.limits.look, work).await
     }
@@ -40,7 +41,7 @@ impl LibvirtSite {
     async fn change<T: Send + 'static>(
         &self,
         attempt: String,
-        work: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+        work: impl Fn(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, SiteError> {
         self.link.call(Op::Change, attempt, self.config.limits.change, work).await
     }
@@ -49,7 +50,7 @@ impl LibvirtSite {
     async fn transfer<T: Send + 'static>(
         &self,
         attempt: String,
-        work: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+        work: impl Fn(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, SiteError> {
         self.link.call(Op::Change, attempt, self.config.limits.transfer, work).await
     }
@@ -157,6 +158,14 @@ impl Site for LibvirtSite {
         let record = record.clone();
         self.change(format!("retire VM {vm}"), move |connection| {
             fence::retire(connection, vm, &record)
+        })
+        .await
+    }
+
+    async fn discard(&self, vm: VmId, records: &[UnfenceRecord]) -> Result<Discarded, SiteError> {
+        let (config, records) = (Arc::clone(&self.config), records.to_vec());
+        self.transfer(format!("delete the retired VM {vm}"), move |connection| {
+            fence::discard(connection, &config, vm, &records)
         })
         .await
     }

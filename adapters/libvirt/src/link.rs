@@ -14,8 +14,9 @@ use crate::LibvirtConfig;
 use crate::fault::{Fault, Op};
 use crate::verdict::verdict;
 
-/// A connection that was idle for longer is asked something harmless before it is trusted: a dead
-/// one must not be found out by a change whose outcome is then open.
+/// A connection that was idle for longer is asked something harmless before it is trusted, and so is
+/// every one before a change: a dead one must not be found out by a change whose outcome is then
+/// open.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 static QUIET: Once = Once::new();
@@ -31,6 +32,12 @@ struct Idle {
     /// `None` only while it is being dropped or taken.
     connection: Option<Connect>,
     since: Instant,
+}
+
+impl Idle {
+    fn new(connection: Connect) -> Self {
+        Self { connection: Some(connection), since: Instant::now() }
+    }
 }
 
 /// Closing says goodbye, and waits for the answer of a host that may be gone: minutes, for which
@@ -63,12 +70,18 @@ impl Link {
         op: Op,
         attempt: String,
         limit: Duration,
-        work: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+        work: impl Fn(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, SiteError> {
         let link = self.clone();
         self.on_thread(op, attempt, limit, move || {
-            let connection = link.take()?;
-            let result = work(&connection);
+            let mut connection = link.take(op)?;
+            let mut result = work(&connection);
+            // Looking again is harmless, and a libvirtd that began anew answers on a new connection.
+            if op == Op::Look && breaks(&result, op) {
+                drop(Idle::new(connection));
+                connection = link.open()?;
+                result = work(&connection);
+            }
             if !breaks(&result, op) {
                 link.give_back(connection);
             }
@@ -147,22 +160,24 @@ impl Link {
         }
     }
 
-    fn take(&self) -> Result<Connect, Fault> {
+    fn take(&self, op: Op) -> Result<Connect, Fault> {
         let idle = self.idle().take();
         if let Some(mut idle) = idle
             && let Some(connection) = idle.connection.take()
         {
-            let fresh =
-                idle.since.elapsed() < TRUSTED_FOR && connection.is_alive().unwrap_or(false);
+            let fresh = op == Op::Look
+                && idle.since.elapsed() < TRUSTED_FOR
+                && connection.is_alive().unwrap_or(false);
             if fresh || connection.lib_version().is_ok() {
                 return Ok(connection);
             }
+            drop(Idle::new(connection));
         }
         self.open()
     }
 
     fn give_back(&self, connection: Connect) {
-        *self.idle() = Some(Idle { connection: Some(connection), since: Instant::now() });
+        *self.idle() = Some(Idle::new(connection));
     }
 
     fn idle(&self) -> MutexGuard<'_, Option<Idle>> {

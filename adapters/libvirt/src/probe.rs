@@ -13,6 +13,11 @@ use crate::{Acceleration, LibvirtConfig};
 /// operator. Channels, metadata and volume streams are older than both.
 const LIBVIRT_KNOWN: u32 = 7_002_000;
 
+/// Ubuntu 20.04's, the oldest pair that a distribution still maintains. Nobody has tried older ones
+/// with a VM that matters.
+const LIBVIRT_OLDEST: u32 = 6_000_000;
+const QEMU_OLDEST: u32 = 4_002_000;
+
 pub(crate) fn probe(connection: &Connect, config: &LibvirtConfig) -> Result<SiteReport, Fault> {
     let host = host_caps(connection, config)?;
     let caps = domain_caps(connection, &host, &host.arch, "q35")
@@ -24,7 +29,8 @@ pub(crate) fn probe(connection: &Connect, config: &LibvirtConfig) -> Result<Site
         warnings
             .push("no KVM here: VMs run on an imitated processor, many times slower".to_owned());
     }
-    if libvirt < LIBVIRT_KNOWN {
+    let outdated = outdated(libvirt, qemu);
+    if libvirt < LIBVIRT_KNOWN && outdated.is_empty() {
         warnings.push(format!("libvirt {} is older than tried", version(libvirt)));
     }
     let mut firmwares = vec![Firmware::Bios];
@@ -48,6 +54,7 @@ pub(crate) fn probe(connection: &Connect, config: &LibvirtConfig) -> Result<Site
         pools,
         networks,
         capabilities: capabilities(config),
+        outdated,
         warnings,
     })
 }
@@ -95,6 +102,15 @@ fn domain_caps(
     let machine = (!machine.is_empty()).then_some(machine);
     let text = connection.domain_capabilities(None, Some(arch), machine, Some(kind), 0)?;
     DomainCaps::parse(&text)
+}
+
+fn outdated(libvirt: u32, qemu: u32) -> Vec<String> {
+    let pairs = [("libvirt", libvirt, LIBVIRT_OLDEST), ("QEMU", qemu, QEMU_OLDEST)];
+    let old = pairs.into_iter().filter(|(_, found, oldest)| found < oldest);
+    old.map(|(name, found, oldest)| {
+        format!("{name} {} is too old: at least {} is needed", version(found), version(oldest))
+    })
+    .collect()
 }
 
 /// `9_000_000` as `9.0.0`.
@@ -155,4 +171,18 @@ fn networks(connection: &Connect, warnings: &mut Vec<String>) -> Vec<NetworkOffe
     }
     offers.sort_by(|a, b| a.network.cmp(&b.network));
     offers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_old_is_named_with_what_is_needed() {
+        assert!(outdated(9_000_000, 7_002_022).is_empty());
+        assert!(outdated(LIBVIRT_OLDEST, QEMU_OLDEST).is_empty());
+        let old = outdated(LIBVIRT_OLDEST - 1, 2_012_000);
+        assert_eq!(old.len(), 2);
+        assert_eq!(old[1], "QEMU 2.12.0 is too old: at least 4.2.0 is needed");
+    }
 }

@@ -24,6 +24,7 @@ pub enum Method {
     FenceHolds,
     FenceUndo,
     Retire,
+    Discard,
     PutAppliance,
     CreateDisk,
     DefinePlaceholder,

@@ -1,7 +1,7 @@
 //! Fences: a definition that does not start, and a disk that nothing recognises.
 
 use serde::{Deserialize, Serialize};
-use site::{FenceStage, SiteErrorKind, UnfenceRecord};
+use site::{Discarded, FenceStage, SiteErrorKind, UnfenceRecord};
 
 use crate::machine::{Machine, Trouble, VolumeKey, conflict, lock, wrong_state};
 use crate::world::Estate;
@@ -160,6 +160,39 @@ pub(crate) fn retire(
     }
     machine.vm.name = format!("{}-moved", body.name);
     Ok(machine.vm.name.clone())
+}
+
+pub(crate) fn discard(
+    estate: &mut Estate,
+    vm: VmId,
+    records: &[UnfenceRecord],
+) -> Result<Discarded, Trouble> {
+    let mut discarded = Discarded::default();
+    if let Ok(machine) = machine(estate, vm) {
+        refuse_if_loaded(machine)?;
+        if !machine.start_proof {
+            return Err(wrong_state("it is not fenced"));
+        }
+    }
+    let disks = |record: &&UnfenceRecord| record.stage == FenceStage::Disks;
+    let mut keys = Vec::new();
+    for record in records.iter().filter(disks) {
+        for saved in read(record)?.disks {
+            let Some(volume) = estate.volumes.get(&saved.key()) else { continue };
+            if !lock(&volume.data).starts_with(&saved.fenced()) {
+                return Err(conflict(format!("volume {} is not fenced any more", saved.volume)));
+            }
+            keys.push(saved.key());
+        }
+    }
+    for key in keys {
+        estate.volumes.remove(&key);
+        discarded.removed.push(format!("volume {}", key.1));
+    }
+    if let Some(machine) = estate.machines.remove(&vm) {
+        discarded.removed.push(format!("definition {}", machine.vm.name));
+    }
+    Ok(discarded)
 }
 
 /// Puts `to` where `from` is; where `to` is already, nothing is left to do.

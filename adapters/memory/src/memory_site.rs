@@ -9,8 +9,8 @@ use model::{
     VmId, WriteCount,
 };
 use site::{
-    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, FenceStage, Leftover, Mark, NewDisk,
-    PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, Takeover,
+    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
+    NewDisk, PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, Takeover,
     UnfenceRecord,
 };
 use tokio::time::sleep;
@@ -239,6 +239,13 @@ impl Site for MemorySite {
         .await
     }
 
+    async fn discard(&self, vm: VmId, records: &[UnfenceRecord]) -> Result<Discarded, SiteError> {
+        self.call(Method::Discard, format!("delete the retired {vm}"), |estate| {
+            fence::discard(estate, vm, records)
+        })
+        .await
+    }
+
     async fn put_appliance(&self, files: &ApplianceFiles) -> Result<ApplianceRef, SiteError> {
         self.call(Method::PutAppliance, "store the appliance".to_owned(), |estate| {
             if !estate.pools.contains_key(&files.pool) {
@@ -386,6 +393,7 @@ fn report(estate: &Estate) -> SiteReport {
             Capability::WriteCounters,
             Capability::Suspend,
         ],
+        outdated: Vec::new(),
         warnings: Vec::new(),
     }
 }

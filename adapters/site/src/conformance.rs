@@ -69,7 +69,8 @@ pub async fn run(site: &dyn Site, fixture: &Fixture) -> Result<(), Breach> {
     destination::removal(site, fixture, &spec).await?;
     destination::channel(site, &spec).await?;
     destination::mark(site, &spec).await?;
-    destination::release(site, &spec).await
+    destination::release(site, &spec).await?;
+    source::discarding(site, fixture).await
 }
 
 /// `rule` holds if `holds`; `found` says what was seen.

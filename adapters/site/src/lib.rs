@@ -91,6 +91,12 @@ pub trait Site: Send + Sync {
     /// Returns its new name.
     async fn retire(&self, vm: VmId, record: &UnfenceRecord) -> Result<String, SiteError>;
 
+    /// Deletes a fenced source for good: disks that `records` fenced, then the definition. Refuses,
+    /// and deletes nothing, where anything is not as the fence left it. What is gone already is
+    /// success. The one call that deletes what no migration made: the caller has made sure that
+    /// another copy is the good one, and has asked.
+    async fn discard(&self, vm: VmId, records: &[UnfenceRecord]) -> Result<Discarded, SiteError>;
+
     // --- placeholder and helper, at the destination -------------------------------------------
 
     /// Makes the appliance's kernel and initramfs bootable here. Kept for later migrations.
@@ -157,6 +163,14 @@ pub struct UnfenceRecord {
     pub stage: FenceStage,
     /// JSON of the adapter's own, with a version in it.
     pub body: String,
+}
+
+/// What became of a retired source, in words for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discarded {
+    pub removed: Vec<String>,
+    /// Disks that the platform cannot delete by its interface, or that it does not find.
+    pub left: Vec<String>,
 }
 
 /// What to do about a stream that is already open on the same port.

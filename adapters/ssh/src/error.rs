@@ -172,6 +172,36 @@ pub enum Lost {
 const PAUSE: Duration = Duration::from_secs(2);
 
 impl SshError {
+    /// Short and stable, for scripts.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Unanswered { .. }
+            | Self::Lost { .. }
+            | Self::NoSession { .. } => "guest-unreachable",
+            Self::UnknownHostKey { .. }
+            | Self::ChangedHostKey { .. }
+            | Self::RevokedHostKey { .. }
+            | Self::KnownHosts { .. } => "host-key",
+            Self::Identity { .. }
+            | Self::UserAgent { .. }
+            | Self::NoIdentity { .. }
+            | Self::LoginRefused { .. } => "login",
+            Self::NotPrivileged { .. } => "not-root",
+            Self::MissingTools { .. } => "guest-tools",
+            Self::NoPlace { .. } => "guest-memory",
+            Self::WrongMachine { .. } => "guest-machine",
+            Self::Handshake { .. }
+            | Self::TimedOut { .. }
+            | Self::TooMuchOutput { .. }
+            | Self::Failed { .. }
+            | Self::Garbled { .. }
+            | Self::ForeignDir { .. }
+            | Self::Damaged { .. }
+            | Self::AgentNotStarted { .. } => "guest-ssh",
+        }
+    }
+
     pub const fn remedy(&self) -> Remedy {
         match self {
             Self::Unreachable { .. } | Self::Unanswered { .. } | Self::NoSession { .. } => {

@@ -36,6 +36,12 @@ pub enum StepError {
     #[error("{vm} is {found} at {site}, and nothing proves that it wrote nothing after the drain")]
     StoppedUnproven { vm: String, site: SiteName, found: model::Power },
 
+    #[error("the gate `{gate}` does not let it pass: {why}")]
+    GateShut { gate: String, why: String },
+
+    #[error("nothing shows that {vm} lives at {to} ({what}): its copy at {from} may be the last")]
+    MaybeLastCopy { vm: String, from: SiteName, to: SiteName, what: String },
+
     #[error("the guest is not the one that was planned: {what}")]
     GuestChanged { what: String },
 

@@ -14,6 +14,7 @@
 
 mod agents;
 pub mod custody;
+mod discard;
 mod error;
 mod links;
 mod phase;
@@ -24,6 +25,7 @@ mod run;
 mod steps;
 
 pub use agents::Agent;
+pub use discard::discard;
 pub use error::{AgentError, Halt, JournalError, StepError};
 pub use links::Links;
 pub use phase::{IllegalTurn, Phase, Turn};

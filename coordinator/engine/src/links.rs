@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use model::NetworkRef;
 use plan::Route;
 use site::Takeover;
 use tokio::time::{Instant, sleep};
 use transfer::meet::{self, MeetError};
+use units::Bytes;
 use wire::control::{
-    AgentDisk, Endpoint, ErrorCode, Event, Reply, Request, RoundEnd, TrackerReport, TrackerWish,
+    AgentDisk, DiskProgress, Endpoint, ErrorCode, Event, Reply, Request, RoundEnd, RoundProgress,
+    TrackerReport, TrackerWish,
 };
 use wire::purpose::Purpose;
 
@@ -242,6 +243,7 @@ impl Run {
             compress: self.plan.options.compress,
         };
         self.source_agent().await?.tell(request).await?;
+        let mut arrived = Bytes::ZERO;
         loop {
             let Links { source: Some(source), destination: Some(helper), relay, .. } =
                 &mut self.links
@@ -263,6 +265,10 @@ impl Run {
             };
             match event {
                 Event::Round(progress) => {
+                    if acknowledged(&progress) > arrived {
+                        arrived = acknowledged(&progress);
+                        self.arrived_at = Instant::now();
+                    }
                     let forecast_ms = plan::rounds::forecast_ms(progress.dirtied, goodput, budget);
                     let budget_ms = budget.max_downtime_ms;
                     self.watcher.tell(Progress::Round { progress, forecast_ms, budget_ms });
@@ -301,14 +307,19 @@ impl Run {
     }
 }
 
-/// The helper's own card and the kernel arguments that configure it.
-pub(crate) fn direct_card(route: &Route) -> (Option<NetworkRef>, Vec<String>) {
+/// Content that was sent and is there for good.
+fn acknowledged(progress: &RoundProgress) -> Bytes {
+    let of = |disk: &DiskProgress| disk.done.saturating_sub(disk.equal).saturating_sub(disk.zero);
+    progress.disks.iter().map(of).sum()
+}
+
+/// The kernel arguments that configure the helper's own card.
+pub(crate) fn helper_args(route: &Route) -> Vec<String> {
     match route {
-        Route::Relay => (None, Vec::new()),
-        Route::Direct { network, address } => (
-            Some(NetworkRef::Bridge(network.clone())),
-            vec![format!("causeway.net={address}"), format!("causeway.listen={DIRECT_PORT}")],
-        ),
+        Route::Relay => Vec::new(),
+        Route::Direct { address, .. } => {
+            vec![format!("causeway.net={address}"), format!("causeway.listen={DIRECT_PORT}")]
+        }
     }
 }
 

@@ -59,6 +59,7 @@ pub enum Turn {
     Retired,
     GaveUp,
     TakenBack,
+    Discarded,
 }
 
 /// An event that does not belong to the phase: a bug or a damaged journal.
@@ -84,7 +85,7 @@ impl Phase {
             (Self::Fencing, Turn::Fenced) => Self::Deciding,
             (Self::Deciding, Turn::Decided) => Self::Starting,
             (Self::Starting, Turn::Answered) => Self::Confirmed,
-            (Self::Confirmed, Turn::Retired) => Self::Retired,
+            (Self::Confirmed, Turn::Retired) | (Self::Retired, Turn::Discarded) => Self::Retired,
             (
                 Self::Planned
                 | Self::Preparing
@@ -141,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    const TURNS: [Turn; 12] = [
+    const TURNS: [Turn; 13] = [
         Turn::Began,
         Turn::Prepared,
         Turn::Converged,
@@ -154,6 +155,7 @@ mod tests {
         Turn::Retired,
         Turn::GaveUp,
         Turn::TakenBack,
+        Turn::Discarded,
     ];
 
     proptest! {

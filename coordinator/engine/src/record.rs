@@ -53,6 +53,9 @@ pub enum Record {
         audit: String,
         counts: Vec<StoredCount>,
         at_ms: i64,
+        /// What the drain itself copied: content, and on the wire.
+        sent: Bytes,
+        wire: Bytes,
     },
     Voided {
         why: String,
@@ -75,6 +78,10 @@ pub enum Record {
         why: String,
     },
     TakenBack {
+        removed: Vec<String>,
+    },
+    /// The retired source was deleted, on the operator's word.
+    Discarded {
         removed: Vec<String>,
     },
 }
@@ -131,6 +138,7 @@ pub struct State {
     pub downtime_ms: Option<u64>,
     pub answered_how: Option<String>,
     pub retired_as: Option<String>,
+    pub discarded: bool,
     /// Why it was called off.
     pub why: Option<String>,
     pub removed: Vec<String>,
@@ -143,6 +151,8 @@ pub struct Drain {
     pub counts: Vec<StoredCount>,
     /// Wall clock when the downtime began, milliseconds since 1970.
     pub at_ms: i64,
+    pub sent: Bytes,
+    pub wire: Bytes,
 }
 
 impl Default for State {
@@ -167,6 +177,7 @@ impl Default for State {
             downtime_ms: None,
             answered_how: None,
             retired_as: None,
+            discarded: false,
             why: None,
             removed: Vec::new(),
         }
@@ -209,13 +220,15 @@ impl State {
                 self.forecast_ms = Some(*forecast_ms);
             }
             Record::Released { .. } => self.turn(Turn::Released)?,
-            Record::Drained { digests, audit, counts, at_ms } => {
+            Record::Drained { digests, audit, counts, at_ms, sent, wire } => {
                 self.turn(Turn::Drained)?;
                 self.drained = Some(Drain {
                     digests: digests.clone(),
                     audit: audit.clone(),
                     counts: counts.clone(),
                     at_ms: *at_ms,
+                    sent: *sent,
+                    wire: *wire,
                 });
             }
             Record::Voided { why } => {
@@ -246,6 +259,11 @@ impl State {
             }
             Record::TakenBack { removed } => {
                 self.turn(Turn::TakenBack)?;
+                self.removed.clone_from(removed);
+            }
+            Record::Discarded { removed } => {
+                self.turn(Turn::Discarded)?;
+                self.discarded = true;
                 self.removed.clone_from(removed);
             }
         }

@@ -11,6 +11,7 @@ use plan::Plan;
 use plan::rounds::Budget;
 use site::{ApplianceFiles, GuestAccess, NewDisk, NewNic, PlaceholderSpec, Site};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use transfer::secure::Identity;
 use units::Epoch;
 
@@ -41,6 +42,12 @@ pub enum Wish {
 pub trait Operator: Send + Sync {
     /// Has `causeway switchover` been said for this migration?
     async fn has_released(&self) -> bool;
+
+    /// Runs the plan's gate: may the destination start?
+    ///
+    /// # Errors
+    /// Why not, in words.
+    async fn passes(&self, gate: &str) -> Result<(), String>;
 }
 
 /// One migration: its plan, what happened so far, and everything it acts through.
@@ -64,10 +71,9 @@ pub struct Run {
     pub links: Links,
     /// Drains of this process that came to nothing.
     pub voided: usize,
+    /// When something of this round was last acknowledged, or it began.
+    pub arrived_at: Instant,
 }
-
-/// Quiesce, fence and decision on a converged copy. Measured 2 to 4 s.
-const SWITCH_MS: u64 = 4_000;
 
 impl Run {
     /// Journal first, then memory, then whoever watches.
@@ -77,6 +83,9 @@ impl Run {
         next.apply(&record)?;
         self.journal.record(&record).await?;
         self.state = next;
+        if let Record::GaveUp { why } = &record {
+            self.watcher.warn(format!("taking everything back: {why}"));
+        }
         if self.state.phase != from {
             tracing::info!(?from, to = ?self.state.phase, "phase changed");
             self.watcher.tell(Progress::Phase { from, to: self.state.phase });
@@ -108,7 +117,7 @@ impl Run {
         let rescan = self.state.tracker.as_ref().is_some_and(|(choice, _)| choice == "rescan");
         Budget {
             max_downtime_ms: self.plan.options.max_downtime_ms,
-            fixed_ms: SWITCH_MS + self.plan.options.boot_ms.unwrap_or(self.plan.forecast.boot_ms),
+            fixed_ms: self.plan.forecast.fixed_ms(),
             full_pass_ms: self.state.rounds.last().filter(|_| rescan).map(|r| r.elapsed_ms),
             rounds_max: self.plan.options.rounds_max,
         }
@@ -128,7 +137,6 @@ impl Run {
         let appliance = self.state.appliance.clone().ok_or_else(|| StepError::GuestChanged {
             what: "the journal names no appliance; the migration was not prepared".to_owned(),
         })?;
-        let (helper_nic, helper_args) = crate::links::direct_card(&self.plan.options.route);
         Ok(PlaceholderSpec {
             migration: self.plan.id.clone(),
             epoch: self.epoch(),
@@ -155,8 +163,8 @@ impl Run {
             autostart: vm.autostart,
             appliance,
             channels: 1 + self.plan.options.streams,
-            helper_nic,
-            helper_args,
+            helper_nic: self.plan.helper_card.clone(),
+            helper_args: crate::links::helper_args(&self.plan.options.route),
         })
     }
 

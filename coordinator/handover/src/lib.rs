@@ -47,7 +47,7 @@
 //! | what a ledger holds | [`Record`] |
 //! | what a receipt proves | [`Receipt`] |
 //! | where a VM lives after a fault | [`verdict`] |
-//! | which faults were tried | `FAULTS.md`, `tests/model.rs` |
+//! | which faults were tried | `FAULTS.md`, `tests/faults/` |
 
 mod attempt;
 mod codec;

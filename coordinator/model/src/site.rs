@@ -74,6 +74,8 @@ pub struct SiteReport {
     pub pools: Vec<PoolOffer>,
     pub networks: Vec<NetworkOffer>,
     pub capabilities: Vec<Capability>,
+    /// What is too old here to take part.
+    pub outdated: Vec<String>,
     /// Odd, but not in the way: shown to the operator.
     pub warnings: Vec<String>,
 }

@@ -27,7 +27,7 @@ pub struct Vm {
     pub memory: Bytes,
     /// CPU architecture in the words of `uname -m`: `x86_64`.
     pub arch: String,
-    /// The machine type without its version where the site knows aliases: `pc`, `q35`.
+    /// As the site has it: `pc-q35-7.2`, or an alias, `q35`.
     pub machine: String,
     pub cpu: Cpu,
     pub firmware: Firmware,

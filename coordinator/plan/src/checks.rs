@@ -1,12 +1,14 @@
 //! Every check that can refuse a plan, one function per subject.
 
+mod budget;
 mod disks;
 mod guest;
 mod vm;
 
+pub(crate) use budget::budget;
 pub(crate) use disks::disks;
 pub(crate) use guest::guest;
-pub(crate) use vm::{nics, vm, warnings};
+pub(crate) use vm::{machine, nics, vm, warnings};
 
 use crate::facts::{Facts, Problem};
 use crate::refusal::Refusal;

@@ -24,7 +24,7 @@ pub struct Facts {
 /// Something could not be learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Short and stable: `unreachable`, `host-key`, `not-root`.
+    /// Short and stable, for scripts: `unreachable`, `host-key`, `not-root`.
     pub code: String,
     pub text: String,
     pub hint: String,
@@ -35,6 +35,8 @@ pub struct Taken {
     pub name: String,
     pub same_id: bool,
     pub same_name: bool,
+    /// It is the source that this finished migration keeps.
+    pub kept_by: Option<String>,
 }
 
 /// What the agent saw inside the guest.
@@ -47,7 +49,6 @@ pub struct GuestFacts {
     pub swaps: Vec<GuestSwap>,
     pub raw_writers: Vec<GuestWriter>,
     pub findings: Vec<GuestFinding>,
-    pub missing_tools: Vec<String>,
     pub memory_available: Bytes,
     /// Which tracker it would use (`bpf`, `rescan`), and why.
     pub tracker: Option<(String, String)>,

@@ -37,6 +37,13 @@ const BOOT_DEFAULT_MS: u64 = 20_000;
 /// Quiesce, last drain, fence and decision together on a converged copy; measured 2 to 4 s.
 const SWITCH_MS: u64 = 4_000;
 
+impl Forecast {
+    /// What a switchover takes however little is left to copy: quiesce, fence, decision, boot.
+    pub const fn fixed_ms(&self) -> u64 {
+        SWITCH_MS + self.boot_ms
+    }
+}
+
 pub(crate) fn forecast(options: &Options, facts: &Facts, disks: &[PlannedDisk]) -> Forecast {
     let read: Bytes = disks.iter().map(|disk| disk.size).sum();
     let content: Bytes = disks.iter().map(|d| d.allocated.unwrap_or(d.size).min(d.size)).sum();
@@ -76,7 +83,7 @@ pub(crate) fn forecast(options: &Options, facts: &Facts, disks: &[PlannedDisk]) 
         content,
         wire,
         first_round_s,
-        downtime_ms: boot_ms + SWITCH_MS + drain_ms,
+        downtime_ms: SWITCH_MS + boot_ms + drain_ms,
         boot_ms,
         assumptions,
     }

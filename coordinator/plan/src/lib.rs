@@ -40,11 +40,12 @@ pub fn draw_up(request: &Request, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
     let nics = checks::nics(request, vm, destination, &mut refusals);
     checks::vm(request, facts, vm, destination, &mut refusals);
     let mut warnings = checks::guest(request, facts, &disks, &mut refusals);
-    warnings.extend(checks::warnings(facts, vm, destination));
-    if !refusals.is_empty() {
-        return Err(refusals);
-    }
-    Ok(plan::assemble(request, facts, vm, disks, nics, warnings))
+    warnings.extend(checks::warnings(request, facts, vm, destination));
+    let forecast = forecast::forecast(&request.options, facts, &disks);
+    refusals.extend(checks::budget(&request.options, &forecast));
+    let machine = checks::machine(vm, destination).filter(|_| refusals.is_empty());
+    let Some(machine) = machine else { return Err(refusals) };
+    Ok(plan::assemble(request, facts, vm, machine, disks, nics, forecast, warnings))
 }
 
 #[cfg(test)]

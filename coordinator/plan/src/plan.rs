@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use units::{BlockSize, Bytes, Digest, DiskNo, MigrationId};
 
-use crate::facts::Facts;
-use crate::forecast::{Forecast, forecast};
-use crate::request::{Options, Request};
+use crate::facts::{Facts, network_named};
+use crate::forecast::Forecast;
+use crate::request::{Options, Request, Route};
 
 /// The version of the plan's file format.
 pub const PLAN_VERSION: u32 = 1;
@@ -26,6 +26,8 @@ pub struct Plan {
     pub vm: PlannedVm,
     pub disks: Vec<PlannedDisk>,
     pub nics: Vec<PlannedNic>,
+    /// Where the helper's own card is, for a direct route.
+    pub helper_card: Option<NetworkRef>,
     pub fence: FenceOffer,
     pub forecast: Forecast,
     /// The tracker that the guest allows, and why.
@@ -96,12 +98,19 @@ impl Plan {
     }
 }
 
+fn helper_card(route: &Route, facts: &Facts) -> Option<NetworkRef> {
+    let Route::Direct { network, .. } = route else { return None };
+    facts.destination.as_ref().ok().and_then(|site| network_named(site, network))
+}
+
 pub(crate) fn assemble(
     request: &Request,
     facts: &Facts,
     vm: &Vm,
+    machine: &str,
     disks: Vec<PlannedDisk>,
     nics: Vec<PlannedNic>,
+    forecast: Forecast,
     warnings: Vec<String>,
 ) -> Plan {
     let guest = facts.guest.as_ref().ok();
@@ -110,7 +119,7 @@ pub(crate) fn assemble(
         id: request.id.clone(),
         from: request.from.clone(),
         to: request.to.clone(),
-        forecast: forecast(&request.options, facts, &disks),
+        forecast,
         options: request.options.clone(),
         vm: PlannedVm {
             id: vm.id,
@@ -118,13 +127,14 @@ pub(crate) fn assemble(
             vcpus: vm.vcpus,
             memory: vm.memory,
             arch: vm.arch.clone(),
-            machine: vm.machine.clone(),
+            machine: machine.to_owned(),
             cpu: vm.cpu.clone(),
             firmware: vm.firmware.clone(),
             autostart: vm.autostart,
         },
         disks,
         nics,
+        helper_card: helper_card(&request.options.route, facts),
         fence: facts
             .fence
             .as_ref()

@@ -42,6 +42,9 @@ pub struct Options {
     pub hooks_before: Vec<String>,
     /// Shell commands run in the guest if the switchover is called off.
     pub hooks_undo: Vec<String>,
+    /// Shell command run by the coordinator once the source is fenced and the copy is complete.
+    /// Only if it succeeds is the destination started; otherwise everything is taken back.
+    pub gate: Option<String>,
     /// Keep copying until `causeway switchover` releases it.
     pub hold: bool,
     /// Seconds since the epoch before which no switchover begins.
@@ -70,6 +73,7 @@ impl Default for Options {
             stop_units: Vec::new(),
             hooks_before: Vec::new(),
             hooks_undo: Vec::new(),
+            gate: None,
             hold: false,
             not_before: None,
             rounds_max: 30,

@@ -97,8 +97,10 @@ const GOODPUT_SAMPLE: u64 = 4 << 20;
 /// Assumed when nothing was ever large enough to measure, bytes per second.
 const GOODPUT_UNKNOWN: u64 = 10_000_000;
 
-/// Decides after a round. `history` holds every finished round, oldest first.
-pub fn decide(history: &[RoundFigures], budget: Budget) -> Decision {
+/// Decides after a round. `history` holds every finished round, oldest first; those before number
+/// `since` tell of the line, and do not count towards a verdict: the copy was held then, or it was
+/// taken up again since.
+pub fn decide(history: &[RoundFigures], since: usize, budget: Budget) -> Decision {
     let Some(last) = history.last() else {
         return Decision::CopyAgain { forecast_ms: budget.fixed_ms };
     };
@@ -107,9 +109,10 @@ pub fn decide(history: &[RoundFigures], budget: Budget) -> Decision {
     if forecast_ms <= budget.max_downtime_ms {
         return Decision::SwitchOver { forecast_ms };
     }
-    let rounds = u32::try_from(history.len()).unwrap_or(u32::MAX);
+    let judged = history.get(since..).unwrap_or_default();
+    let rounds = u32::try_from(judged.len()).unwrap_or(u32::MAX);
     let floor = budget.fixed_ms + budget.full_pass_ms.unwrap_or(0);
-    if rounds >= budget.rounds_max || floor > budget.max_downtime_ms || stuck(history) {
+    if rounds >= budget.rounds_max || floor > budget.max_downtime_ms || stuck(judged) {
         return Decision::WontConverge(Divergence {
             forecast_ms,
             max_downtime_ms: budget.max_downtime_ms,
@@ -170,14 +173,14 @@ mod tests {
     #[test]
     fn a_copy_that_fits_the_budget_switches_over() {
         // 10 MiB/s, 50 MiB left: 5 s of drain and 20 s fixed.
-        let decision = decide(&[round(1000, 100_000, 50)], BUDGET);
+        let decision = decide(&[round(1000, 100_000, 50)], 0, BUDGET);
         assert_eq!(decision, Decision::SwitchOver { forecast_ms: 25_000 });
     }
 
     #[test]
     fn a_copy_that_shrinks_goes_on() {
         let history = [round(1000, 100_000, 800), round(800, 80_000, 400)];
-        assert!(matches!(decide(&history, BUDGET), Decision::CopyAgain { .. }));
+        assert!(matches!(decide(&history, 0, BUDGET), Decision::CopyAgain { .. }));
     }
 
     #[test]
@@ -188,8 +191,8 @@ mod tests {
             round(900, 90_000, 920),
             round(920, 92_000, 910),
         ];
-        let Decision::WontConverge(divergence) = decide(&history, BUDGET) else {
-            panic!("copies for ever: {:?}", decide(&history, BUDGET));
+        let Decision::WontConverge(divergence) = decide(&history, 0, BUDGET) else {
+            panic!("copies for ever: {:?}", decide(&history, 0, BUDGET));
         };
         assert!(divergence.dirty_rate.0 > 9 << 20, "{divergence}");
         assert!(divergence.remedies()[0].contains("--max-downtime"), "{:?}", divergence.remedies());
@@ -198,13 +201,21 @@ mod tests {
     #[test]
     fn a_budget_below_the_boot_time_is_said_at_once_and_not_after_thirty_rounds() {
         let budget = Budget { max_downtime_ms: 10_000, ..BUDGET };
-        assert!(matches!(decide(&[round(1000, 100_000, 1)], budget), Decision::WontConverge(_)));
+        assert!(matches!(decide(&[round(1000, 100_000, 1)], 0, budget), Decision::WontConverge(_)));
     }
 
     #[test]
     fn with_rescan_the_last_full_pass_counts_against_the_budget() {
         let budget = Budget { full_pass_ms: Some(15_000), ..BUDGET };
-        assert!(matches!(decide(&[round(1000, 100_000, 0)], budget), Decision::WontConverge(_)));
+        assert!(matches!(decide(&[round(1000, 100_000, 0)], 0, budget), Decision::WontConverge(_)));
+    }
+
+    #[test]
+    fn rounds_of_a_hold_do_not_count_and_those_after_it_do() {
+        let mut history = vec![round(900, 90_000, 900); 40];
+        assert!(matches!(decide(&history, 39, BUDGET), Decision::CopyAgain { .. }));
+        history.extend([round(900, 90_000, 900); 3]);
+        assert!(matches!(decide(&history, 39, BUDGET), Decision::WontConverge(_)));
     }
 
     proptest! {
@@ -212,7 +223,7 @@ mod tests {
         fn no_history_copies_for_ever(remaining in proptest::collection::vec(0_u64..100_000, 31)) {
             let history: Vec<_> = remaining.into_iter().map(|mib| round(100, 10_000, mib)).collect();
             let ended = (1..=history.len())
-                .any(|n| !matches!(decide(&history[..n], BUDGET), Decision::CopyAgain { .. }));
+                .any(|n| !matches!(decide(&history[..n], 0, BUDGET), Decision::CopyAgain { .. }));
             prop_assert!(ended);
         }
     }

@@ -75,6 +75,7 @@ fn site(pools: &[(&str, u64)], networks: &[&str]) -> SiteReport {
             Capability::Suspend,
             Capability::WriteCounters,
         ],
+        outdated: vec![],
         warnings: vec![],
     }
 }
@@ -153,6 +154,16 @@ fn destination(facts: &mut Facts) -> &mut SiteReport {
     facts.destination.as_mut().unwrap()
 }
 
+fn mount(mount_point: &str, kind: &str, disks: &[&str]) -> GuestMount {
+    GuestMount {
+        mount_point: mount_point.to_owned(),
+        kind: kind.to_owned(),
+        disks: disks.iter().map(|name| (*name).to_owned()).collect(),
+        read_only: false,
+        freezable: kind != "vfat",
+    }
+}
+
 fn problem(code: &str) -> Problem {
     Problem { code: code.to_owned(), text: "text".to_owned(), hint: "hint".to_owned() }
 }
@@ -225,10 +236,20 @@ fn each_obstacle_is_refused_by_its_own_code() {
         ("same-site", |r, _| r.to = r.from.clone()),
         ("not-running", |_, f| vm(f).power = Power::Off),
         ("name-taken", |_, f| {
-            f.taken = Some(Taken { name: "web1".to_owned(), same_id: false, same_name: true });
+            f.taken = Some(Taken {
+                name: "web1".to_owned(),
+                same_id: false,
+                same_name: true,
+                kept_by: None,
+            });
         }),
         ("uuid-taken", |_, f| {
-            f.taken = Some(Taken { name: "old".to_owned(), same_id: true, same_name: false });
+            f.taken = Some(Taken {
+                name: "old".to_owned(),
+                same_id: true,
+                same_name: false,
+                kept_by: Some("web1-1".to_owned()),
+            });
         }),
         ("no-space", |_, f| destination(f).pools[0].available = Bytes::mib(1400)),
         ("no-memory", |_, f| destination(f).memory_free = Some(Bytes::mib(100))),
@@ -246,6 +267,10 @@ fn each_obstacle_is_refused_by_its_own_code() {
         ("firmware-missing", |_, f| vm(f).firmware = Firmware::Uefi { secure_boot: false }),
         ("cpu-missing", |_, f| vm(f).cpu = Cpu::Model("EPYC".to_owned())),
         ("machine-type", |_, f| vm(f).machine = "microvm".to_owned()),
+        ("version", |_, f| destination(f).outdated.push("libvirt 1.2.3 is too old".to_owned())),
+        ("version", |_, f| {
+            f.source.as_mut().unwrap().outdated.push("QEMU 0.15 is too old".to_owned());
+        }),
         ("architecture", |_, f| vm(f).arch = "aarch64".to_owned()),
         ("vcpus", |_, f| vm(f).vcpus = 9),
         ("device", |_, f| {
@@ -258,16 +283,11 @@ fn each_obstacle_is_refused_by_its_own_code() {
         ("disk-kind", |_, f| vm(f).disks[0].usage = DiskUse::ReadOnly),
         ("disk-kind", |_, f| vm(f).disks[0].format = DiskFormat::Other("vmdk".to_owned())),
         ("no-disk", |_, f| vm(f).disks.clear()),
-        ("guest-tools", |_, f| guest(f).missing_tools.push("swapoff".to_owned())),
         ("file-system", |_, f| {
-            guest(f).mounts.push(GuestMount {
-                mount_point: "/boot/efi".to_owned(),
-                kind: "vfat".to_owned(),
-                disks: vec!["sda".to_owned()],
-                read_only: false,
-                freezable: false,
-            });
+            guest(f).mounts.push(mount("/srv", "ext4", &["sda", "sdc"]));
         }),
+        ("downtime-budget", |r, _| r.options.max_downtime_ms = 10_000),
+        ("downtime-budget", |_, f| guest(f).boot_ms = Some(27_000)),
         ("swap", |_, f| {
             guest(f).swaps.push(GuestSwap {
                 path: "/dev/sda2".to_owned(),
@@ -313,6 +333,32 @@ fn each_obstacle_is_refused_by_its_own_code() {
 }
 
 #[test]
+fn what_cannot_be_frozen_is_said_and_is_no_obstacle() {
+    let plan = plan(|_, f| guest(f).mounts.push(mount("/boot/efi", "vfat", &["sda"])));
+    assert!(plan.warnings.iter().any(|text| text.contains("/boot/efi")), "{:?}", plan.warnings);
+}
+
+#[test]
+fn what_the_operator_says_of_the_boot_goes_before_what_the_last_one_took() {
+    let plan = plan(|r, f| {
+        guest(f).boot_ms = Some(27_000);
+        r.options.boot_ms = Some(5_000);
+    });
+    assert_eq!(plan.forecast.fixed_ms(), 9_000);
+}
+
+#[test]
+fn a_machine_type_keeps_its_version_where_that_is_known() {
+    let kept = plan(|_, f| {
+        vm(f).machine = "pc-q35-7.2".to_owned();
+        destination(f).machines.push("pc-q35-7.2".to_owned());
+    });
+    assert_eq!((kept.vm.machine.as_str(), kept.warnings.len()), ("pc-q35-7.2", 0));
+    let other = plan(|_, f| vm(f).machine = "pc-q35-7.2".to_owned());
+    assert_eq!((other.vm.machine.as_str(), other.warnings.len()), ("q35", 1));
+}
+
+#[test]
 fn refusals_come_all_at_once() {
     let codes = refused(|request, facts| {
         request.networks.clear();
@@ -342,7 +388,8 @@ fn any_change_to_a_plan_changes_its_digest() {
     let mut after = before.clone();
     after.disks[0].volume.push('x');
     assert_ne!(before.digest().unwrap(), after.digest().unwrap());
-    assert_eq!(before.digest().unwrap(), before.clone().digest().unwrap());
+    let again: Plan = serde_json::from_str(&serde_json::to_string(&before).unwrap()).unwrap();
+    assert_eq!(before.digest().unwrap(), again.digest().unwrap());
 }
 
 #[test]

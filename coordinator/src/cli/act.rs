@@ -1,12 +1,14 @@
 //! `resume`, `abort`, `switchover`, `verify`: what can be done with a migration that exists.
 
-use engine::{Phase, State};
-use units::Bytes;
+use engine::{Phase, State, StepError};
+use plan::Plan;
+use site::SiteErrorKind;
+use units::{Bytes, MigrationId};
 
-use super::args::{AbortArgs, ResumeArgs};
-use super::exit;
+use super::args::{AbortArgs, DiscardArgs, ResumeArgs};
 use super::migrate::{follow, prepare};
 use super::plan::login;
+use super::{exit, receipt};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::show;
@@ -28,8 +30,7 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
     }
     let state = state_of(&stored)?;
     if state.phase.is_final() {
-        show::line(&format!("{id} has ended: {}", state.phase.word()));
-        return Ok(exit::DONE);
+        return ended(context, &stored, &state);
     }
     if stored.plan != before
         && !matches!(
@@ -48,13 +49,30 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
     follow(context, run, listening, stored.created_ms).await
 }
 
+/// Nothing is left to be done, but for a receipt that a crash may have left unwritten.
+fn ended(context: &Context, stored: &Stored, state: &State) -> Result<u8, Failure> {
+    let id = &stored.plan.id;
+    if state.phase == Phase::Retired && !receipt::exists(context, id) {
+        let (run, _listening) = prepare(context, stored)?;
+        receipt::write(context, &run, stored.created_ms)?;
+        return Ok(exit::DONE);
+    }
+    let word = state.phase.word();
+    let value = serde_json::json!({ "id": id, "ended": word });
+    context.say(&format!("{id} has ended: {word}"), &value);
+    Ok(exit::DONE)
+}
+
 pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
     let stored = find(context, &args.id)?;
     let state = state_of(&stored)?;
     let (id, vm) = (&stored.plan.id, &stored.plan.vm.name);
     if state.phase == Phase::RolledBack {
-        show::line(&format!("{id} was rolled back already"));
+        context.say(
+            &format!("{id} was rolled back already"),
+            &serde_json::json!({ "rolled_back": id, "vm": vm, "runs_at": stored.plan.from, "removed": [] }),
+        );
         return Ok(exit::DONE);
     }
     if !state.phase.is_before_decision() {
@@ -85,6 +103,70 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
     }
 }
 
+/// The retired source, for good.
+pub async fn discard(context: &Context, args: DiscardArgs) -> Result<u8, Failure> {
+    let _lock = context.store.lock()?;
+    let stored = find(context, &args.id)?;
+    let state = state_of(&stored)?;
+    let (id, vm, plan) = (&stored.plan.id, &stored.plan.vm.name, &stored.plan);
+    if state.discarded {
+        context.say(
+            &format!("the source of {id} was deleted already"),
+            &serde_json::json!({ "discarded": id, "site": plan.from, "removed": [], "left": [] }),
+        );
+        return Ok(exit::DONE);
+    }
+    let Some(name) = &state.retired_as else {
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("{id} keeps no source: it is {}", state.phase.word()),
+        )
+        .hint(format!("causeway status {id} says where {vm} lives")));
+    };
+    if !args.yes
+        && !show::ask(&format!(
+            "Delete {name} at {} with its disks? {vm} must run at {}; that is looked at first.",
+            plan.from, plan.to
+        ))
+    {
+        return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
+    }
+    let (mut run, _listening) = prepare(context, &stored)?;
+    let discarded =
+        engine::discard(&mut run).await.map_err(|error| not_discarded(id, plan, name, &error))?;
+    if context.json {
+        show::line(&serde_json::json!({ "discarded": id, "site": plan.from, "removed": discarded.removed, "left": discarded.left }).to_string());
+        return Ok(exit::DONE);
+    }
+    if discarded.removed.is_empty() {
+        show::line(&format!("nothing of {name} was left at {}", plan.from));
+    }
+    for (word, what) in [("removed", &discarded.removed), ("left", &discarded.left)] {
+        for what in what {
+            show::line(&format!("  {word:<8}  {}: {what}", plan.from));
+        }
+    }
+    Ok(exit::DONE)
+}
+
+/// Whether all of it is still there is known only where it was refused before anything was done.
+fn not_discarded(id: &MigrationId, plan: &Plan, name: &str, error: &StepError) -> Failure {
+    let untouched = match error {
+        StepError::MaybeLastCopy { .. } | StepError::Custody(_) => true,
+        StepError::Site(error) => {
+            matches!(error.kind, SiteErrorKind::WrongState | SiteErrorKind::Conflict)
+        }
+        _ => false,
+    };
+    let failure = if untouched {
+        Failure::new(Kind::Refused, format!("{name} at {} is kept", plan.from))
+    } else {
+        let what = format!("{name} at {} may be deleted in part", plan.from);
+        Failure::new(Kind::Undecided, what).next(format!("causeway discard {id}"))
+    };
+    error.hints().into_iter().fold(failure.caused_by(error), Failure::hint)
+}
+
 /// Works while another causeway runs the migration.
 pub fn switchover(context: &Context, id: &str) -> Result<u8, Failure> {
     let stored = find(context, id)?;
@@ -96,7 +178,10 @@ pub fn switchover(context: &Context, id: &str) -> Result<u8, Failure> {
         ));
     }
     context.store.release(&stored.plan.id, crate::now_ms())?;
-    show::line(&format!("{id} is released; it switches over when the rest fits the budget"));
+    context.say(
+        &format!("{id} is released; it switches over when the rest fits the budget"),
+        &serde_json::json!({ "released": id }),
+    );
     Ok(exit::DONE)
 }
 

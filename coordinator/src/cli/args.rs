@@ -71,6 +71,11 @@ Examples:
     /// Call a migration off: the source runs as before, what was made at the destination is removed
     /// (the helper's kernel stays for the next)
     Abort(AbortArgs),
+    /// Delete the source that a finished migration keeps: its definition and its disks, for good
+    ///
+    /// Before that the destination is asked: a source whose VM is not shown to live at the
+    /// destination is not deleted.
+    Discard(DiscardArgs),
     /// Release a migration that holds before its switchover
     Switchover {
         /// As `status` lists it
@@ -185,6 +190,15 @@ pub struct AbortArgs {
     pub yes: bool,
 }
 
+#[derive(Args)]
+pub struct DiscardArgs {
+    /// As `status` lists it
+    pub id: String,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
 #[derive(Subcommand)]
 pub enum ReceiptVerb {
     /// Check a receipt offline
@@ -286,6 +300,11 @@ pub struct Ask {
     /// Command to run in the guest if the switchover is called off
     #[arg(long, value_name = "COMMAND")]
     pub hook_undo: Vec<String>,
+    /// Command to run on this machine once the source is off and the copy complete; the destination
+    /// starts only if it succeeds, otherwise all is taken back. Its time counts as downtime; `resume`
+    /// asks it again where its answer got lost
+    #[arg(long, value_name = "COMMAND")]
+    pub gate: Option<String>,
     /// Copy on until `causeway switchover` releases it
     #[arg(long)]
     pub hold: bool,

@@ -10,14 +10,15 @@ use tokio::sync::watch;
 use transfer::secure::Identity;
 
 use super::args::{MigrateArgs, RunArgs};
-use super::plan::{draw_up, login};
+use super::plan::{draw_up, login, still_holds};
 use super::{exit, receipt};
 use crate::context::Context;
 use crate::failure::{Failure, Kind, halted};
 use crate::guest::{GuestLogin, SshGuest};
 use crate::keys;
+use crate::operator::Person;
 use crate::show::{self, plan_text};
-use crate::store::{MigrationJournal, Releases, Stored};
+use crate::store::{MigrationJournal, Stored};
 
 pub async fn migrate(context: &Context, args: MigrateArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
@@ -46,6 +47,7 @@ pub async fn run_saved(context: &Context, args: RunArgs) -> Result<u8, Failure> 
         Failure::new(Kind::Refused, format!("no way into {} is known", plan.vm.name))
             .hint("name one with --guest root@ADDRESS")
     })?;
+    still_holds(context, &plan, &login).await?;
     agree(context, &plan, args.yes)?;
     start(context, &plan, &login).await
 }
@@ -117,12 +119,19 @@ pub fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), F
         identity: coordinator_key(context, plan)?,
         agent_binary: context.agent_binary(),
         appliance: context.appliance(pool)?,
-        operator: Arc::new(Releases { store: store.clone(), id: plan.id.clone() }),
+        operator: Arc::new(Person {
+            store: store.clone(),
+            id: plan.id.clone(),
+            vm: plan.vm.name.clone(),
+            from: plan.from.clone(),
+            to: plan.to.clone(),
+        }),
         wish,
         watcher,
         patience: context.patience(),
         links: Links::default(),
         voided: 0,
+        arrived_at: tokio::time::Instant::now(),
         plan: plan.clone(),
     };
     Ok((run, Listening { progress, wish: wish_sender }))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use plan::{Options, Plan, Probe, Problem, Request, Route, Tracker, VolumeFormat};
+use plan::{Options, Plan, PlannedDisk, Probe, Problem, Request, Route, Tracker, VolumeFormat};
 use site::Site;
 use units::{Bytes, MigrationId};
 
@@ -52,32 +52,84 @@ pub async fn plan(context: &Context, args: PlanArgs) -> Result<u8, Failure> {
 /// Looks into everything and draws up the plan.
 pub async fn draw_up(context: &Context, ask: Ask) -> Result<Drawn, Failure> {
     let (from, to) = (site_name(&ask.from)?, site_name(&ask.to)?);
-    let source: Arc<dyn Site> = context.site(&from)?;
-    let destination: Arc<dyn Site> = context.site(&to)?;
     let login = login(context, &ask.vm, &ask.login)?;
-    let request = request(context, &ask, from.clone(), to)?;
-    let guest = match &login {
-        Some(login) => Ok(SshGuest::new(from, login.clone(), context.agent_binary())?),
-        None => Err(Problem {
-            code: "no-login".to_owned(),
-            text: format!("no way into {} is known", ask.vm),
-            hint: "name one with --guest root@ADDRESS, or in the configuration under [guests]"
-                .to_owned(),
-        }),
-    };
-    let guest = guest.as_deref().map_err(Clone::clone);
-    let line = ask.line.map(Bytes);
-    let facts = facts::gather(context, &request, &*source, &*destination, guest, line).await;
-    let plan = plan::draw_up(&request, &facts).map_err(Failure::refused)?;
+    let request = request(context, &ask, from, to)?;
+    let plan = of_request(context, &request, login.as_ref(), ask.line.map(Bytes)).await?;
     // A plan is refused without a login.
     let login = login.ok_or_else(|| Failure::new(Kind::Usage, "no --guest was given"))?;
     Ok(Drawn { plan, login })
 }
 
+async fn of_request(
+    context: &Context,
+    request: &Request,
+    login: Option<&GuestLogin>,
+    line: Option<Bytes>,
+) -> Result<Plan, Failure> {
+    let source: Arc<dyn Site> = context.site(&request.from)?;
+    let destination: Arc<dyn Site> = context.site(&request.to)?;
+    let guest = match login {
+        Some(login) => {
+            Ok(SshGuest::new(request.from.clone(), login.clone(), context.agent_binary())?)
+        }
+        None => Err(Problem {
+            code: "no-login".to_owned(),
+            text: format!("no way into {} is known", request.vm),
+            hint: "name one with --guest root@ADDRESS, or in the configuration under [guests]"
+                .to_owned(),
+        }),
+    };
+    let guest = guest.as_deref().map_err(Clone::clone);
+    let facts = facts::gather(context, request, &*source, &*destination, guest, line).await;
+    plan::draw_up(request, &facts).map_err(Failure::refused)
+}
+
+/// Is a plan that was saved still true? Everything is looked into again, as when it was drawn up.
+pub async fn still_holds(
+    context: &Context,
+    plan: &Plan,
+    login: &GuestLogin,
+) -> Result<(), Failure> {
+    let request = Request {
+        id: plan.id.clone(),
+        vm: plan.vm.id.to_string(),
+        from: plan.from.clone(),
+        to: plan.to.clone(),
+        pools: plan.disks.iter().map(|d| (d.target.clone(), d.pool.clone())).collect(),
+        networks: plan
+            .nics
+            .iter()
+            .map(|nic| (nic.from.clone(), nic.network.name().to_owned()))
+            .collect(),
+        options: plan.options.clone(),
+    };
+    let now = of_request(context, &request, Some(login), None).await?;
+    let changed: Vec<_> = [
+        ("the VM", now.vm != plan.vm),
+        ("its disks", shapes(&now) != shapes(plan)),
+        ("its cards", now.nics != plan.nics),
+        ("its fence", now.fence != plan.fence),
+    ]
+    .into_iter()
+    .filter_map(|(what, differs)| differs.then_some(what))
+    .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let what = format!("changed since the plan was drawn up: {}", changed.join(", "));
+    Err(Failure::new(Kind::Refused, what).hint("look at it again with `causeway plan`"))
+}
+
+/// Disks without what changes all the time.
+fn shapes(plan: &Plan) -> Vec<PlannedDisk> {
+    let disks = plan.disks.iter().cloned();
+    disks.map(|disk| PlannedDisk { allocated: None, ..disk }).collect()
+}
+
 /// From the command line, else from the configuration.
 pub fn login(context: &Context, vm: &str, args: &LoginArgs) -> Result<Option<GuestLogin>, Failure> {
     let configured = context.config.guests.get(vm);
-    let text = args.guest.as_deref().or(configured.map(|guest| guest.login.as_str()));
+    let text = args.guest.as_deref().or_else(|| configured.map(|guest| guest.login.as_str()));
     let Some(text) = text else { return Ok(None) };
     let mut login = GuestLogin::parse(text)?;
     login.identity = args.identity.clone().or_else(|| configured?.identity.clone());
@@ -150,6 +202,7 @@ fn options(ask: &Ask) -> Result<Options, Failure> {
         stop_units: ask.stop_unit.clone(),
         hooks_before: ask.hook_before.clone(),
         hooks_undo: ask.hook_undo.clone(),
+        gate: ask.gate.clone(),
         hold: ask.hold,
         not_before: ask.at.as_deref().map(time).transpose()?,
         rounds_max: ask.rounds_max,
@@ -174,7 +227,7 @@ fn time(text: &str) -> Result<i64, Failure> {
         let civil: jiff::civil::DateTime = text.parse().ok()?;
         Some(civil.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp())
     };
-    zoned.or_else(local).map(|time| time.as_second()).ok_or_else(|| {
+    zoned.or_else(local).map(jiff::Timestamp::as_second).ok_or_else(|| {
         Failure::new(Kind::Usage, format!("--at is not a time: {text}"))
             .hint("write 2026-11-21T02:00, or with an offset: 2026-11-21T02:00+01:00")
     })

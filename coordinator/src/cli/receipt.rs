@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use engine::{Record, Run};
-use units::Bytes;
+use units::{Bytes, MigrationId};
 
 use super::exit;
 use crate::context::Context;
@@ -11,6 +11,22 @@ use crate::failure::{Failure, Kind};
 use crate::keys;
 use crate::receipt::{Body, DiskReceipt, sign, verify as verify_receipt};
 use crate::show::{line, seconds};
+
+fn file(id: &MigrationId) -> String {
+    format!("receipts/{id}.json")
+}
+
+/// A crash may come between the end of a migration and its receipt.
+pub fn exists(context: &Context, id: &MigrationId) -> bool {
+    context.store.path().join(file(id)).exists()
+}
+
+/// The VM has moved, whatever becomes of its receipt.
+fn unwritten(id: &MigrationId, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Kind::Undecided, "the migration is done, its receipt cannot be written")
+        .caused_by(error)
+        .next(format!("causeway resume {id}"))
+}
 
 /// Writes and shows the receipt of a migration that has ended.
 pub fn write(context: &Context, run: &Run, began_ms: i64) -> Result<(), Failure> {
@@ -22,8 +38,10 @@ pub fn write(context: &Context, run: &Run, began_ms: i64) -> Result<(), Failure>
     };
     let signed = sign(&body, &key).map_err(encode)?;
     let text = serde_json::to_string_pretty(&signed).map_err(encode)?;
-    let path =
-        context.store.write_private(&format!("receipts/{}.json", plan.id), text.as_bytes())?;
+    let path = context
+        .store
+        .write_private(&file(&plan.id), text.as_bytes())
+        .map_err(|error| unwritten(&plan.id, &error))?;
     if context.json {
         line(&serde_json::json!({ "done": body, "receipt": path }).to_string());
         return Ok(());
@@ -31,6 +49,7 @@ pub fn write(context: &Context, run: &Run, began_ms: i64) -> Result<(), Failure>
     line(&summary(&body));
     line(&format!("  receipt   {}", path.display()));
     line(&format!("            signed by {}", signed.key));
+    line(&format!("  later     delete the source for good: causeway discard {}", body.migration));
     Ok(())
 }
 
@@ -39,7 +58,11 @@ fn body(context: &Context, run: &Run, began_ms: i64) -> Result<Body, Failure> {
     let missing = |what: &str| Failure::new(Kind::Undecided, format!("the journal has no {what}"));
     let drained = state.drained.as_ref().ok_or_else(|| missing("drain"))?;
     let grant = run.custody.granted(run.epoch()).ok_or_else(|| missing("grant"))?;
-    let stored = context.store.migration(plan.id.as_str())?.ok_or_else(|| missing("migration"))?;
+    let stored = context
+        .store
+        .migration(plan.id.as_str())
+        .map_err(|error| unwritten(&plan.id, &error))?
+        .ok_or_else(|| missing("migration"))?;
     let decided_ms = stored
         .records
         .iter()
@@ -74,8 +97,8 @@ fn body(context: &Context, run: &Run, began_ms: i64) -> Result<Body, Failure> {
         decided_ms,
         ended_ms: crate::now_ms(),
         rounds: state.next_round,
-        sent: state.rounds.iter().map(|round| round.sent).sum::<Bytes>(),
-        wire: state.wire,
+        sent: state.rounds.iter().map(|round| round.sent).sum::<Bytes>() + drained.sent,
+        wire: state.wire + drained.wire,
         downtime_ms: state.downtime_ms.unwrap_or_default(),
         downtime_forecast_ms: state.forecast_ms,
         downtime_budget_ms: plan.options.max_downtime_ms,

@@ -43,7 +43,7 @@ pub fn add(context: &Context, add: SiteAdd) -> Result<u8, Failure> {
 
 pub fn remove(context: &Context, name: &str) -> Result<u8, Failure> {
     if context.store.remove_site(name)? {
-        line(&format!("{name} forgotten"));
+        context.say(&format!("{name} forgotten"), &json!({ "removed": name }));
         return Ok(exit::DONE);
     }
     Err(Failure::new(Kind::Refused, format!("no site {name} is registered"))
@@ -91,7 +91,7 @@ pub async fn check(context: &Context, names: &[String]) -> Result<u8, Failure> {
             Ok(report) => line(&text(&site.name, &report)),
             Err(error) => {
                 code = exit::REFUSED;
-                let problem = facts::problem(error);
+                let problem = facts::problem(&error);
                 if context.json {
                     let value =
                         json!({ "site": site.name, "error": problem.text, "hint": problem.hint });
@@ -128,6 +128,9 @@ fn text(name: &SiteName, report: &model::SiteReport) -> String {
     lines.push(format!("  firmware  {}", firmwares.join(", ")));
     let capabilities: Vec<_> = report.capabilities.iter().map(|c| format!("{c:?}")).collect();
     lines.push(format!("  can       {}", capabilities.join(", ")));
+    for outdated in &report.outdated {
+        lines.push(format!("  refused   {outdated}"));
+    }
     for warning in &report.warnings {
         lines.push(format!("  warning   {warning}"));
     }

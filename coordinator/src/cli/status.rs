@@ -51,6 +51,18 @@ pub async fn status(
             }
             continue;
         }
+        // What both sites show by now is the later migration's doing, and says nothing of this one.
+        if state.phase.is_final()
+            && let Some(later) = superseded_by(context, &id, plan)?
+        {
+            if context.json {
+                line(&superseded_value(plan, &state, &later).to_string());
+            } else {
+                line(&format!("{id}   {}   superseded by {later}", plan.vm.name));
+                line(&format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
+            }
+            continue;
+        }
         let evidence = gather(context, plan, &state, from.as_ref()).await?;
         let verdict = verdict(&evidence);
         if matches!(verdict.verdict, VerdictKind::AlarmSplit | VerdictKind::NeedsOperator) {
@@ -63,6 +75,29 @@ pub async fn status(
         }
     }
     Ok(code)
+}
+
+/// The latest migration of the same VM after this one that was not taken back.
+fn superseded_by(context: &Context, id: &str, plan: &Plan) -> Result<Option<String>, Failure> {
+    let ids = context.store.migration_ids()?;
+    let later = ids.iter().rev().take_while(|other| *other != id);
+    for other in later {
+        let stored = find(context, other)?;
+        let state = state_of(&stored)?;
+        let began = state.epoch.is_some() && state.phase != Phase::RolledBack;
+        if stored.plan.vm.id == plan.vm.id && began {
+            return Ok(Some(other.clone()));
+        }
+    }
+    Ok(None)
+}
+
+fn superseded_value(plan: &Plan, state: &State, later: &str) -> serde_json::Value {
+    json!({
+        "id": plan.id, "vm": plan.vm.name, "from": plan.from, "to": plan.to,
+        "phase": state.phase, "rounds": state.next_round, "wire": state.wire,
+        "superseded_by": later,
+    })
 }
 
 async fn gather(

@@ -47,11 +47,18 @@ pub fn plan_text(plan: &Plan) -> String {
         plan.disks.len()
     ));
     lines.push("            in the guest: the agent, in memory only; gone with the power-off, removed if called off".to_owned());
+    lines.push("  guest     nothing to prepare: machine type, firmware, disk buses and addresses stay as they are".to_owned());
     for means in &plan.fence.means {
         lines.push(format!("  fence     {}: {}", means.name, means.does));
     }
     for gap in &plan.fence.does_not_stop {
         lines.push(format!("            does not stop: {gap}"));
+    }
+    if let Some(gate) = &plan.options.gate {
+        lines.push(format!(
+            "  gate      `{gate}` on this machine must succeed before {} starts at {}",
+            vm.name, plan.to
+        ));
     }
     lines.push(format!(
         "  after     {} is kept at {}, off, renamed and start-proof",

@@ -1,6 +1,7 @@
 //! The first stage: a persistent definition whose every start fails.
 
 use model::{DiskUse, VmId};
+use site::Discarded;
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt_sys as sys;
@@ -17,8 +18,12 @@ const NAMES_TRIED: u32 = 20;
 /// With secrets: what is put back must be what was there.
 const AS_STORED: sys::virDomainXMLFlags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
 
+/// Without what only this run of it has: fit to be defined.
+const AS_IT_RUNS: sys::virDomainXMLFlags =
+    sys::VIR_DOMAIN_XML_MIGRATABLE | sys::VIR_DOMAIN_XML_SECURE;
+
 pub(super) fn capture(connection: &Connect, domain: &Domain, vm: VmId) -> Result<Record, Fault> {
-    let text = domain.xml_desc(AS_STORED)?;
+    let text = next_definition(domain)?;
     let config = DomainXml::parse(&text)?;
     if config.fenced.is_some() {
         return Err(Fault::wrong_state("the VM is fenced already")
@@ -34,6 +39,13 @@ pub(super) fn capture(connection: &Connect, domain: &Domain, vm: VmId) -> Result
         disks,
     };
     Ok(Record::new(vm, config.name, Stage::Definition(saved)))
+}
+
+/// What the VM would start from. A transient VM that was fenced and unfenced while it ran still
+/// shows the fenced definition as its next one; what it runs from is its own.
+fn next_definition(domain: &Domain) -> Result<String, Fault> {
+    let flags = if domain.is_persistent()? { AS_STORED } else { AS_IT_RUNS };
+    Ok(domain.xml_desc(flags)?)
 }
 
 /// The VM's own writable disks that have a path on the host, and names of those that have none.
@@ -73,7 +85,7 @@ pub(super) fn apply(
     saved: &SavedDefinition,
 ) -> Result<(), Fault> {
     let domain = look::require(connection, vm)?;
-    let text = domain.xml_desc(AS_STORED)?;
+    let text = next_definition(&domain)?;
     let config = DomainXml::parse(&text)?;
     match &config.fenced {
         Some(note) if note.id == record.id => return Ok(domain.set_autostart(false)?),
@@ -124,7 +136,7 @@ pub(super) fn undo(
         return Ok(domain.set_autostart(saved.autostart)?);
     };
     let loaded = look::power(&domain)?.is_loaded();
-    let config = look::config_xml(&domain)?;
+    let config = DomainXml::parse(&next_definition(&domain)?)?;
     match &config.fenced {
         Some(note) if note.id != record.id => return Err(another_fence()),
         // Never made, or undone already but for the last step.
@@ -170,6 +182,33 @@ pub(super) fn retire(connection: &Connect, vm: VmId, record: &Record) -> Result<
     }
     Err(Fault::conflict(format!("all names like {}-moved-{} are taken", record.name, record.day()))
         .hint("remove VMs that were retired earlier"))
+}
+
+/// Nothing but a VM that is off and bears this very fence.
+pub(super) fn may_discard(connection: &Connect, vm: VmId, record: &Record) -> Result<(), Fault> {
+    let Some(domain) = look::find(connection, vm)? else { return Ok(()) };
+    let power = look::power(&domain)?;
+    if power.is_loaded() {
+        return Err(Fault::loaded(power));
+    }
+    match &look::config_xml(&domain)?.fenced {
+        Some(note) if note.id == record.id => Ok(()),
+        Some(_) => Err(another_fence()),
+        None => Err(Fault::wrong_state("the VM is not fenced: it is not the one that was retired")
+            .hint("look at it with `virsh dumpxml`; nothing of it was deleted")),
+    }
+}
+
+pub(super) fn discard(
+    connection: &Connect,
+    vm: VmId,
+    discarded: &mut Discarded,
+) -> Result<(), Fault> {
+    let Some(domain) = look::find(connection, vm)? else { return Ok(()) };
+    let name = domain.name()?;
+    domain.undefine_flags(sys::VIR_DOMAIN_UNDEFINE_NVRAM)?;
+    discarded.removed.push(format!("definition {name}"));
+    Ok(())
 }
 
 fn another_fence() -> Fault {

@@ -1,6 +1,7 @@
 //! The second stage: disks that nothing recognises, or that are not where they were.
 
 use model::{DiskFormat, VmId};
+use site::Discarded;
 use virt::connect::Connect;
 use virt::domain::Domain;
 
@@ -161,6 +162,92 @@ pub(super) fn undo(
         }
     }
     Ok(())
+}
+
+/// Nothing but images that bear this very fence, and that nobody uses.
+pub(super) fn may_discard(
+    connection: &Connect,
+    config: &LibvirtConfig,
+    vm: VmId,
+    record: &Record,
+    saved: &SavedDisks,
+) -> Result<(), Fault> {
+    for disk in &saved.disks {
+        refuse_if_used(connection, vm, &disk.path)?;
+        if disk.host.is_some() {
+            access(config)?;
+        }
+        let Some(image) = find(connection, disk)? else { continue };
+        bears_notice(connection, &image, record, disk)?;
+    }
+    Ok(())
+}
+
+fn bears_notice(
+    connection: &Connect,
+    image: &Image,
+    record: &Record,
+    disk: &SavedDisk,
+) -> Result<(), Fault> {
+    for piece in &disk.pieces {
+        let notice = notice(&record.name, &record.id, piece.bytes.len());
+        if look_at(connection, image, piece, &notice)? != Found::Notice {
+            let what = format!("{} does not bear the fence's notice any more", disk.path);
+            return Err(Fault::conflict(what)
+                .hint("somebody wrote to it since: see what it is, then delete it by hand"));
+        }
+    }
+    Ok(())
+}
+
+/// Deletes what it can and says what it could not, so that what is gone is never called kept.
+pub(super) fn discard(
+    connection: &Connect,
+    config: &LibvirtConfig,
+    record: &Record,
+    saved: &SavedDisks,
+    discarded: &mut Discarded,
+) -> Result<(), Fault> {
+    for disk in &saved.disks {
+        let Some(image) = find(connection, disk)? else {
+            let why = "not found: deleted before, or its pool is not active";
+            discarded.left.push(format!("disk {}: {why}", disk.path));
+            continue;
+        };
+        match discard_disk(connection, config, record, disk, image) {
+            Ok(()) => discarded.removed.push(format!("disk {}", disk.path)),
+            Err(fault) if fault.is_unsupported() => {
+                discarded.left.push(format!("disk {}: its pool cannot delete", disk.path));
+            }
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(())
+}
+
+fn discard_disk(
+    connection: &Connect,
+    config: &LibvirtConfig,
+    record: &Record,
+    disk: &SavedDisk,
+    image: Image,
+) -> Result<(), Fault> {
+    let Some(means) = &disk.host else {
+        bears_notice(connection, &image, record, disk)?;
+        return Ok(image.volume.delete(0)?);
+    };
+    drop(image);
+    let access = access(config)?;
+    // An immutable file cannot be deleted, nor can libvirt delete under another name.
+    host::undo(access, &disk.path, means)?;
+    let deleted = require(connection, disk).and_then(|image| {
+        bears_notice(connection, &image, record, disk)?;
+        Ok(image.volume.delete(0)?)
+    });
+    deleted.or_else(|fault| {
+        host::apply(access, &disk.path, means)?;
+        Err(fault)
+    })
 }
 
 fn look_at(

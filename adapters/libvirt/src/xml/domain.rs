@@ -87,7 +87,7 @@ impl DomainXml {
             vcpus: vcpus(root).ok_or_else(|| missing("a number of CPUs"))?,
             memory: Bytes(memory.ok_or_else(|| missing("a size of memory"))?),
             arch: attribute(root, "os/type", "arch").ok_or_else(|| missing("an architecture"))?,
-            machine: attribute(root, "os/type", "machine").map_or_else(String::new, alias),
+            machine: attribute(root, "os/type", "machine").unwrap_or_default(),
             cpu: cpu(root),
             firmware: firmware(root),
             disks: at(root, "devices")
@@ -121,17 +121,6 @@ fn vcpus(root: Node<'_, '_>) -> Option<u32> {
     let node = at(root, "vcpu")?;
     let most: u32 = node.text()?.trim().parse().ok()?;
     Some(node.attribute("current").and_then(|current| current.parse().ok()).unwrap_or(most))
-}
-
-/// `pc-i440fx-7.2` and `pc-q35-7.2` without their version: the destination has its own.
-pub(super) fn alias(machine: String) -> String {
-    if machine.starts_with("pc-i440fx-") {
-        "pc".to_owned()
-    } else if machine.starts_with("pc-q35-") {
-        "q35".to_owned()
-    } else {
-        machine
-    }
 }
 
 fn cpu(root: Node<'_, '_>) -> Cpu {

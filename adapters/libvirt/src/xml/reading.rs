@@ -76,7 +76,7 @@ fn a_server_is_read_in_full() {
     let vm = DomainXml::parse(SERVER).unwrap();
     assert_eq!(vm.name, "db & more");
     assert_eq!((vm.vcpus, vm.memory.0), (2, 4 << 30));
-    assert_eq!((vm.arch.as_str(), vm.machine.as_str()), ("x86_64", "q35"));
+    assert_eq!((vm.arch.as_str(), vm.machine.as_str()), ("x86_64", "pc-q35-7.2"));
     assert_eq!(vm.cpu, Cpu::Model("Skylake-Server".to_owned()));
     assert_eq!(vm.firmware, Firmware::Uefi { secure_boot: true });
     assert!(vm.ours.is_none() && vm.fenced.is_none());

@@ -152,8 +152,8 @@ async fn a_disk_in_use_is_never_fenced() {
 
     // By another VM, seen when it is captured and when it is fenced.
     let twin = guest.twin(&daemon, "twin");
-    daemon.define("create", &twin.xml);
-    daemon.virsh(&["suspend", "twin"]).unwrap();
+    daemon.define("define", &twin.xml);
+    daemon.virsh(&["start", "--paused", "twin"]).unwrap();
     let captured = site.fence_capture(guest.id, FenceStage::Disks).await.unwrap_err();
     assert_eq!(captured.kind, SiteErrorKind::WrongState);
     let applied = site.fence_apply(guest.id, &record).await.unwrap_err();

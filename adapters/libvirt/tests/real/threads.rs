@@ -23,6 +23,16 @@ fn channel_threads() -> usize {
     names.filter(|name| name.starts_with("channel-")).count()
 }
 
+fn comes_true(fact: impl Fn() -> bool) -> bool {
+    (0..LOOKS).any(|_| {
+        let now = fact();
+        if !now {
+            sleep(Duration::from_millis(50));
+        }
+        now
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_leaves_no_thread_behind() {
     let daemon = Daemon::start(Network::Private);
@@ -37,17 +47,11 @@ async fn a_channel_leaves_no_thread_behind() {
             }
         };
         channel.write_all(b"hello\n").await.unwrap();
-        assert!(channel_threads() >= 3, "the control: an open channel has its threads");
+        assert!(comes_true(|| channel_threads() >= 3), "the control: a channel has its threads");
         if finish {
             channel.read_u8().await.unwrap();
             channel.shutdown().await.unwrap();
         }
     }
-    for _ in 0..LOOKS {
-        if channel_threads() == 0 {
-            return;
-        }
-        sleep(Duration::from_millis(50));
-    }
-    panic!("{} threads are left", channel_threads());
+    assert!(comes_true(|| channel_threads() == 0), "{} threads are left", channel_threads());
 }

@@ -182,7 +182,33 @@ pub(super) async fn retirement(site: &dyn Site, fixture: &Fixture) -> Result<(),
     succeeds(rule, site.fence_undo(vm, &definition).await)?;
     succeeds(rule, site.power_on(vm).await)?;
     let after = look(site, fixture).await?;
-    check(rule, after.name == before.name && after.power == Power::Running, &after)
+    check(rule, after.name == before.name && after.power == Power::Running, &after)?;
+
+    let rule = "a VM that is not fenced is not discarded, running or off";
+    let records = [definition, disks];
+    refused(rule, site.discard(vm, &records).await, &[SiteErrorKind::WrongState])?;
+    succeeds(rule, site.power_off(vm).await)?;
+    refused(rule, site.discard(vm, &records).await, &[SiteErrorKind::WrongState])?;
+    succeeds(rule, site.power_on(vm).await)?;
+    let still = look(site, fixture).await?;
+    check(rule, still.disks.len() == before.disks.len(), &still)
+}
+
+/// Last of all: the fixture's VM is gone afterwards.
+pub(super) async fn discarding(site: &dyn Site, fixture: &Fixture) -> Result<(), Breach> {
+    let vm = fixture.source;
+    let rule = "a fenced VM is discarded with its disks, and once more is harmless";
+    let definition = succeeds(rule, site.fence_capture(vm, FenceStage::Definition).await)?;
+    succeeds(rule, site.fence_apply(vm, &definition).await)?;
+    succeeds(rule, site.power_off(vm).await)?;
+    let disks = succeeds(rule, site.fence_capture(vm, FenceStage::Disks).await)?;
+    succeeds(rule, site.fence_apply(vm, &disks).await)?;
+    let records = [definition, disks];
+    let discarded = succeeds(rule, site.discard(vm, &records).await)?;
+    check(rule, discarded.removed.len() >= 2 && discarded.left.is_empty(), &discarded)?;
+    check(rule, succeeds(rule, site.power(vm).await)? == Power::Absent, "it is there")?;
+    let again = succeeds(rule, site.discard(vm, &records).await)?;
+    check(rule, again.removed.is_empty(), &again)
 }
 
 async fn look(site: &dyn Site, fixture: &Fixture) -> Result<Vm, Breach> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use plan::rounds::{Decision, decide};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use units::Bytes;
 
 use crate::error::StepError;
@@ -17,10 +17,12 @@ const HOLD_POLL: Duration = Duration::from_millis(500);
 const HOLD_PAUSE_POLLS: u32 = 10;
 
 pub(crate) async fn copy(run: &mut Run) -> Result<Record, StepError> {
+    // Each time that it is taken up again it gets its rounds anew.
+    let since = run.state.rounds.len();
     loop {
         run.check_wish()?;
         one_round(run).await?;
-        match decide(&run.state.rounds, run.budget()) {
+        match decide(&run.state.rounds, since, run.budget()) {
             Decision::CopyAgain { .. } => {}
             Decision::SwitchOver { forecast_ms } => return Ok(Record::Converged { forecast_ms }),
             Decision::WontConverge(divergence) => return Err(StepError::WontConverge(divergence)),
@@ -29,29 +31,41 @@ pub(crate) async fn copy(run: &mut Run) -> Result<Record, StepError> {
 }
 
 /// Copies on while the operator or the clock holds it. What no longer fits when it is released is
-/// copied until it does.
+/// copied until it does, or until it is a verdict.
 pub(crate) async fn hold(run: &mut Run) -> Result<Record, StepError> {
+    let by = held(run).await?;
+    // The last round before the release is the first that is judged.
+    let since = run.state.rounds.len().saturating_sub(1);
+    loop {
+        run.check_wish()?;
+        match decide(&run.state.rounds, since, run.budget()) {
+            Decision::SwitchOver { .. } => return Ok(Record::Released { by }),
+            Decision::CopyAgain { .. } => one_round(run).await?,
+            Decision::WontConverge(divergence) => return Err(StepError::WontConverge(divergence)),
+        }
+    }
+}
+
+/// Until it is released; by whom.
+async fn held(run: &mut Run) -> Result<String, StepError> {
     let mut polls = 0;
     let mut announced = false;
     loop {
         run.check_wish()?;
-        let by = released_by(run).await;
-        let fits = matches!(decide(&run.state.rounds, run.budget()), Decision::SwitchOver { .. });
-        match by {
-            Some(by) if fits => return Ok(Record::Released { by }),
-            None if polls < HOLD_PAUSE_POLLS => {
-                if !announced {
-                    run.watcher.step(waiting_for(run));
-                    announced = true;
-                }
-                polls += 1;
-                sleep(HOLD_POLL).await;
-            }
-            Some(_) | None => {
-                polls = 0;
-                one_round(run).await?;
-            }
+        if let Some(by) = released_by(run).await {
+            return Ok(by);
         }
+        if polls == HOLD_PAUSE_POLLS {
+            polls = 0;
+            one_round(run).await?;
+            continue;
+        }
+        if !announced {
+            run.watcher.step(waiting_for(run));
+            announced = true;
+        }
+        polls += 1;
+        sleep(HOLD_POLL).await;
     }
 }
 
@@ -74,8 +88,10 @@ fn waiting_for(run: &Run) -> String {
     }
 }
 
-/// One recorded round. A broken line is mended and the round goes on where it was.
+/// One recorded round. A broken line is mended and the round goes on where it was, as long as
+/// something arrives between two breaks.
 async fn one_round(run: &mut Run) -> Result<(), StepError> {
+    run.arrived_at = Instant::now();
     loop {
         run.connect().await?;
         if !run.state.targets_used {
@@ -106,6 +122,12 @@ async fn one_round(run: &mut Run) -> Result<(), StepError> {
                 return Ok(());
             }
             Err(error) if error.is_line() => {
+                let waited = run.arrived_at.elapsed();
+                if waited >= run.patience {
+                    run.links.cut();
+                    let whom = "the agents".to_owned();
+                    return Err(StepError::OutOfPatience { whom, waited, last: Box::new(error) });
+                }
                 let why = crate::links::chain(&error);
                 run.watcher.tell(Progress::Reconnecting { whom: "the agents".to_owned(), why });
                 run.links.cut();

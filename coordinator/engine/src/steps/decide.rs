@@ -12,6 +12,13 @@ use crate::run::{Run, now_ms};
 /// a mark without one. Nothing starts before both.
 pub(crate) async fn decide(run: &mut Run) -> Result<Record, StepError> {
     let (vm, epoch) = (run.vm(), run.epoch());
+    // Asked while there is a way back.
+    if let Some(gate) = run.plan.options.gate.clone()
+        && !run.custody.is_granted(epoch)
+    {
+        run.watcher.step(format!("asking the gate: {gate}"));
+        run.operator.passes(&gate).await.map_err(|why| StepError::GateShut { gate, why })?;
+    }
     let seen = mark_seen(&*run.destination, vm).await;
     let receipt = run.custody.grant(epoch, &seen)?;
     run.destination.write_mark(vm, &mark_of(&run.plan.id, epoch, &receipt)).await?;

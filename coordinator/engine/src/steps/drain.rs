@@ -36,10 +36,12 @@ pub(crate) async fn drain(run: &mut Run) -> Result<Record, StepError> {
     run.source_agent().await?.tell(quiesce).await?;
     run.watcher.tell(Progress::Frozen);
 
-    let mut rounds = 0;
+    let (mut rounds, mut sent, mut wire) = (0, Bytes::ZERO, Bytes::ZERO);
     let sealed = loop {
         let end = run.round(run.state.next_round + rounds).await?;
         rounds += 1;
+        sent += end.progress.disks.iter().map(|disk| disk.sent).sum::<Bytes>();
+        wire += end.progress.disks.iter().map(|disk| disk.wire).sum::<Bytes>();
         // The platform's count is taken before the agent looks for the last time: whatever is
         // written after this moment moves the count, whatever before it the agent still sees.
         let counts = run.source.write_counts(run.vm()).await?;
@@ -58,7 +60,8 @@ pub(crate) async fn drain(run: &mut Run) -> Result<Record, StepError> {
     super::fence::suspend_unwritten(run, &counts).await?;
     synced(run, &sealed.digests).await?;
     tracing::info!(elapsed_ms = began.elapsed().as_millis(), "drained");
-    Ok(Record::Drained { digests: sealed.digests, audit: sealed.audit, counts, at_ms })
+    let Sealed { digests, audit, .. } = sealed;
+    Ok(Record::Drained { digests, audit, counts, at_ms, sent, wire })
 }
 
 /// The destination's ledger learns what the targets hold; a grant needs exactly that.

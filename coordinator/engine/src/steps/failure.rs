@@ -31,6 +31,10 @@ pub(crate) async fn after_failure(run: &mut Run, cause: StepError) -> Result<Rec
         {
             Ok(Record::GaveUp { why: chain(&cause) })
         }
+        // Nothing is granted yet, so there is a way back; the operator's own command asked for it.
+        Phase::Deciding if matches!(cause, StepError::GateShut { .. }) => {
+            Ok(Record::GaveUp { why: chain(&cause) })
+        }
         _ => Err(halt(phase, cause)),
     }
 }

@@ -16,19 +16,11 @@ pub(crate) fn guest(
     let moving =
         |names: &[String]| names.iter().any(|name| disks.iter().any(|disk| disk.device == *name));
     let mut warnings = Vec::new();
-    if !guest.missing_tools.is_empty() {
-        refusals.push(Refusal::new(
-            "guest-tools",
-            format!("the guest lacks: {}", guest.missing_tools.join(", ")),
-            "install them in the guest",
-        ));
-    }
     for mount in guest.mounts.iter().filter(|mount| moving(&mount.disks) && !mount.read_only) {
         if !mount.freezable {
-            refusals.push(Refusal::new(
-                "file-system",
-                format!("{} ({}) lies on a disk that moves and cannot be frozen", mount.mount_point, mount.kind),
-                format!("unmount it, or remount it read-only with a hook: --hook-before 'mount -o remount,ro {}'", mount.mount_point),
+            warnings.push(format!(
+                "{} ({}) cannot be frozen: it is made read-only for the switchover, which fails while a program has a file on it open for writing",
+                mount.mount_point, mount.kind
             ));
         }
         if let Some(foreign) = mount.disks.iter().find(|name| !moving(std::slice::from_ref(name))) {
@@ -69,7 +61,8 @@ pub(crate) fn guest(
                 finding.remedy.as_deref().unwrap_or("change it in the guest, then plan again"),
             ));
         } else {
-            warnings.push(finding.text.clone());
+            let remedy = finding.remedy.as_ref().map(|remedy| format!("; to be sure: {remedy}"));
+            warnings.push(format!("{}{}", finding.text, remedy.unwrap_or_default()));
         }
     }
     if request.options.tracker == Tracker::Bpf

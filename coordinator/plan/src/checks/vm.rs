@@ -34,11 +34,24 @@ pub(crate) fn vm(
             (true, false) => "UUID",
             _ => "name",
         };
+        let remedy = match &taken.kept_by {
+            Some(id) => format!(
+                "it is the source that {id} keeps; delete it with its disks: causeway discard {id}"
+            ),
+            None => "remove or rename it there if it is a leftover; if it is this VM, look at `causeway status`".to_owned(),
+        };
         refuse(
             if taken.same_id { "uuid-taken" } else { "name-taken" },
             format!("{} already has a VM {} with the same {what}", request.to, taken.name),
-            "remove or rename it there if it is a leftover; if it is this VM, look at `causeway status`",
+            &remedy,
         );
+    }
+    for (site, report) in
+        [(&request.from, facts.source.as_ref().ok()), (&request.to, Some(destination))]
+    {
+        for outdated in report.map_or(&[][..], |report| &report.outdated) {
+            refuse("version", format!("{site}: {outdated}"), "upgrade it, or use another host");
+        }
     }
     if destination.arch != vm.arch {
         refuse(
@@ -47,8 +60,7 @@ pub(crate) fn vm(
             "choose a destination of the same architecture",
         );
     }
-    let known = |machine: &str| destination.machines.iter().any(|m| m == machine);
-    if !known(&vm.machine) {
+    if machine(vm, destination).is_none() {
         refuse(
             "machine-type",
             format!("{} cannot start machine type {}", request.to, vm.machine),
@@ -113,6 +125,15 @@ pub(crate) fn vm(
             "name one that it has with --direct, or leave it out to relay through this machine",
         );
     }
+}
+
+/// The machine type that the VM gets: its own, or else the destination's version of its family.
+pub(crate) fn machine<'a>(vm: &'a Vm, destination: &SiteReport) -> Option<&'a str> {
+    const FAMILIES: [(&str, &str); 2] = [("pc-i440fx-", "pc"), ("pc-q35-", "q35")];
+    let family = FAMILIES.iter().find(|(versioned, _)| vm.machine.starts_with(versioned));
+    let wanted = [Some(vm.machine.as_str()), family.map(|(_, alias)| *alias)];
+    let known = |machine: &&str| destination.machines.iter().any(|known| known == machine);
+    wanted.into_iter().flatten().find(known)
 }
 
 /// What the guest method needs of the two platforms.
@@ -202,12 +223,23 @@ pub(crate) fn nics(
 }
 
 /// Odd, and agreed to by whoever agrees to the plan.
-pub(crate) fn warnings(facts: &Facts, vm: &Vm, destination: &SiteReport) -> Vec<String> {
+pub(crate) fn warnings(
+    request: &Request,
+    facts: &Facts,
+    vm: &Vm,
+    destination: &SiteReport,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     if vm.cpu == Cpu::HostPassthrough {
         warnings.push(
             "the VM uses its host's processor as it is (host-passthrough): programs built for it may fail elsewhere".to_owned(),
         );
+    }
+    if let Some(machine) = machine(vm, destination).filter(|machine| *machine != vm.machine) {
+        warnings.push(format!(
+            "{} does not have machine type {}: the VM becomes a {machine} there, whose devices may differ in detail",
+            request.to, vm.machine
+        ));
     }
     for device in vm.devices.iter().filter(|device| !device.essential) {
         warnings.push(format!("left behind: {}", device.kind));
@@ -224,8 +256,8 @@ pub(crate) fn warnings(facts: &Facts, vm: &Vm, destination: &SiteReport) -> Vec<
         );
     }
     if let Ok(source) = &facts.source {
-        warnings.extend(source.warnings.iter().cloned());
+        warnings.extend(source.warnings.iter().map(|text| format!("{}: {text}", request.from)));
     }
-    warnings.extend(destination.warnings.iter().cloned());
+    warnings.extend(destination.warnings.iter().map(|text| format!("{}: {text}", request.to)));
     warnings
 }
