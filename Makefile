@@ -7,7 +7,7 @@ CARGO    := cargo
 # Guests are emulated and want a core each; more at once only makes all of them slower.
 THREADS  ?= 2
 
-.PHONY: all deps programs agent test unit e2e more demo check clean
+.PHONY: all deps programs agent test unit e2e more demo bench check clean
 
 all: programs
 
@@ -31,19 +31,26 @@ test: unit e2e
 unit: deps
 	$(CARGO) test --locked --profile lab --workspace --exclude e2e --exclude lab --exclude site-libvirt
 
-# Seen to pass again and again: these guard every change.
+# The lab; fences and channels of a real libvirtd; guests that move between real sites: the story,
+# there and back, breaks and kills, refusals, slow lines.
 e2e: programs
 	$(CARGO) test --locked --profile lab -p lab -- --test-threads=$(THREADS)
-	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab -p e2e --test layers --test migrate -- --test-threads=$(THREADS)
-
-# Longer: libvirt's own behaviour, agents and trackers inside guests, refusals, kill -9 at chosen
-# moments, lines that break or are slow.
-more: programs
 	$(CARGO) test --locked --profile lab -p site-libvirt -- --test-threads=$(THREADS)
-	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab -p e2e -- --test-threads=$(THREADS)
+	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab -p e2e --lib --test layers --test moves -- --test-threads=$(THREADS)
+
+# Longer: all of e2e, with agents and trackers inside guests driven by hand, memory with a large
+# disk, twenty moves in a row.
+more: programs
+	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab -p e2e -- --include-ignored --test-threads=$(THREADS)
 
 demo: programs
 	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) run --locked --quiet --profile lab -p e2e --bin demo
+
+# One disk copied by us and by others, in turns: wall time, CPU time, bytes. See tests/bench/README.md;
+# `make bench BENCH="--rounds 1 --json"` passes options.
+bench: programs
+	@tests/bench/install.sh
+	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) run --locked --quiet --profile lab -p bench -- $(BENCH)
 
 # What CI checks beside the tests.
 check:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that building and testing need, if any is missing. Needs root then.
+# Installs the Debian packages that building and testing need, and those that are named, if any is
+# missing. Needs root then.
 set -eu
 
 PACKAGES="
@@ -9,6 +10,7 @@ qemu-system-x86 qemu-utils dnsmasq-base iproute2 util-linux
 openssh-client openssh-server dropbear-bin
 busybox-static debootstrap e2fsprogs xfsprogs lvm2 fdisk kmod zstd
 grub-common grub-pc-bin
+$*
 "
 
 missing=""

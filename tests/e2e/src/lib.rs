@@ -3,8 +3,11 @@
 //!
 //! Nothing of the product's crates is used here: what a test knows, a user can know.
 
+mod gate;
+pub mod images;
 mod programs;
 mod scene;
 
+pub use gate::Gate;
 pub use programs::Programs;
-pub use scene::{Guest, Halfway, Ran, Scene, SceneOptions, VM};
+pub use scene::{Guest, Halfway, Ran, Scene, SceneOptions, VM, Way};

@@ -16,7 +16,7 @@ use lab::{Boot, Builder, Disk, Format, Lab, OPERATOR, Site, Vm, VmSpec};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::Programs;
+use crate::{Programs, images};
 
 /// The VM's name.
 pub const VM: &str = "web1";
@@ -33,6 +33,13 @@ pub enum Guest {
     Small,
     /// Debian 12 with systemd; LVM and XFS on the second disk, swap.
     Debian,
+}
+
+/// Which way it moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    EastToWest,
+    WestToEast,
 }
 
 /// What the guest is like.
@@ -86,7 +93,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: &Output) -> Self {
+    pub fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -115,6 +122,28 @@ pub struct Halfway {
 }
 
 impl Halfway {
+    /// Until it prints a line with `words`.
+    pub fn wait_for(&mut self, words: &str) -> Result<()> {
+        loop {
+            let mut line = String::new();
+            let read = self.lines.read_line(&mut line)?;
+            self.printed += &line;
+            ensure!(read > 0, "causeway ended before it printed {words:?}:\n{}", self.printed);
+            if line.contains(words) {
+                return Ok(());
+            }
+        }
+    }
+
+    pub const fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// It goes on; nobody reads its progress any more.
+    pub fn into_child(self) -> Child {
+        self.child
+    }
+
     /// As a power cut of the operator's machine would end it.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
@@ -129,23 +158,6 @@ impl Halfway {
         ran.stderr = self.printed;
         Ok(ran)
     }
-}
-
-/// An image's content. Images of tests are small.
-fn raw(path: &Path, format: Format) -> Result<Vec<u8>> {
-    if format == Format::Raw {
-        return Ok(std::fs::read(path)?);
-    }
-    let flat = tempfile::NamedTempFile::new()?;
-    let words = ["convert", "-U", "-f", "qcow2", "-O", "raw"];
-    let status = Command::new("qemu-img").args(words).arg(path).arg(flat.path()).status()?;
-    ensure!(status.success(), "qemu-img cannot read {}", path.display());
-    Ok(std::fs::read(flat.path())?)
-}
-
-fn raw_of(path: &Path) -> Result<Vec<u8>> {
-    let is_qcow2 = path.extension().is_some_and(|ending| ending == "qcow2");
-    raw(path, if is_qcow2 { Format::Qcow2 } else { Format::Raw })
 }
 
 impl Scene {
@@ -237,16 +249,30 @@ impl Scene {
 
     /// What every plan of this scene needs, with `more` behind it.
     pub fn ask(&self, verb: &str, more: &[&str]) -> Result<Vec<String>> {
+        self.ask_for(Way::EastToWest, verb, more)
+    }
+
+    pub fn ask_for(&self, way: Way, verb: &str, more: &[&str]) -> Result<Vec<String>> {
         let keys = Keys::get()?;
-        let mut arguments: Vec<String> = [verb, VM, "--from", "east", "--to", "west"]
+        let (from, to, is_at, comes_to) = match way {
+            Way::EastToWest => ("east", "west", self.at_east, self.at_west),
+            Way::WestToEast => ("west", "east", self.at_west, self.at_east),
+        };
+        // The lab gives the VM a bridge; the VM that Causeway makes is on a network.
+        let mut arguments: Vec<String> = [verb, VM, "--from", from, "--to", to]
             .into_iter()
-            .chain(["--network", "br0=default", "--pool", "default", "--max-downtime", "120s"])
+            .chain(["--network", "br0=default", "--network", "default=default"])
+            .chain(["--pool", "default"])
             .map(ToOwned::to_owned)
             .collect();
-        arguments.extend(["--guest".to_owned(), format!("root@{}", self.at_east)]);
+        // Out of the way: what emulated guests take on a busy machine is nobody's claim.
+        if !more.contains(&"--max-downtime") {
+            arguments.extend(["--max-downtime".to_owned(), "900s".to_owned()]);
+        }
+        arguments.extend(["--guest".to_owned(), format!("root@{is_at}")]);
         arguments.extend(["--identity".to_owned(), keys.private().display().to_string()]);
         arguments.extend(["--known-hosts".to_owned(), keys.known_hosts().display().to_string()]);
-        arguments.extend(["--probe".to_owned(), format!("ssh:{}:22", self.at_west)]);
+        arguments.extend(["--probe".to_owned(), format!("ssh:{comes_to}:22")]);
         arguments.extend(more.iter().map(|word| (*word).to_owned()));
         Ok(arguments)
     }
@@ -269,21 +295,23 @@ impl Scene {
     pub fn migrate_until(&self, words: &str, more: &[&str]) -> Result<Halfway> {
         let mut child = self.spawn_migrate(more)?;
         let stderr = child.stderr.take().context("stderr is piped")?;
-        let mut lines = BufReader::new(stderr);
-        let mut printed = String::new();
-        while !printed.lines().last().is_some_and(|line| line.contains(words)) {
-            let read = lines.read_line(&mut printed)?;
-            ensure!(read > 0, "causeway ended before it printed {words:?}:\n{printed}");
-        }
-        Ok(Halfway { child, lines, printed })
+        let lines = BufReader::new(stderr);
+        let mut halfway = Halfway { child, lines, printed: String::new() };
+        halfway.wait_for(words)?;
+        Ok(halfway)
     }
 
-    /// The only migration's id.
+    /// The first migration's id.
     pub fn id(&self) -> Result<String> {
+        Ok(self.ids()?.first().context("no migration is listed")?.clone())
+    }
+
+    /// Of all migrations, the oldest first.
+    pub fn ids(&self) -> Result<Vec<String>> {
         let listed = self.causeway(&["status", "--json"])?;
-        let values = listed.json();
-        let id = values.first().and_then(|value| value["id"].as_str());
-        Ok(id.with_context(|| format!("no migration is listed: {listed:?}"))?.to_owned())
+        let ids =
+            listed.json().into_iter().filter_map(|value| Some(value["id"].as_str()?.to_owned()));
+        Ok(ids.collect())
     }
 
     /// Nothing of a migration is left at west but the helper's kernel, which is kept for the next.
@@ -296,35 +324,42 @@ impl Scene {
         Ok(())
     }
 
-    /// The bytes of both sides' disks, while neither VM runs. The fence's notices, in the first and
-    /// last 64 KiB of the source's images, are passed over: the receipt's digests cover what was
-    /// there.
+    /// The bytes of both sides' disks, while neither VM runs.
     pub fn disks_are_equal(&self) -> Result<()> {
-        const NOTICE: usize = 64 << 10;
-        for (disk, slot) in self.disks.iter().zip('a'..) {
-            let target = format!("{VM}-vd{slot}");
-            let volumes = std::fs::read_dir(self.west().pool_dir())?;
-            let volume = volumes
-                .filter_map(Result::ok)
-                .find(|entry| entry.file_name().to_string_lossy().starts_with(&target))
-                .with_context(|| format!("no volume {target} at west"))?;
-            let (ours, theirs) = (raw(&disk.path, disk.format)?, raw_of(&volume.path())?);
-            ensure!(
-                ours.len() == theirs.len(),
-                "{target}: {} and {} bytes",
-                ours.len(),
-                theirs.len()
-            );
-            let compared = NOTICE..ours.len().saturating_sub(NOTICE);
-            let differs =
-                ours[compared.clone()].iter().zip(&theirs[compared]).position(|(a, b)| a != b);
-            ensure!(
-                differs.is_none(),
-                "{target} differs at byte {:?}",
-                differs.map(|at| at + NOTICE)
-            );
-        }
-        Ok(())
+        let disks: Vec<_> = self.disks.iter().map(|disk| disk.path.clone()).collect();
+        self.are_equal(&disks, self.west())
+    }
+
+    /// The images at a site of a VM that Causeway made there.
+    pub fn volumes(&self, site: &Site) -> Result<Vec<PathBuf>> {
+        let files = std::fs::read_dir(site.pool_dir())?.collect::<Result<Vec<_>, _>>()?;
+        let mut paths: Vec<_> = files.into_iter().map(|file| file.path()).collect();
+        paths.retain(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&format!("{VM}-vd"))
+        });
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// As [`Self::disks_are_equal`], for these images and those that were made for them at `site`.
+    pub fn are_equal(&self, disks: &[PathBuf], site: &Site) -> Result<()> {
+        images::are_equal(disks, &self.volumes(site)?)
+    }
+
+    /// What the operator's machine has sent so far, over any line.
+    pub fn operator_bytes(&self) -> Result<u64> {
+        let read = self.lab.operator().command("cat").arg("/proc/net/dev").output()?;
+        let table = String::from_utf8(read.stdout)?;
+        // Two lines of headings; then a name, a colon, eight counts of what was received and, first
+        // of those of what was sent, its bytes.
+        let sent = table.lines().skip(2).filter_map(|line| {
+            let (name, counts) = line.split_once(':')?;
+            (name.trim() != "lo").then(|| counts.split_whitespace().nth(8)?.parse::<u64>().ok())?
+        });
+        let sent = sent.sum();
+        ensure!(sent > 0, "no counters: {table:?}");
+        Ok(sent)
     }
 
     pub fn finish(child: Child) -> Result<Ran> {

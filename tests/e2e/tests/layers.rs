@@ -41,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("lab", &[]),
+    ("bench", &["lab"]),
     ("e2e", &["lab"]),
 ];
 

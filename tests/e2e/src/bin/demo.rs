@@ -4,17 +4,20 @@
 //! the proof: every record that the witness saw acknowledged is at the destination, the disks are
 //! what the source had at the fence, the source does not start again.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Guest, Ran, Scene, SceneOptions, VM};
+use e2e::{Guest, Ran, Scene, SceneOptions, VM, images};
 use lab::Scenario;
 
 fn main() -> Result<ExitCode> {
     let began = Instant::now();
     say("building the Debian guest (the first time takes some minutes) and starting two sites");
-    let options = SceneOptions { guest: Guest::Debian, ..SceneOptions::default() };
+    let small = std::env::args().any(|word| word == "--small");
+    let guest = if small { Guest::Small } else { Guest::Debian };
+    let options = SceneOptions { guest, ..SceneOptions::default() };
     let scene = Scene::start(Scenario::Relay.builder(), &options)?;
     say(&format!(
         "{VM} runs at east ({}), writes to / and /srv, and tells a witness; {} s so far",
@@ -37,6 +40,7 @@ fn main() -> Result<ExitCode> {
         scene.witness.records()
     );
     println!("  downtime   {:.1} s, seen from outside", outside.as_secs_f64());
+    disks_arrived(&scene)?;
 
     let id = scene.id()?;
     let receipt = scene.state.join(format!("receipts/{id}.json")).display().to_string();
@@ -44,16 +48,45 @@ fn main() -> Result<ExitCode> {
     source_stays_down(&scene)?;
     show(&["status"], &scene.causeway(&["status"])?)?;
     say(&format!("done in {} s; cleaning up", began.elapsed().as_secs()));
+    let (dir, lab) = (scene.dir().to_owned(), scene.lab.dir().to_owned());
+    drop(scene);
+    for dir in [dir, lab] {
+        ensure!(!dir.exists(), "{} is left behind", dir.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs it with its own progress on this terminal.
 fn migrate(scene: &Scene) -> Result<bool> {
-    let words = scene.ask("migrate", &["--yes"])?;
+    // For the proof: the targets as they are before the destination writes to them.
+    let pool = scene.west().pool_dir();
+    let gate = format!("cp --sparse=always {}/{VM}-vd* {}", pool.display(), kept(scene)?.display());
+    let words = scene.ask("migrate", &["--yes", "--gate", &gate])?;
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let mut command = scene.command(&words);
     command.stdout(std::process::Stdio::inherit()).stderr(std::process::Stdio::inherit());
     Ok(command.status().context("cannot run causeway")?.success())
+}
+
+fn kept(scene: &Scene) -> Result<PathBuf> {
+    let dir = scene.dir().join("kept");
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+fn disks_arrived(scene: &Scene) -> Result<()> {
+    let sources: Vec<_> = scene.disks.iter().map(|disk| disk.path.clone()).collect();
+    let files = std::fs::read_dir(kept(scene)?)?.collect::<Result<Vec<_>, _>>()?;
+    let mut targets: Vec<_> = files.into_iter().map(|file| file.path()).collect();
+    targets.sort();
+    images::are_equal(&sources, &targets)?;
+    println!(
+        "  disks      {} of {}: what the destination had before it started is, byte by byte, what \
+         the source had at the fence",
+        targets.len(),
+        sources.len()
+    );
+    Ok(())
 }
 
 fn source_stays_down(scene: &Scene) -> Result<()> {
@@ -63,8 +96,8 @@ fn source_stays_down(scene: &Scene) -> Result<()> {
     let Err(error) = started else { anyhow::bail!("the fenced source {moved} started") };
     ensure!(!scene.east().is_running(&moved)?, "the fenced source runs");
     let why = error.to_string();
-    let why = why.lines().find(|line| line.contains("error")).unwrap_or(&why).to_owned();
-    println!("  source     virsh start {moved}: {why}");
+    let why: Vec<_> = why.lines().filter_map(|line| line.strip_prefix("error: ")).collect();
+    println!("  source     virsh start {moved}: {}", why.join(": "));
     std::thread::sleep(Duration::from_secs(1));
     ensure!(scene.witness.alarms().is_empty(), "the witness saw two writers");
     Ok(())

@@ -18,7 +18,7 @@ const DIR: &str = "/run/causeway/test";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Writes to the root once in a while, and says in memory when it could.
-const TICKER: &str = "(while sleep 0.2; do date > /root/tick && cat /proc/uptime > /run/tick; done) \
+const TICKER: &str = "(while :; do date > /root/tick && cat /proc/uptime > /run/tick; sleep 0.2; done) \
      >/dev/null 2>&1 </dev/null &";
 
 pub struct Source {

@@ -22,7 +22,13 @@ mount --bind "$SITE/log" /var/log/libvirt
 mount --bind "$SITE/hosts" /etc/hosts
 # Machines without hardware virtualisation of their own may offer KVM all the same, nested and
 # hundreds of times slower than QEMU's own emulation. All labs emulate, so that they behave alike.
-[ ! -e /dev/kvm ] || mount --bind /dev/null /dev/kvm
+# A file that nobody may write to: whatever else is there looks usable to libvirt, which then asks
+# QEMU anew what it can do, for seconds, whenever it reads a definition.
+if [ -e /dev/kvm ]; then
+    : > /run/no-kvm
+    mount --bind /run/no-kvm /dev/kvm
+    mount -o remount,bind,ro /dev/kvm
+fi
 
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 2>/dev/null || :

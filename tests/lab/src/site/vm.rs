@@ -244,6 +244,17 @@ impl Site {
         Ok(running.lines().any(|line| line.trim() == name))
     }
 
+    /// As the host's kernel would for want of memory: the VM's QEMU gets SIGKILL.
+    pub fn kill_vm(&self, name: &str) -> Result<()> {
+        const SCRIPT: &str = "kill -9 $(cat /run/libvirt/qemu/$0.pid)";
+        let pid = self.pid()?.to_string();
+        run(Command::new("nsenter")
+            .args(["--target", &pid, "--mount", "--pid", "--"])
+            .args(["sh", "-c", SCRIPT, name])
+            .current_dir("/"))?;
+        Ok(())
+    }
+
     /// What the guest wrote on its serial console at this site.
     pub fn console(&self, name: &str) -> String {
         let log = fs::read(self.console_log(name)).unwrap_or_default();

@@ -1,24 +1,42 @@
 //! kill -9 of the coordinator at chosen moments, then `resume`; and the same, then `abort`.
 
-use e2e::{Scene, SceneOptions, VM};
+use e2e::{Gate, Scene, SceneOptions, VM};
 use lab::Scenario;
 
-fn killed_at(words: &str) -> (Scene, String) {
+/// The migration was killed when it had said `words`; the gate is part of its plan.
+fn killed_at(words: &str) -> (Scene, String, Gate) {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
-    scene.migrate_until(words, &[]).unwrap().kill().unwrap();
+    let gate = Gate::new(scene.dir()).unwrap();
+    let command = gate.command();
+    let mut more = vec!["--gate", &command];
+    // So that it lasts until the first figures are shown.
+    if words == "round 0:" {
+        more.extend(["--limit-rate", "3M"]);
+    }
+    if AFTER_THE_GATE.contains(&words) {
+        gate.open().unwrap();
+    }
+    scene.migrate_until(words, &more).unwrap().kill().unwrap();
     let id = scene.id().unwrap();
-    (scene, id)
+    (scene, id, gate)
 }
 
+const AFTER_THE_GATE: [&str; 1] = ["phase: starting"];
+
 fn resumes_after(words: &str) {
-    let (scene, id) = killed_at(words);
-    scene.causeway(&["resume", &id]).unwrap().must_exit(0);
+    let (scene, id, gate) = killed_at(words);
+    let mut going_on = scene.command(&["resume", &id]).spawn().unwrap();
+    if gate.is_reached(&mut going_on).unwrap() && !AFTER_THE_GATE.contains(&words) {
+        scene.disks_are_equal().unwrap();
+        gate.open().unwrap();
+    }
+    Scene::finish(going_on).unwrap().must_exit(0);
     scene.ledger_is_whole(scene.at_west).unwrap();
     assert!(!scene.east().is_running(VM).unwrap(), "the source runs as well");
 }
 
 fn aborts_after(words: &str) {
-    let (scene, id) = killed_at(words);
+    let (scene, id, _gate) = killed_at(words);
     scene.causeway(&["abort", &id, "--yes"]).unwrap().must_exit(0);
     scene.ledger_is_whole(scene.at_east).unwrap();
     scene.west_is_clean().unwrap();

@@ -23,7 +23,9 @@ fn over_a_slow_line_that_loses_packets_it_arrives_all_the_same() {
 fn a_guest_that_writes_faster_than_the_line_ends_in_a_verdict_and_runs_on() {
     let options = SceneOptions { write_rate: 4 << 20, ..SceneOptions::default() };
     let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
-    let more = ["--limit-rate", "300K", "--max-downtime", "25s", "--rounds-max", "2"];
+    // It writes all over 4 MiB, all the time; the second that is left for them carries an eighth.
+    let (limit, budget) = (["--limit-rate", "500K"], ["--max-downtime", "8s", "--boot-time", "3s"]);
+    let more = [&limit[..], &budget, &["--rounds-max", "2"]].concat();
     let ran = scene.migrate(&more).unwrap().must_exit(6);
     assert!(ran.stderr.contains("the guest writes"), "no figures: {}", ran.stderr);
     assert!(ran.stderr.contains("--max-downtime"), "no remedy: {}", ran.stderr);

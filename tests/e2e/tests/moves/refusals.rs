@@ -1,0 +1,107 @@
+//! Every reason to refuse is found before anything is touched.
+
+use e2e::{Ran, Scene, SceneOptions, VM};
+use lab::{Boot, Scenario, VmSpec};
+
+#[test]
+fn each_obstacle_is_named_with_its_remedy_and_nothing_is_touched() {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let plan = |change: &dyn Fn(&mut Vec<String>)| -> Ran {
+        let mut words = scene.ask("plan", &[]).unwrap();
+        change(&mut words);
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        scene.causeway(&words).unwrap()
+    };
+    let replace = |words: &mut Vec<String>, flag: &str, value: &str| {
+        let at = words.iter().position(|word| word == flag).expect("it is asked for");
+        words[at + 1] = value.to_owned();
+    };
+    let refused = |ran: Ran, code: &str| {
+        let ran = ran.must_exit(3);
+        assert!(ran.stderr.contains(code), "{code} is not named:\n{}", ran.stderr);
+        assert!(ran.stderr.contains("hint: "), "{code} has no remedy:\n{}", ran.stderr);
+    };
+
+    plan(&|_| ()).must_exit(0);
+    refused(plan(&|words| replace(words, "--network", "other=default")), "network-unmapped");
+    refused(plan(&|words| replace(words, "--network", "br0=nowhere")), "network-missing");
+    refused(plan(&|words| replace(words, "--pool", "nowhere")), "pool-missing");
+    refused(plan(&|words| words[1] = "nobody".to_owned()), "not-found");
+    refused(plan(&|words| replace(words, "--to", "mars")), "no site mars");
+    refused(plan(&|words| replace(words, "--known-hosts", "/dev/null")), "host key");
+    refused(plan(&|words| replace(words, "--guest", "root@10.77.1.9")), "cannot reach");
+
+    let nowhere = ["site", "add", "north", "--uri", "qemu+tcp://10.77.9.9/system"];
+    scene.causeway(&nowhere).unwrap().must_exit(0);
+    refused(plan(&|words| replace(words, "--to", "north")), "unreachable");
+
+    let ops = format!("ops@{}", scene.at_east);
+    refused(plan(&|words| replace(words, "--guest", &ops)), "is not root");
+    let other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGxvY2FsaG9zdCBrZXkgb2Ygbm9ib2R5IGF0IGFsbCEh";
+    let pinned = |words: &mut Vec<String>| {
+        let at = words.iter().position(|word| word == "--known-hosts").expect("it is asked for");
+        words.splice(at..at + 2, ["--host-key".to_owned(), other.to_owned()]);
+    };
+    refused(plan(&pinned), "host-key");
+    let direct = |words: &mut Vec<String>| words.extend(["--direct", "br9=dhcp"].map(Into::into));
+    refused(plan(&direct), "direct-network");
+    let mut without = scene
+        .command(&scene.ask("plan", &[]).unwrap().iter().map(String::as_str).collect::<Vec<_>>());
+    let without = without.env("CAUSEWAY_APPLIANCE", scene.dir()).output().unwrap();
+    refused(Ran::of(&without), "helper");
+
+    let mut twin = VmSpec::new(VM, Boot::Disk);
+    twin.nics.clear();
+    scene.west().define(&twin).unwrap();
+    refused(plan(&|_| ()), "name-taken");
+    scene.west().virsh(&["undefine", VM]).unwrap();
+    let uuid = scene.east().virsh(&["domuuid", VM]).unwrap();
+    scene.west().define_xml(&bare("older", uuid.trim(), "")).unwrap();
+    refused(plan(&|_| ()), "uuid-taken");
+    scene.west().virsh(&["undefine", "older"]).unwrap();
+    plan(&|_| ()).must_exit(0);
+
+    all_obstacles_of_a_vm_are_told_at_once(&scene);
+
+    assert!(scene.causeway(&["status"]).unwrap().stdout.contains("no migrations"));
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+fn bare(name: &str, uuid: &str, more: &str) -> String {
+    format!(
+        "<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory>65536</memory>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os>{more}</domain>"
+    )
+}
+
+/// A VM with everything that cannot move, against the real inventory of the destination.
+fn all_obstacles_of_a_vm_are_told_at_once(scene: &Scene) {
+    let huge = scene.dir().join("huge.raw");
+    std::fs::File::create(&huge).unwrap().set_len(8 << 40).unwrap();
+    let loader = scene.dir().join("OVMF_CODE.fd");
+    std::fs::write(&loader, [0; 4096]).unwrap();
+    let xml = format!(
+        "<domain type='qemu'><name>odd</name><memory>65536</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='q35'>hvm</type>\
+         <loader readonly='yes' type='pflash'>{loader}</loader></os><features><acpi/></features>\
+         <cpu mode='custom' match='exact' check='none'><model fallback='forbid'>Alpha21264</model></cpu>\
+         <devices>\
+         <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{huge}'/><target dev='vda' bus='virtio'/></disk>\
+         <disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='x'><host name='10.0.0.1' port='10809'/></source><target dev='vdb' bus='virtio'/></disk>\
+         <hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>\
+         </devices></domain>",
+        loader = loader.display(),
+        huge = huge.display(),
+    );
+    scene.east().define_xml(&xml).unwrap();
+    let mut words = scene.ask("plan", &[]).unwrap();
+    words[1] = "odd".to_owned();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let ran = scene.causeway(&words).unwrap().must_exit(3);
+    for code in
+        ["not-running", "no-space", "firmware-missing", "cpu-missing", "disk-kind", "device"]
+    {
+        assert!(ran.stderr.contains(code), "{code} is not named:\n{}", ran.stderr);
+    }
+    scene.east().virsh(&["undefine", "odd"]).unwrap();
+}

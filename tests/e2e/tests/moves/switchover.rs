@@ -1,0 +1,65 @@
+//! What the operator may say about a switchover, and the way the data takes.
+
+use e2e::{Gate, Scene, SceneOptions, VM};
+use lab::Scenario;
+
+#[test]
+fn a_held_migration_copies_on_until_it_is_released() {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let mut held = scene.migrate_until("holding: `causeway switchover", &["--hold"]).unwrap();
+    held.wait_for("round 2 done").unwrap();
+    assert!(scene.east().is_running(VM).unwrap(), "it did not hold");
+    let id = scene.id().unwrap();
+    let refused = scene.causeway(&["resume", &id]).unwrap().must_exit(3);
+    assert!(refused.stderr.contains("another causeway"), "{}", refused.stderr);
+    scene.causeway(&["switchover", &id]).unwrap().must_exit(0);
+    held.finish().unwrap().must_exit(0);
+    scene.ledger_is_whole(scene.at_west).unwrap();
+}
+
+#[test]
+fn a_gate_that_says_no_brings_the_fenced_source_back() {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let ran = scene.migrate(&["--gate", "echo not today >&2; false"]).unwrap().must_exit(4);
+    assert!(ran.stdout.contains("not today"), "{}", ran.stdout);
+    scene.ledger_is_whole(scene.at_east).unwrap();
+    scene.west_is_clean().unwrap();
+    let status = scene.causeway(&["status"]).unwrap().must_exit(0);
+    assert!(status.stdout.contains("rolled back (proven)"), "{}", status.stdout);
+
+    // Nothing of it stands in the way of the next.
+    scene.migrate(&[]).unwrap().must_exit(0);
+    scene.ledger_is_whole(scene.at_west).unwrap();
+}
+
+/// Bytes over the operator's machine while the disks are copied.
+fn relayed(scene: &Scene, more: &[&str]) -> u64 {
+    let gate = Gate::new(scene.dir()).unwrap();
+    let command = gate.command();
+    let more = [more, &["--gate", &command]].concat();
+    let mut copying = scene.migrate_until("phase: copying", &more).unwrap();
+    let before = scene.operator_bytes().unwrap();
+    assert!(gate.is_reached(copying.child()).unwrap(), "it ended before its decision");
+    let after = scene.operator_bytes().unwrap();
+    scene.disks_are_equal().unwrap();
+    gate.open().unwrap();
+    copying.finish().unwrap().must_exit(0);
+    scene.ledger_is_whole(scene.at_west).unwrap();
+    after - before
+}
+
+#[test]
+fn where_the_sites_reach_each_other_the_data_goes_straight() {
+    const CONTROL: u64 = 4 << 20;
+    let scene = Scene::start(Scenario::Direct.builder(), &SceneOptions::default()).unwrap();
+    let direct = relayed(&scene, &["--direct", "default=10.77.2.200/24,10.77.2.1"]);
+    assert!(direct < CONTROL, "{direct} bytes went over the operator's machine");
+}
+
+#[test]
+fn without_a_route_all_data_goes_over_the_operators_machine() {
+    const CONTENT: u64 = 20 << 20;
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let relayed = relayed(&scene, &[]);
+    assert!(relayed > CONTENT, "{relayed} bytes: the counter does not count");
+}
