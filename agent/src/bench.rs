@@ -95,8 +95,11 @@ pub async fn send(order: Send) -> Result<()> {
         Sender::new(migration()?, vec![source], Arc::new(NoChanges), SenderLimits::default())?;
     sender.connect(GENERATION, streams).await?;
     let began = Instant::now();
-    let options =
-        RoundOptions { limit_rate: order.limit_rate.map(Bytes), compress: order.compress };
+    let options = RoundOptions {
+        limit_rate: order.limit_rate.map(Bytes),
+        limit_read: None,
+        compress: order.compress,
+    };
     let round = sender.round(0, options, &watch::channel(RoundProgress::default()).0).await;
     let elapsed = began.elapsed();
     if let Some(failure) = round.failure {

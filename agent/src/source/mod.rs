@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Mutex as AsyncMutex;
+use transfer::RoundOptions;
 use transfer::secure::{Identity, PublicKey};
 use units::MigrationId;
 use wire::control::{
@@ -182,8 +183,9 @@ impl Source {
                 self.connect(generation, streams, &peer_key, endpoint).await?;
             }
             Request::Disconnect => self.disconnect().await,
-            Request::Round { number, limit_rate, compress } => {
-                self.start_round(number, limit_rate, compress).await?;
+            Request::Round { number, limit_rate, limit_read, compress } => {
+                let options = RoundOptions { limit_rate, limit_read, compress };
+                self.start_round(number, options).await?;
             }
             Request::LimitRate { bytes_per_s } => self.tracked()?.sender.limit_rate(bytes_per_s),
             Request::StopRound => self.tracked()?.sender.stop_round(),

@@ -53,8 +53,7 @@ impl Source {
     pub(super) async fn start_round(
         self: &Arc<Self>,
         number: u32,
-        limit_rate: Option<Bytes>,
-        compress: i32,
+        options: RoundOptions,
     ) -> Result<(), SourceError> {
         let tracked = self.tracked()?;
         if tracked.sender.generation().is_none() {
@@ -72,7 +71,6 @@ impl Source {
                 None => *running = Some(number),
             }
         }
-        let options = RoundOptions { limit_rate, compress };
         let source = Arc::clone(self);
         tokio::spawn(async move {
             let running = Running(Arc::clone(&source));

@@ -44,7 +44,8 @@ async fn main() -> Result<(), Failure> {
     let ends = connect(&receiver, streams).await?;
     sender.connect(1, ends).await?;
     let (progress, _) = watch::channel(wire::control::RoundProgress::default());
-    let round = sender.round(1, RoundOptions { limit_rate, compress }, &progress).await;
+    let round =
+        sender.round(1, RoundOptions { limit_rate, limit_read: None, compress }, &progress).await;
     if let Some(failure) = round.failure {
         return Err(failure.into());
     }

@@ -78,6 +78,8 @@ impl Default for SenderLimits {
 pub struct RoundOptions {
     /// Bytes per second on the wire, over all streams.
     pub limit_rate: Option<Bytes>,
+    /// Bytes per second read from the disks; holes cost nothing.
+    pub limit_read: Option<Bytes>,
     /// The highest zstd level; 0: no compression.
     pub compress: i32,
 }
@@ -201,6 +203,7 @@ struct Shared {
     limits: SenderLimits,
     pool: Pool,
     limiter: Arc<Limiter>,
+    reads: Limiter,
     link: Mutex<Option<Arc<Link>>>,
     /// The generation of the last attempt to connect.
     last_generation: Mutex<u64>,
@@ -236,6 +239,7 @@ impl Sender {
             limits,
             pool: Pool::new(POOL_KEEPS),
             limiter: Arc::default(),
+            reads: Limiter::default(),
             link: Mutex::default(),
             last_generation: Mutex::default(),
             turn: tokio::sync::Mutex::default(),

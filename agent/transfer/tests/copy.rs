@@ -19,7 +19,9 @@ async fn disks_of_odd_sizes_arrive_whole_over_any_number_of_streams() {
         for compress in [0, 1, 3] {
             let mut world = World::new(&ODD_SIZES);
             world.connect_plainly(streams).await;
-            let progress = ok(world.round_with(RoundOptions { limit_rate: None, compress }).await);
+            let progress = ok(world
+                .round_with(RoundOptions { limit_rate: None, limit_read: None, compress })
+                .await);
             world.assert_equal().await;
             let total: usize = ODD_SIZES.iter().sum();
             assert_eq!(sum(&progress, |disk| disk.total), total);

@@ -15,7 +15,7 @@ use world::disk::{Marks, MemoryDisk};
 use world::pipe::{cut_after, flip_at};
 use world::{BLOCK, World, ok, sum};
 
-const RAW: RoundOptions = RoundOptions { limit_rate: None, compress: 0 };
+const RAW: RoundOptions = RoundOptions { limit_rate: None, limit_read: None, compress: 0 };
 
 /// A disk of 17 blocks, a third of them zeros, the last one odd.
 const SIZE: usize = 16 * BLOCK + 4096 + 7;

@@ -55,7 +55,7 @@ async fn copy(disks: &[(&Path, &Path)], holds: Holds, caching: Caching) -> Vec<D
     }
     sender.connect(1, streams).await.unwrap();
     let (progress, _) = watch::channel(Default::default());
-    let options = RoundOptions { limit_rate: None, compress: 3 };
+    let options = RoundOptions { limit_rate: None, limit_read: None, compress: 3 };
     let round = sender.round(1, options, &progress).await;
     assert!(round.failure.is_none(), "{:?}", round.failure);
     let digests = sender.seal(1).unwrap();

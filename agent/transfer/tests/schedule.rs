@@ -52,7 +52,7 @@ async fn perform(world: &mut World, marks: &Marks, step: Step) {
             let _may_fail = world.connect(streams, pair).await;
         }
         Step::Round { compress } => {
-            let options = RoundOptions { limit_rate: None, compress };
+            let options = RoundOptions { limit_rate: None, limit_read: None, compress };
             let _may_fail = world.round_with(options).await;
         }
         Step::Disconnect => world.sender.disconnect().await,

@@ -45,6 +45,9 @@ pub enum StepError {
     #[error("the guest is not the one that was planned: {what}")]
     GuestChanged { what: String },
 
+    #[error("the copy would not come up: {what}")]
+    CopyBroken { what: String },
+
     #[error("the copy does not converge")]
     WontConverge(Divergence),
 

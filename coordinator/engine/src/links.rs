@@ -240,6 +240,8 @@ impl Run {
         let request = Request::Round {
             number,
             limit_rate: self.plan.options.limit_rate,
+            // A guest that stands still has no use for its disks.
+            limit_read: self.plan.options.limit_read.filter(|_| !self.state.phase.is_downtime()),
             compress: self.plan.options.compress,
         };
         self.source_agent().await?.tell(request).await?;

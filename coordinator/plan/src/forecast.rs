@@ -60,7 +60,10 @@ pub(crate) fn forecast(options: &Options, facts: &Facts, disks: &[PlannedDisk]) 
         }
     };
     assumptions.push(format!("content compresses to {percent} %"));
-    let first_round_s = (wire.0 / line.max(1)).max(read.0 / READ_DEFAULT) + 1;
+    let reading = options.limit_read.map_or(READ_DEFAULT, |limit| limit.0.clamp(1, READ_DEFAULT));
+    // Holes are not read.
+    let reads = if options.limit_read.is_some() { content } else { read };
+    let first_round_s = (wire.0 / line.max(1)).max(reads.0 / reading) + 1;
     let known = facts.guest.as_ref().ok().and_then(|guest| guest.boot_ms);
     let boot_ms = options.boot_ms.or(known).unwrap_or_else(|| {
         assumptions.push(format!("boot time not known: {} s assumed", BOOT_DEFAULT_MS / 1000));

@@ -45,7 +45,8 @@ pub fn draw_up(request: &Request, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
     refusals.extend(checks::budget(&request.options, &forecast));
     let machine = checks::machine(vm, destination).filter(|_| refusals.is_empty());
     let Some(machine) = machine else { return Err(refusals) };
-    Ok(plan::assemble(request, facts, vm, machine, disks, nics, forecast, warnings))
+    let mapped = plan::Mapped { machine, disks, nics, forecast, warnings };
+    Ok(plan::assemble(request, facts, vm, mapped))
 }
 
 #[cfg(test)]

@@ -103,16 +103,17 @@ fn helper_card(route: &Route, facts: &Facts) -> Option<NetworkRef> {
     facts.destination.as_ref().ok().and_then(|site| network_named(site, network))
 }
 
-pub(crate) fn assemble(
-    request: &Request,
-    facts: &Facts,
-    vm: &Vm,
-    machine: &str,
-    disks: Vec<PlannedDisk>,
-    nics: Vec<PlannedNic>,
-    forecast: Forecast,
-    warnings: Vec<String>,
-) -> Plan {
+/// What the checks made of the VM for its destination.
+pub(crate) struct Mapped<'a> {
+    pub machine: &'a str,
+    pub disks: Vec<PlannedDisk>,
+    pub nics: Vec<PlannedNic>,
+    pub forecast: Forecast,
+    pub warnings: Vec<String>,
+}
+
+pub(crate) fn assemble(request: &Request, facts: &Facts, vm: &Vm, mapped: Mapped<'_>) -> Plan {
+    let Mapped { machine, disks, nics, forecast, warnings } = mapped;
     let guest = facts.guest.as_ref().ok();
     Plan {
         version: PLAN_VERSION,

@@ -29,6 +29,8 @@ pub struct Options {
     pub max_downtime_ms: u64,
     /// Bytes per second on the wire; none: as fast as it goes.
     pub limit_rate: Option<Bytes>,
+    /// Bytes per second read from the guest's disks while it works; none: as fast as it goes.
+    pub limit_read: Option<Bytes>,
     pub tracker: Tracker,
     pub route: Route,
     /// Parallel data streams.
@@ -65,6 +67,7 @@ impl Default for Options {
         Self {
             max_downtime_ms: 30_000,
             limit_rate: None,
+            limit_read: None,
             tracker: Tracker::Auto,
             route: Route::Relay,
             streams: 2,

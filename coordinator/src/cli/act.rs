@@ -25,6 +25,9 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
     if let Some(rate) = args.limit_rate {
         stored.plan.options.limit_rate = Some(Bytes(rate)).filter(|rate| rate.0 > 0);
     }
+    if let Some(rate) = args.limit_read {
+        stored.plan.options.limit_read = Some(Bytes(rate)).filter(|rate| rate.0 > 0);
+    }
     if args.login.guest.is_some() {
         stored.login = login(context, &vm, &args.login)?.unwrap_or(stored.login);
     }

@@ -179,6 +179,9 @@ pub struct ResumeArgs {
     /// A new limit; 0 takes it away
     #[arg(long, value_name = "BYTES/S", value_parser = parse_bytes)]
     pub limit_rate: Option<u64>,
+    /// A new limit of reading; 0 takes it away
+    #[arg(long, value_name = "BYTES/S", value_parser = parse_bytes)]
+    pub limit_read: Option<u64>,
 }
 
 #[derive(Args)]
@@ -278,6 +281,9 @@ pub struct Ask {
     /// Most bytes per second on the wire: 20M, 1G
     #[arg(long, value_name = "BYTES/S", value_parser = parse_bytes)]
     pub limit_rate: Option<u64>,
+    /// Most bytes per second read from the guest's disks while it works: 50M; not in the switchover
+    #[arg(long, value_name = "BYTES/S", value_parser = parse_bytes)]
+    pub limit_read: Option<u64>,
     /// How writes in the guest are noticed
     #[arg(long, value_enum, default_value_t)]
     pub tracker: TrackerArg,

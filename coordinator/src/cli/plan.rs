@@ -178,6 +178,7 @@ fn options(ask: &Ask) -> Result<Options, Failure> {
     Ok(Options {
         max_downtime_ms: ask.max_downtime,
         limit_rate: ask.limit_rate.filter(|rate| *rate > 0).map(Bytes),
+        limit_read: ask.limit_read.filter(|rate| *rate > 0).map(Bytes),
         tracker: match ask.tracker {
             TrackerArg::Auto => Tracker::Auto,
             TrackerArg::Bpf => Tracker::Bpf,

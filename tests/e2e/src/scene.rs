@@ -16,7 +16,7 @@ use lab::{Boot, Builder, Disk, Format, Lab, OPERATOR, Site, Vm, VmSpec};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Programs, images};
+use crate::{Gate, Programs, images};
 
 /// The VM's name.
 pub const VM: &str = "web1";
@@ -283,6 +283,18 @@ impl Scene {
         self.causeway(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// As [`Self::migrate`]; on the way, before the destination starts, every byte is compared.
+    pub fn migrate_comparing(&self, more: &[&str]) -> Result<Ran> {
+        let gate = Gate::new(self.dir())?;
+        let command = gate.command();
+        let mut moving = self.spawn_migrate(&[more, &["--gate", &command]].concat())?;
+        if gate.is_reached(&mut moving)? {
+            self.disks_are_equal()?;
+            gate.open()?;
+        }
+        Self::finish(moving)
+    }
+
     /// `causeway migrate --yes`, going on by itself.
     pub fn spawn_migrate(&self, more: &[&str]) -> Result<Child> {
         let arguments = self.ask("migrate", &[&["--yes"], more].concat())?;
@@ -321,6 +333,15 @@ impl Scene {
         let volumes = self.west().virsh(&["vol-list", "default"])?;
         let left: Vec<_> = volumes.lines().filter(|line| line.contains(VM)).collect();
         ensure!(left.is_empty(), "left at west: {left:?}");
+        Ok(())
+    }
+
+    /// No agent is left in the guest.
+    pub fn guest_is_clean(&self, address: Ipv4Addr) -> Result<()> {
+        let look = "cat /proc/[0-9]*/comm | grep causeway; ls -d /run/causeway* /dev/shm/causeway* \
+                    /tmp/causeway* 2>/dev/null; true";
+        let left = self.ssh(address)?.run(look)?;
+        ensure!(left.trim().is_empty(), "left in the guest: {left}");
         Ok(())
     }
 

@@ -25,8 +25,7 @@ fn a_sparse_disk_of_64_gib_costs_agent_and_coordinator_less_than_128_mib() {
     while copying.child().try_wait().unwrap().is_none() {
         let status = std::fs::read_to_string(format!("/proc/{}/status", copying.child().id()));
         coordinator = coordinator.max(status.ok().and_then(|text| peak_kib(&text)).unwrap_or(0));
-        let ask =
-            "for f in $(grep -l causeway /proc/[0-9]*/cmdline); do cat ${f%cmdline}status; done";
+        let ask = "for f in $(grep -l ^causeway /proc/[0-9]*/comm); do cat ${f%comm}status; done";
         let inside = scene.ssh(scene.at_east).unwrap().run(ask);
         agent = agent.max(inside.ok().and_then(|text| peak_kib(&text)).unwrap_or(0));
         std::thread::sleep(Duration::from_millis(500));

@@ -128,6 +128,11 @@ pub(crate) fn marked_processes(dir: &Path) -> Result<Vec<Pid>> {
     Ok(marked)
 }
 
+/// How many processes there are that carry the mark of the lab at `dir`.
+pub fn processes(dir: &Path) -> Result<usize> {
+    Ok(marked_processes(dir)?.len())
+}
+
 fn remove(dir: &Path) -> Result<()> {
     if fs::remove_dir_all(dir).is_ok() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The limit of the rate on the wire.
+//! Limits of rates: on the wire, and of reading the source's disks.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,9 +7,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use units::Bytes;
 
-/// The limit of the rate on the wire, over all streams of a sender. Whoever wants to send waits
-/// until what was sent before has been paid for; so a pause saves nothing up, and the average is
-/// kept however large the pieces are.
+/// A limit over all streams or workers of a sender. Whoever wants to go on waits until what was done
+/// before has been paid for; so a pause saves nothing up, and the average is kept however large
+/// the pieces are.
 #[derive(Debug, Default)]
 pub struct Limiter {
     state: Mutex<State>,
@@ -66,6 +66,21 @@ impl Limiter {
         }
     }
 
+    /// For threads: how long to wait before more is done; `None`: go on.
+    pub fn unpaid(&self) -> Option<Duration> {
+        let paid_at = self.lock().paid_at?;
+        paid_at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// `len` bytes were done, and are to be paid for by whoever comes next.
+    pub fn owe(&self, len: usize) {
+        let mut state = self.lock();
+        let Some(rate) = state.bytes_per_s else { return };
+        let now = Instant::now();
+        let from = state.paid_at.map_or(now, |paid_at| paid_at.max(now));
+        state.paid_at = Some(from + time_for(len, rate));
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,6 +119,21 @@ mod tests {
         // 4 MiB, the last piece of which is not waited for; the clock ticks in milliseconds.
         let took = start.elapsed().as_millis();
         assert!((3_930..4_100).contains(&took), "{took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_several_workers_owe_adds_up_and_is_forgiven_with_the_limit() {
+        let limiter = Limiter::default();
+        limiter.owe(1 << 30);
+        assert_eq!(limiter.unpaid(), None, "there is no limit");
+        limiter.set(Some(Bytes::mib(1)));
+        (0..3).for_each(|_| limiter.owe(1 << 20));
+        assert_eq!(limiter.unpaid(), Some(Duration::from_secs(3)));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(limiter.unpaid(), None);
+        limiter.owe(1 << 20);
+        limiter.set(None);
+        assert_eq!(limiter.unpaid(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -49,6 +49,7 @@ pub async fn run(
         return Round { progress, failure: Some(failure), remaining: remaining() };
     };
     shared.limiter.set(options.limit_rate);
+    shared.reads.set(options.limit_read);
     let earlier = shared.levels.lock().unwrap_or_else(PoisonError::into_inner).take();
     let mut levels = LevelControl::again(earlier, options.compress);
     let round = Arc::new(RoundContext {
@@ -169,12 +170,21 @@ async fn settle(round: &RoundContext, watcher: &mut Watcher<'_>) -> Result<(), S
     }
 }
 
+/// How often a worker that waits for the limit of reading looks whether the round is to end.
+const STOP_POLL: Duration = Duration::from_millis(100);
+
 impl RoundContext {
-    /// The next block to look at; `None`: none is left, or the round is to end.
+    /// The next block to look at, once what was read before has been paid for; `None`: none is left,
+    /// or the round is to end.
     pub fn next_visit(&self) -> Option<Visit> {
-        if self.stop.is_cancelled() || !self.link.is_open() {
-            return None;
+        while !self.stop.is_cancelled() && self.link.is_open() {
+            let Some(left) = self.shared.reads.unpaid() else { return self.take_visit() };
+            std::thread::sleep(left.min(STOP_POLL));
         }
+        None
+    }
+
+    fn take_visit(&self) -> Option<Visit> {
         self.cursor.lock().unwrap_or_else(PoisonError::into_inner).next(&self.shared)
     }
 }

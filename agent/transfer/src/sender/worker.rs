@@ -135,6 +135,7 @@ impl Worker {
         let len = usize::try_from(len.0).expect("a block is at most 4 MiB");
         let mut content = self.round.shared.pool.take(len);
         source.disk.read_at(at, &mut content)?;
+        self.round.shared.reads.owe(len);
         Ok(if table::is_zero(&content) { Seen::Zero } else { Seen::Content(content) })
     }
 

@@ -141,7 +141,7 @@ impl World {
     }
 
     pub async fn round(&mut self) -> Round {
-        self.round_with(RoundOptions { limit_rate: None, compress: 1 }).await
+        self.round_with(RoundOptions { limit_rate: None, limit_read: None, compress: 1 }).await
     }
 
     pub async fn round_with(&mut self, options: RoundOptions) -> Round {

@@ -45,10 +45,13 @@ pub enum Request {
     },
     /// One pass over all that is not known to be equal at the destination. Answers at once with
     /// [`Reply::Done`]; [`super::Event::Round`] reports, [`super::Event::RoundEnded`] ends it.
-    /// `compress`: the highest zstd level, 0 for none.
+    /// Limits are in bytes per second, on the wire and from the disks; `compress`: the highest zstd
+    /// level, 0 for none.
     Round {
         number: u32,
         limit_rate: Option<Bytes>,
+        #[serde(default)]
+        limit_read: Option<Bytes>,
         compress: i32,
     },
     /// Changes the limit of the round under way and of later ones.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use plan::rounds::{Decision, decide};
 use tokio::time::{Instant, sleep};
 use units::Bytes;
+use wire::control::{BootFinding, Reply, Request, Severity};
 
 use crate::error::StepError;
 use crate::progress::Progress;
@@ -24,10 +25,42 @@ pub(crate) async fn copy(run: &mut Run) -> Result<Record, StepError> {
         one_round(run).await?;
         match decide(&run.state.rounds, since, run.budget()) {
             Decision::CopyAgain { .. } => {}
-            Decision::SwitchOver { forecast_ms } => return Ok(Record::Converged { forecast_ms }),
+            Decision::SwitchOver { forecast_ms } => {
+                look_at_copy(run).await?;
+                return Ok(Record::Converged { forecast_ms });
+            }
             Decision::WontConverge(divergence) => return Err(StepError::WontConverge(divergence)),
         }
     }
+}
+
+/// Will a firmware find something to start? Asked while the source runs and nothing is at stake.
+async fn look_at_copy(run: &mut Run) -> Result<(), StepError> {
+    run.connect().await?;
+    let helper = run.destination_agent().await?;
+    let findings = match helper.call(Request::InspectBoot).await {
+        Ok(Reply::Boot { findings }) => findings,
+        Ok(other) => return Err(helper.unexpected(&other).into()),
+        Err(error) if error.is_line() => {
+            run.watcher
+                .warn(format!("the copy was not looked at: {}", crate::links::chain(&error)));
+            run.links.cut();
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for finding in findings {
+        let BootFinding { severity, text, remedy, .. } = finding;
+        match severity {
+            Severity::Fine => run.watcher.step(format!("looked at the copy: {text}")),
+            Severity::Warning => {
+                let remedy = remedy.map_or_else(String::new, |remedy| format!("; {remedy}"));
+                run.watcher.warn(format!("looked at the copy: {text}{remedy}"));
+            }
+            Severity::Blocking => return Err(StepError::CopyBroken { what: text }),
+        }
+    }
+    Ok(())
 }
 
 /// Copies on while the operator or the clock holds it. What no longer fits when it is released is

@@ -39,7 +39,11 @@ fn main() -> Result<ExitCode> {
         "  witness    {} records heard, every one of them is in the ledgers at west",
         scene.witness.records()
     );
-    println!("  downtime   {:.1} s, seen from outside", outside.as_secs_f64());
+    println!(
+        "  downtime   {:.1} s, seen from outside; {:.1} s of it this demo copied the disks for its proof",
+        outside.as_secs_f64(),
+        gate_took(&scene)?.as_secs_f64()
+    );
     disks_arrived(&scene)?;
 
     let id = scene.id()?;
@@ -50,9 +54,12 @@ fn main() -> Result<ExitCode> {
     say(&format!("done in {} s; cleaning up", began.elapsed().as_secs()));
     let (dir, lab) = (scene.dir().to_owned(), scene.lab.dir().to_owned());
     drop(scene);
-    for dir in [dir, lab] {
+    for dir in [&dir, &lab] {
         ensure!(!dir.exists(), "{} is left behind", dir.display());
     }
+    let processes = lab::state::processes(&lab)?;
+    ensure!(processes == 0, "{processes} processes are left behind");
+    println!("  nothing is left: no process, and with them no namespace, mount or network device");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -60,12 +67,25 @@ fn main() -> Result<ExitCode> {
 fn migrate(scene: &Scene) -> Result<bool> {
     // For the proof: the targets as they are before the destination writes to them.
     let pool = scene.west().pool_dir();
-    let gate = format!("cp --sparse=always {}/{VM}-vd* {}", pool.display(), kept(scene)?.display());
+    let (pool, kept) = (pool.display(), kept(scene)?);
+    let clock = scene.dir().join("gate");
+    let (kept, clock) = (kept.display(), clock.display());
+    let gate = format!(
+        "date +%s%3N > {clock}; cp --sparse=always {pool}/{VM}-vd* {kept}; date +%s%3N >> {clock}"
+    );
     let words = scene.ask("migrate", &["--yes", "--gate", &gate])?;
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let mut command = scene.command(&words);
     command.stdout(std::process::Stdio::inherit()).stderr(std::process::Stdio::inherit());
     Ok(command.status().context("cannot run causeway")?.success())
+}
+
+/// How long the gate held the destination back.
+fn gate_took(scene: &Scene) -> Result<Duration> {
+    let clock = std::fs::read_to_string(scene.dir().join("gate"))?;
+    let times: Vec<u64> = clock.lines().map(str::parse).collect::<Result<_, _>>()?;
+    let [began, ended] = times[..] else { anyhow::bail!("the gate did not end: {clock}") };
+    Ok(Duration::from_millis(ended - began))
 }
 
 fn kept(scene: &Scene) -> Result<PathBuf> {

@@ -7,7 +7,7 @@ use lab::{Between, Format, Scenario};
 #[test]
 fn without_a_tracker_every_round_compares_and_nothing_is_lost() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
-    let ran = scene.migrate(&["--tracker", "rescan"]).unwrap().must_exit(0);
+    let ran = scene.migrate_comparing(&["--tracker", "rescan"]).unwrap().must_exit(0);
     assert!(ran.stdout.contains("tracker rescan"), "{}", ran.stdout);
     scene.ledger_is_whole(scene.at_west).unwrap();
 }
@@ -15,7 +15,7 @@ fn without_a_tracker_every_round_compares_and_nothing_is_lost() {
 #[test]
 fn over_a_slow_line_that_loses_packets_it_arrives_all_the_same() {
     let scene = Scene::start(Scenario::Wan.builder(), &SceneOptions::default()).unwrap();
-    scene.migrate(&[]).unwrap().must_exit(0);
+    scene.migrate_comparing(&[]).unwrap().must_exit(0);
     scene.ledger_is_whole(scene.at_west).unwrap();
 }
 
@@ -29,6 +29,23 @@ fn a_guest_that_writes_faster_than_the_line_ends_in_a_verdict_and_runs_on() {
     let ran = scene.migrate(&more).unwrap().must_exit(6);
     assert!(ran.stderr.contains("the guest writes"), "no figures: {}", ran.stderr);
     assert!(ran.stderr.contains("--max-downtime"), "no remedy: {}", ran.stderr);
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+#[test]
+fn a_hold_that_is_released_into_too_much_writing_ends_in_a_verdict_as_well() {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    // Held while it fits; then it writes far more than the line carries.
+    let more = ["--hold", "--limit-rate", "1M", "--max-downtime", "12s", "--boot-time", "3s"];
+    let more = [&more[..], &["--rounds-max", "3"]].concat();
+    let mut held = scene.migrate_until("holding: `causeway switchover", &more).unwrap();
+    let writer = "(while true; do dd if=/dev/urandom of=/root/busy bs=1M count=48 conv=notrunc; \
+                  done) >/dev/null 2>&1 </dev/null &";
+    scene.ssh(scene.at_east).unwrap().run(writer).unwrap();
+    held.wait_for(" done, ").unwrap();
+    scene.causeway(&["switchover", &scene.id().unwrap()]).unwrap().must_exit(0);
+    let ran = held.finish().unwrap().must_exit(6);
+    assert!(ran.stderr.contains("the guest writes"), "no figures: {}", ran.stderr);
     scene.ledger_is_whole(scene.at_east).unwrap();
 }
 

@@ -25,8 +25,18 @@ const AFTER_THE_GATE: [&str; 1] = ["phase: starting"];
 
 fn resumes_after(words: &str) {
     let (scene, id, gate) = killed_at(words);
+    let status = scene.causeway(&["status", &id]).unwrap().must_exit(0).stdout;
+    let truths: &[&str] = match words {
+        // The fence's intent is recorded about now.
+        "phase: fencing" | "powering off" => &["lives at east", "in handover"],
+        "phase: deciding" => &["in handover"],
+        "phase: starting" => &["lives at west"],
+        _ => &["lives at east"],
+    };
+    assert!(truths.iter().any(|truth| status.contains(truth)), "after {words:?}: {status}");
     let mut going_on = scene.command(&["resume", &id]).spawn().unwrap();
-    if gate.is_reached(&mut going_on).unwrap() && !AFTER_THE_GATE.contains(&words) {
+    if !AFTER_THE_GATE.contains(&words) {
+        assert!(gate.is_reached(&mut going_on).unwrap(), "{:?}", Scene::finish(going_on));
         scene.disks_are_equal().unwrap();
         gate.open().unwrap();
     }
@@ -37,9 +47,13 @@ fn resumes_after(words: &str) {
 
 fn aborts_after(words: &str) {
     let (scene, id, _gate) = killed_at(words);
-    scene.causeway(&["abort", &id, "--yes"]).unwrap().must_exit(0);
+    let ran = scene.causeway(&["abort", &id, "--yes"]).unwrap().must_exit(0);
+    for removed in ["placeholder web1", "volume web1-vda"] {
+        assert!(ran.stdout.contains(removed), "{removed} is not named: {}", ran.stdout);
+    }
     scene.ledger_is_whole(scene.at_east).unwrap();
     scene.west_is_clean().unwrap();
+    scene.guest_is_clean(scene.at_east).unwrap();
     let status = scene.causeway(&["status", &id]).unwrap().must_exit(0);
     assert!(status.stdout.contains("lives at east"), "{}", status.stdout);
 }

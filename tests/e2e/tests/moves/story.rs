@@ -8,6 +8,7 @@ fn a_running_guest_moves_with_one_command_and_loses_nothing() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
     let ran = scene.migrate(&[]).unwrap().must_exit(0);
     assert!(ran.stdout.contains("web1 runs at west"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("tracker bpf"), "{}", ran.stdout);
     scene.ledger_is_whole(scene.at_west).unwrap();
 
     let status = scene.causeway(&["status"]).unwrap().must_exit(0);

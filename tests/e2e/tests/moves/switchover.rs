@@ -7,7 +7,7 @@ use lab::Scenario;
 fn a_held_migration_copies_on_until_it_is_released() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
     let mut held = scene.migrate_until("holding: `causeway switchover", &["--hold"]).unwrap();
-    held.wait_for("round 2 done").unwrap();
+    held.wait_for(" done, ").unwrap();
     assert!(scene.east().is_running(VM).unwrap(), "it did not hold");
     let id = scene.id().unwrap();
     let refused = scene.causeway(&["resume", &id]).unwrap().must_exit(3);
