@@ -134,6 +134,18 @@ async fn inspect(
 }
 
 fn facts_of(report: GuestReport) -> GuestFacts {
+    let (fine, rest): (Vec<_>, Vec<_>) =
+        report.boot.into_iter().partition(|finding| finding.severity == Severity::Fine);
+    let fine = fine.into_iter().map(|finding| finding.text).collect();
+    let findings = rest
+        .into_iter()
+        .map(|finding| GuestFinding {
+            check: finding.check,
+            blocking: finding.severity == Severity::Blocking,
+            text: finding.text,
+            remedy: finding.remedy,
+        })
+        .collect();
     GuestFacts {
         kernel: report.kernel,
         os: report.os,
@@ -175,17 +187,8 @@ fn facts_of(report: GuestReport) -> GuestFacts {
                 disks: writer.disks,
             })
             .collect(),
-        findings: report
-            .boot
-            .into_iter()
-            .filter(|finding| finding.severity != Severity::Fine)
-            .map(|finding| GuestFinding {
-                check: finding.check,
-                blocking: finding.severity == Severity::Blocking,
-                text: finding.text,
-                remedy: finding.remedy,
-            })
-            .collect(),
+        findings,
+        fine,
         memory_available: report.memory_available,
         tracker: report.tracker.map(|tracker| (tracker.choice.to_string(), tracker.reason)),
         boot_ms: report.boot_ms,

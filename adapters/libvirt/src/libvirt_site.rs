@@ -1,16 +1,18 @@
 //! [`Site`] over libvirt.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
     ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
-    NewDisk, PlaceholderSpec, PlaceholderState, Site, SiteError, SiteErrorKind, Takeover,
+    NewDisk, PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, Takeover,
     UnfenceRecord,
 };
 use units::MigrationId;
 use virt::connect::Connect;
+use virt::domain::Domain;
 use virt::stream::Stream;
 
 use crate::channel::Channel;
@@ -286,15 +288,29 @@ fn open(
     takeover: Takeover,
 ) -> Result<(Connect, Stream), Fault> {
     let domain = look::require(&connection, vm)?;
-    let power = look::power(&domain)?;
-    if power != Power::Running {
-        return Err(Fault::wrong_state(format!("the VM is {power}")).hint("start the helper"));
-    }
+    helper_runs(&domain)?;
     let stream = Stream::new(&connection, 0)?;
     let flags = match takeover {
         Takeover::Refuse => 0,
         Takeover::Force => virt_sys::VIR_DOMAIN_CHANNEL_FORCE,
     };
-    domain.open_channel(Some(&format!("org.causeway.{port}")), &stream, flags)?;
+    if let Err(said) = domain.open_channel(Some(&format!("org.causeway.{port}")), &stream, flags) {
+        // One that died a moment ago may have looked alive until now.
+        helper_runs(&domain)?;
+        return Err(said.into());
+    }
     Ok((connection, stream))
 }
+
+/// One that was started and does not run has died: starting it again helps.
+fn helper_runs(domain: &Domain) -> Result<(), Fault> {
+    match look::power(domain)? {
+        Power::Running => Ok(()),
+        power => Err(Fault::wrong_state(format!("the VM is {power}"))
+            .hint("start the helper")
+            .remedy(Remedy::RetryAfter(RESTART))),
+    }
+}
+
+/// What a VM's end takes until libvirt knows of it.
+const RESTART: Duration = Duration::from_secs(1);

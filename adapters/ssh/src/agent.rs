@@ -328,10 +328,14 @@ const NOT_STARTED: u32 = 44;
 
 /// Makes `$1`, or accepts one that is ours. In a directory where everyone may write, someone else
 /// may have made it first.
+///
+/// The guest may be frozen, and then whoever as much as asks to write to its disks waits until it
+/// is thawed. `mkdir -p` asks that for every part of a path, `/run` included, which lies in the root
+/// file system; so only what is missing is made.
 const MAKE_DIR: &str = r#"
 umask 022
 parent=${1%/*}
-mkdir -p "$parent" || exit 1
+[ -d "$parent" ] || mkdir "$parent" || [ -d "$parent" ] || exit 1
 umask 077
 mkdir "$1" 2>/dev/null && exit 0
 if [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; then chmod 700 "$1"; exit; fi

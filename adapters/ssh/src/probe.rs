@@ -206,7 +206,8 @@ fn free_bytes(line: &str) -> Option<(String, u64)> {
 }
 
 /// Prints `field=value` lines. The arguments are the tools to look for. It tries whether a
-/// directory runs programs, because mount options do not tell everything (SELinux, fapolicyd).
+/// directory runs programs, because mount options do not tell everything (SELinux, fapolicyd); but
+/// only in memory: on a disk of a guest that is frozen the attempt would wait until it is thawed.
 const SCRIPT: &str = r#"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin
 LC_ALL=C
@@ -224,11 +225,26 @@ for tool in "$@"; do
     command -v "$tool" >/dev/null 2>&1 || echo "missing=$tool"
 done
 while read -r line; do echo "mount=$line"; done </proc/mounts
+in_memory() {
+    at=$1
+    while :; do
+        kind=
+        while read -r _ point type _; do [ "$point" = "$at" ] && kind=$type; done </proc/mounts
+        case $kind in
+            tmpfs|ramfs|rootfs) return 0 ;;
+            ?*) return 1 ;;
+        esac
+        [ "$at" != / ] || return 1
+        at=${at%/*}
+        [ -n "$at" ] || at=/
+    done
+}
 for place in /run/causeway /run /dev/shm /tmp; do
     [ -d $place ] || continue
     df -Pk $place 2>/dev/null | while read -r _ _ _ free _; do
         case $free in ''|*[!0-9]*) ;; *) echo "free=$place $free" ;; esac
     done
+    in_memory $place || continue
     try=$place/.causeway-probe-$$
     if (umask 077; mkdir $try) 2>/dev/null; then
         printf '#!/bin/sh\nexit 0\n' >$try/try 2>/dev/null

@@ -49,6 +49,8 @@ pub struct GuestFacts {
     pub swaps: Vec<GuestSwap>,
     pub raw_writers: Vec<GuestWriter>,
     pub findings: Vec<GuestFinding>,
+    /// What was looked at and needs nothing, one sentence each.
+    pub fine: Vec<String>,
     pub memory_available: Bytes,
     /// Which tracker it would use (`bpf`, `rescan`), and why.
     pub tracker: Option<(String, String)>,

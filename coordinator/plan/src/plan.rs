@@ -30,6 +30,9 @@ pub struct Plan {
     pub helper_card: Option<NetworkRef>,
     pub fence: FenceOffer,
     pub forecast: Forecast,
+    /// What was looked at in the guest and needs nothing to be done, one sentence each. The copy
+    /// gets the hardware that the guest runs on now: buses, addresses, card models, firmware.
+    pub guest_checked: Vec<String>,
     /// The tracker that the guest allows, and why.
     pub tracker: Option<(String, String)>,
     pub warnings: Vec<String>,
@@ -140,6 +143,7 @@ pub(crate) fn assemble(request: &Request, facts: &Facts, vm: &Vm, mapped: Mapped
             .fence
             .as_ref()
             .map_or_else(|_| FenceOffer { means: vec![], does_not_stop: vec![] }, Clone::clone),
+        guest_checked: guest.map(|guest| guest.fine.clone()).unwrap_or_default(),
         tracker: guest.and_then(|guest| guest.tracker.clone()),
         warnings,
     }

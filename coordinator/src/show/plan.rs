@@ -47,7 +47,8 @@ pub fn plan_text(plan: &Plan) -> String {
         plan.disks.len()
     ));
     lines.push("            in the guest: the agent, in memory only; gone with the power-off, removed if called off".to_owned());
-    lines.push("  guest     nothing to prepare: machine type, firmware, disk buses and addresses stay as they are".to_owned());
+    lines.push("  guest     nothing to prepare: firmware, disk buses, card models and addresses stay as they are".to_owned());
+    lines.extend(plan.guest_checked.iter().map(|text| format!("            looked at: {text}")));
     for means in &plan.fence.means {
         lines.push(format!("  fence     {}: {}", means.name, means.does));
     }

@@ -305,7 +305,13 @@ impl Scene {
     /// `causeway migrate --yes` until it prints `words`; it goes on meanwhile. What it printed so
     /// far comes along.
     pub fn migrate_until(&self, words: &str, more: &[&str]) -> Result<Halfway> {
-        let mut child = self.spawn_migrate(more)?;
+        self.until(words, &self.ask("migrate", &[&["--yes"], more].concat())?)
+    }
+
+    /// `causeway` with these arguments until it prints `words`.
+    pub fn until(&self, words: &str, arguments: &[String]) -> Result<Halfway> {
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let mut child = self.command(&arguments).spawn().context("cannot run causeway")?;
         let stderr = child.stderr.take().context("stderr is piped")?;
         let lines = BufReader::new(stderr);
         let mut halfway = Halfway { child, lines, printed: String::new() };

@@ -87,7 +87,14 @@ impl LevelControl {
     /// best. The last round, in the downtime, is too short to find it anew.
     pub fn again(earlier: Option<Self>, limit: i32) -> Self {
         match earlier.filter(|earlier| earlier.limit == limit) {
-            Some(earlier) => Self { phase: Phase::Warming, ..earlier },
+            Some(earlier) => {
+                // A step that the end of the round left unmeasured is taken back.
+                let at = match earlier.phase {
+                    Phase::Warming | Phase::Steady => earlier.at,
+                    Phase::Settling { from, .. } | Phase::Trying { from, .. } => from,
+                };
+                Self { at, phase: Phase::Warming, ..earlier }
+            }
             None => Self::new(limit),
         }
     }
@@ -221,6 +228,18 @@ mod tests {
         assert_eq!(control.level(), 3);
         run(&mut control, 12, 5);
         assert_eq!(LevelControl::again(Some(control), 1).level(), OFF, "another limit");
+    }
+
+    #[test]
+    fn a_step_that_the_end_of_a_round_left_unmeasured_is_taken_back() {
+        let mut control = LevelControl::new(3);
+        let took = Duration::from_millis(100);
+        // The first warms up, the second takes the step.
+        for _ in 0..2 {
+            control.observe(Interval { bytes: 100 << 20, took, blocked_percent: 60 });
+        }
+        assert_ne!(control.level(), OFF);
+        assert_eq!(LevelControl::again(Some(control), 3).level(), OFF);
     }
 
     #[test]
