@@ -5,8 +5,8 @@ use e2e::{Gate, Scene, SceneOptions, Way};
 use lab::Scenario;
 
 #[test]
-fn four_moves_of_a_guest_that_writes_hard_lose_no_byte() {
-    moves_without_loss(4);
+fn there_and_back_a_guest_that_writes_hard_loses_no_byte() {
+    moves_without_loss(2);
 }
 
 #[test]

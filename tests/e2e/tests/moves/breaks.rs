@@ -1,6 +1,5 @@
 //! Whatever breaks in the first round, the copy goes on where it was.
 
-use std::process::Child;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -14,94 +13,105 @@ const ELSE: u64 = 1 << 20;
 /// What waits in the line's buffers and libvirt's, for two streams, dies with a helper.
 const ON_ITS_WAY: u64 = 4 << 20;
 /// Longer than what waits in the kernels' buffers takes at the rate that the copy is limited to.
-const CUT: Duration = Duration::from_secs(15);
+const CUT: Duration = Duration::from_secs(8);
 
 /// Breaks something and answers with what goes on.
-type Break = fn(&Scene, Halfway) -> Child;
+type Break = fn(&Scene, Halfway) -> Halfway;
 
-/// Bytes that the operator's machine relays from the first round until the decision.
-fn bytes_of_a_copy(broken: Option<Break>) -> u64 {
+/// Bytes that the operator's machine relays from the first round until the decision, with
+/// `breaks` one after the other, so many bytes apart.
+fn bytes_of_a_copy(breaks: &[Break], apart: u64) -> u64 {
     let options = SceneOptions { write_rate: 0, records: 1, ..SceneOptions::default() };
     let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
     let gate = Gate::new(scene.dir()).unwrap();
     let command = gate.command();
     // What is sent as it is can be counted; slowly, so that it lasts.
-    let more = ["--gate", &command, "--compress", "0", "--limit-rate", "4M"];
+    let more = ["--gate", &command, "--compress", "0", "--limit-rate", "6M"];
     let mut copying = scene.migrate_until("phase: copying", &more).unwrap();
     let before = scene.operator_bytes().unwrap();
-    let mut going_on = match broken {
-        None => copying.into_child(),
-        Some(broken) => {
-            while scene.operator_bytes().unwrap() - before < MIDDLE {
-                assert!(copying.child().try_wait().unwrap().is_none(), "it ended before");
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            broken(&scene, copying)
+    for broken in breaks {
+        let from = scene.operator_bytes().unwrap();
+        while scene.operator_bytes().unwrap() - from < apart {
+            assert!(copying.child().try_wait().unwrap().is_none(), "it ended before");
+            std::thread::sleep(Duration::from_millis(50));
         }
-    };
-    assert!(gate.is_reached(&mut going_on).unwrap(), "{:?}", Scene::finish(going_on));
+        copying = broken(&scene, copying);
+    }
+    if !gate.is_reached(copying.child()).unwrap() {
+        panic!("{:?}", copying.finish());
+    }
     let bytes = scene.operator_bytes().unwrap() - before;
     scene.disks_are_equal().unwrap();
     gate.open().unwrap();
-    Scene::finish(going_on).unwrap().must_exit(0);
+    copying.finish().unwrap().must_exit(0);
     scene.ledger_is_whole(scene.at_west).unwrap();
     bytes
 }
 
-static WHOLE: LazyLock<u64> = LazyLock::new(|| bytes_of_a_copy(None));
+static WHOLE: LazyLock<u64> = LazyLock::new(|| bytes_of_a_copy(&[], 0));
 
-fn next_to_nothing_is_sent_again_after(broken: Break, lost: u64) {
-    let (whole, bytes) = (*WHOLE, bytes_of_a_copy(Some(broken)));
-    println!("{whole} bytes in one go, {bytes} with a break");
-    assert!(bytes <= whole + whole / 100 + ELSE + lost, "{whole} bytes became {bytes}");
+/// `lost`: what is known to be on its way and to be lost with what breaks.
+fn next_to_nothing_is_sent_again_after(breaks: &[Break], apart: u64, lost: u64) {
+    let (whole, bytes) = (*WHOLE, bytes_of_a_copy(breaks, apart));
+    println!("{whole} bytes in one go, {bytes} with {} breaks", breaks.len());
+    let times = u64::try_from(breaks.len()).unwrap();
+    let allowed = whole + times * (whole / 100 + ELSE) + lost;
+    assert!(bytes <= allowed, "{whole} bytes became {bytes}, of {allowed} allowed");
+}
+
+fn kill_the_coordinator(scene: &Scene, copying: Halfway) -> Halfway {
+    copying.kill().unwrap();
+    // It says so when it goes on with the round.
+    scene.until("round 0", &["resume".to_owned(), scene.id().unwrap()]).unwrap()
+}
+
+fn kill_the_agent(scene: &Scene, copying: Halfway) -> Halfway {
+    let all = "for f in /proc/[0-9]*/comm; do case $(cat $f) in \
+               causeway*) p=${f#/proc/}; kill -9 ${p%/comm};; esac; done";
+    scene.ssh(scene.at_east).unwrap().run(all).unwrap();
+    copying
+}
+
+fn kill_the_helper(scene: &Scene, copying: Halfway) -> Halfway {
+    scene.west().kill_vm(VM).unwrap();
+    copying
+}
+
+fn cut_the_line(scene: &Scene, copying: Halfway) -> Halfway {
+    for site in ["west", "east"] {
+        scene.lab.cut(Between::Operator(site)).unwrap();
+        std::thread::sleep(CUT);
+        scene.lab.heal(Between::Operator(site)).unwrap();
+    }
+    copying
 }
 
 #[test]
+fn a_copy_in_which_everything_breaks_once_sends_next_to_nothing_again() {
+    let breaks: [Break; 4] = [kill_the_coordinator, kill_the_agent, kill_the_helper, cut_the_line];
+    next_to_nothing_is_sent_again_after(&breaks, 8 << 20, ON_ITS_WAY);
+}
+
+#[test]
+#[ignore = "each break on its own: `make more` does that"]
 fn a_killed_coordinator_is_resumed_and_sends_next_to_nothing_again() {
-    next_to_nothing_is_sent_again_after(
-        |scene, copying| {
-            copying.kill().unwrap();
-            scene.command(&["resume", &scene.id().unwrap()]).spawn().unwrap()
-        },
-        0,
-    );
+    next_to_nothing_is_sent_again_after(&[kill_the_coordinator], MIDDLE, 0);
 }
 
 #[test]
+#[ignore = "each break on its own: `make more` does that"]
 fn a_killed_agent_is_installed_anew_and_sends_next_to_nothing_again() {
-    next_to_nothing_is_sent_again_after(
-        |scene, copying| {
-            let all = "for f in /proc/[0-9]*/comm; do case $(cat $f) in \
-                   causeway*) p=${f#/proc/}; kill -9 ${p%/comm};; esac; done";
-            scene.ssh(scene.at_east).unwrap().run(all).unwrap();
-            copying.into_child()
-        },
-        0,
-    );
+    next_to_nothing_is_sent_again_after(&[kill_the_agent], MIDDLE, 0);
 }
 
 #[test]
+#[ignore = "each break on its own: `make more` does that"]
 fn a_killed_helper_is_started_anew_and_gets_next_to_nothing_again() {
-    next_to_nothing_is_sent_again_after(
-        |scene, copying| {
-            scene.west().kill_vm(VM).unwrap();
-            copying.into_child()
-        },
-        ON_ITS_WAY,
-    );
+    next_to_nothing_is_sent_again_after(&[kill_the_helper], MIDDLE, ON_ITS_WAY);
 }
 
 #[test]
+#[ignore = "each break on its own: `make more` does that"]
 fn a_line_that_was_cut_carries_next_to_nothing_again() {
-    next_to_nothing_is_sent_again_after(
-        |scene, copying| {
-            for site in ["west", "east"] {
-                scene.lab.cut(Between::Operator(site)).unwrap();
-                std::thread::sleep(CUT);
-                scene.lab.heal(Between::Operator(site)).unwrap();
-            }
-            copying.into_child()
-        },
-        0,
-    );
+    next_to_nothing_is_sent_again_after(&[cut_the_line], MIDDLE, 0);
 }

