@@ -7,7 +7,7 @@ CARGO    := cargo
 # Guests are emulated and want a core each; more at once only makes all of them slower.
 THREADS  ?= 2
 
-.PHONY: all deps programs agent test unit e2e more demo bench check clean
+.PHONY: all deps programs agent test unit e2e more demo bench lint check clean
 
 all: programs
 
@@ -52,10 +52,13 @@ bench: programs
 	@tests/bench/install.sh
 	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) run --locked --quiet --profile lab -p bench -- $(BENCH)
 
-# What CI checks beside the tests.
-check:
+# In the profile of the tests, so that what both need is built once.
+lint: deps
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --profile lab --workspace --all-targets -- -D warnings
+
+# What has to be clean before a commit. Advisories come from the network.
+check: lint
 	@if command -v cargo-deny > /dev/null; then cargo deny check; else echo "cargo-deny is not installed: cargo install cargo-deny"; exit 1; fi
 
 clean:
