@@ -32,7 +32,9 @@ fn bytes_of_a_copy(breaks: &[Break], apart: u64) -> u64 {
     for broken in breaks {
         let from = scene.operator_bytes().unwrap();
         while scene.operator_bytes().unwrap() - from < apart {
-            assert!(copying.child().try_wait().unwrap().is_none(), "it ended before");
+            if copying.child().try_wait().unwrap().is_some() {
+                panic!("it ended before: {:?}", copying.finish());
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
         copying = broken(&scene, copying);
@@ -87,7 +89,7 @@ fn cut_the_line(scene: &Scene, copying: Halfway) -> Halfway {
 }
 
 #[test]
-#[ignore = "failed once in three runs, with a cut of 8 s at 6 MB/s, for a reason not found yet: `make more` runs it"]
+#[ignore = "KNOWN FAILURE: one of its two runs failed, at 8 s and 6 MB/s, causeway ended by itself; not understood yet"]
 fn a_copy_in_which_everything_breaks_once_sends_next_to_nothing_again() {
     let breaks: [Break; 4] = [kill_the_coordinator, kill_the_agent, kill_the_helper, cut_the_line];
     next_to_nothing_is_sent_again_after(&breaks, 8 << 20, ON_ITS_WAY);
