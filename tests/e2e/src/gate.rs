@@ -31,10 +31,15 @@ impl Gate {
         )
     }
 
+    /// Is it being asked, or was it?
+    pub fn was_reached(&self) -> bool {
+        self.reached.exists()
+    }
+
     /// Waits until `migrating` asks. Answers whether it does; the alternative is that it ended.
     pub fn is_reached(&self, migrating: &mut Child) -> Result<bool> {
         let began = Instant::now();
-        while !self.reached.exists() {
+        while !self.was_reached() {
             if migrating.try_wait()?.is_some() {
                 return Ok(false);
             }

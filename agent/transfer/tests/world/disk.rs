@@ -210,8 +210,9 @@ impl BlockWrite for MemoryDisk {
     fn sync(&self) -> io::Result<()> {
         let number = self.syncs.fetch_add(1, Ordering::Relaxed) + 1;
         if number == self.faults.fail_sync.load(Ordering::Relaxed) {
-            // A sync takes its time, and others write meanwhile. What the cache held is gone, and
-            // nobody will be told again.
+            // A sync takes its time, and others write and sync meanwhile. What the cache held at
+            // its start and at its end is gone, and nobody will be told again.
+            self.crash();
             std::thread::sleep(std::time::Duration::from_millis(20));
             self.crash();
             return Err(io::Error::other("injected"));
