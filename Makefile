@@ -15,47 +15,55 @@ deps:
 	@tests/lab/install.sh
 
 agent: deps
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile lab -p causeway-agent --target $(STATIC)
+	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_LAB_OPT_LEVEL=2 \
+		$(CARGO) build --locked --profile lab -p causeway-agent --target $(STATIC)
 	@mkdir -p $(PROGRAMS)
 	@strip -o $(PROGRAMS)/causeway-agent.new $(TARGET)/$(STATIC)/lab/causeway-agent
 	@mv $(PROGRAMS)/causeway-agent.new $(PROGRAMS)/causeway-agent
 
+# Always the whole workspace: cargo unites the features of what it is asked for, and another
+# selection would build half of the dependencies once more.
 programs: agent
-	$(CARGO) build --locked --profile lab -p causeway
+	$(CARGO) build --locked --profile lab --workspace --bins
 	@cp $(TARGET)/lab/causeway $(PROGRAMS)/causeway.new && mv $(PROGRAMS)/causeway.new $(PROGRAMS)/causeway
 	$(PROGRAMS)/causeway --state-dir $(PROGRAMS)/state appliance build --agent $(PROGRAMS)/causeway-agent -o $(PROGRAMS)/appliance
 
-# Unit, property and golden tests, then the ones with real libvirtd and QEMU.
+# The helper's image; the lab; fences and channels of a real libvirtd; guests that move between real
+# sites: the story, there and back, breaks and kills, refusals, slow lines. Their manifests say
+# `test = false`.
+REAL := boot death guests kernel network sites vm real threads moves
+# Longer: Debian, agents and trackers inside guests driven by hand, memory with a large disk.
+MORE := agent_in_guest debian memory tracker_in_guest
+ON_REAL = CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab --workspace
+
 test: unit e2e
 
+# Unit, property and golden tests: no root, no emulator.
 unit: deps
-	$(CARGO) test --locked --profile lab --workspace --exclude e2e --exclude lab --exclude site-libvirt
+	$(CARGO) test --locked --profile lab --workspace
 
-# The lab; fences and channels of a real libvirtd; guests that move between real sites: the story,
-# there and back, breaks and kills, refusals, slow lines.
 e2e: programs
-	$(CARGO) test --locked --profile lab -p lab -- --test-threads=$(THREADS)
-	$(CARGO) test --locked --profile lab -p site-libvirt -- --test-threads=$(THREADS)
-	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab -p e2e --lib --test layers --test moves -- --test-threads=$(THREADS)
+	$(ON_REAL) $(addprefix --test ,$(REAL)) -- --test-threads=$(THREADS)
 
-# Longer: all of e2e, with agents and trackers inside guests driven by hand, memory with a large
-# disk, twenty moves in a row.
+# What `make test` leaves out, twenty moves in a row among it.
 more: programs
-	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab -p e2e -- --include-ignored --test-threads=$(THREADS)
+	$(ON_REAL) --test moves -- --ignored --test-threads=$(THREADS)
+	$(ON_REAL) $(addprefix --test ,$(MORE)) -- --include-ignored --test-threads=$(THREADS)
 
 demo: programs
-	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) run --locked --quiet --profile lab -p e2e --bin demo
+	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(TARGET)/lab/demo
 
 # One disk copied by us and by others, in turns: wall time, CPU time, bytes. See tests/bench/README.md;
 # `make bench BENCH="--rounds 1 --json"` passes options.
 bench: programs
 	@tests/bench/install.sh
-	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) run --locked --quiet --profile lab -p bench -- $(BENCH)
+	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(TARGET)/lab/bench $(BENCH)
 
 # In the profile of the tests, so that what both need is built once.
 lint: deps
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --profile lab --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --profile lab --workspace $(addprefix --test ,$(REAL) $(MORE)) -- -D warnings
 
 # What has to be clean before a commit. Advisories come from the network.
 check: lint

@@ -15,9 +15,9 @@ const APART: u64 = 6 << 20;
 const RATE: &str = "2M";
 /// Greetings, tables of hashes, and what the guest wrote in the time that the break cost.
 const ELSE: u64 = 1 << 20;
-/// What a helper has received and not yet acknowledged dies with it: what comes within the 300 ms
-/// until the next sync, and for as long as that takes under emulation. Two seconds' worth.
-const ON_ITS_WAY: u64 = 4 << 20;
+/// What a helper has received and not yet acknowledged dies with it: what came since its last sync
+/// began, and its syncs are 300 ms apart and take their time under emulation.
+const UNSYNCED: u64 = 1 << 20;
 /// Longer than what waits in the kernels' buffers takes at the rate that the copy is limited to.
 const CUT: Duration = Duration::from_secs(8);
 
@@ -99,7 +99,7 @@ fn cut_the_line(scene: &Scene, copying: Halfway) -> Halfway {
 #[test]
 fn a_copy_in_which_everything_breaks_once_sends_next_to_nothing_again() {
     let breaks: [Break; 4] = [kill_the_coordinator, kill_the_agent, kill_the_helper, cut_the_line];
-    next_to_nothing_is_sent_again_after(&breaks, APART, ON_ITS_WAY);
+    next_to_nothing_is_sent_again_after(&breaks, APART, UNSYNCED);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_killed_agent_is_installed_anew_and_sends_next_to_nothing_again() {
 #[test]
 #[ignore = "each break on its own: `make more` does that"]
 fn a_killed_helper_is_started_anew_and_gets_next_to_nothing_again() {
-    next_to_nothing_is_sent_again_after(&[kill_the_helper], MIDDLE, ON_ITS_WAY);
+    next_to_nothing_is_sent_again_after(&[kill_the_helper], MIDDLE, UNSYNCED);
 }
 
 #[test]
