@@ -31,7 +31,7 @@ programs: agent
 # The helper's image; the lab; fences and channels of a real libvirtd; guests that move between real
 # sites: the story, there and back, breaks and kills, refusals, slow lines. Their manifests say
 # `test = false`.
-REAL := boot death guests kernel network sites vm real threads moves
+REAL := boot death labs libvirtd threads moves
 # Longer: Debian, agents and trackers inside guests driven by hand, memory with a large disk.
 MORE := agent_in_guest debian memory tracker_in_guest
 ON_REAL = CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab --workspace

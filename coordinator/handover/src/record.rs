@@ -15,7 +15,7 @@
 //! | 8 | destroyed | 40 | healthy |
 //!
 //! The payload: version = 1, VM, epoch, and what the kind needs. Kinds and layouts of a released
-//! version never change; `tests/golden.rs` holds their bytes.
+//! version never change; `tests/handover/golden.rs` holds their bytes.
 
 use units::Epoch;
 

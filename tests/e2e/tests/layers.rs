@@ -1,4 +1,4 @@
-//! Who may use whom. The rule is a table; cargo says what is true.
+//! Who may use whom, and that no test is forgotten. The rule is a table; cargo says what is true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -50,13 +50,20 @@ const PURE: &[&str] = &["units", "wire", "model", "plan", "handover"];
 const IMPURE: &[&str] =
     &["tokio", "getrandom", "rand", "rustix", "nix", "libc", "jiff", "tempfile"];
 
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+fn packages() -> Vec<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
         .output()
         .expect("cargo runs");
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    let mut metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    match metadata["packages"].take() {
+        Value::Array(packages) => packages,
+        other => panic!("a workspace has packages: {other}"),
+    }
+}
+
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let of = |package: &Value| {
         let normal = package["dependencies"].as_array().into_iter().flatten();
         normal
@@ -64,8 +71,7 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
             .filter_map(|dependency| dependency["name"].as_str().map(ToOwned::to_owned))
             .collect()
     };
-    let packages = metadata["packages"].as_array().expect("a workspace has packages");
-    packages
+    packages()
         .iter()
         .map(|package| (package["name"].as_str().unwrap_or_default().to_owned(), of(package)))
         .collect()
@@ -103,4 +109,22 @@ fn each_cloud_and_protocol_library_has_one_user() {
         let names: Vec<_> = users.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, [owner], "{library}");
     }
+}
+
+/// Tests that a plain `cargo test` leaves out are run by make, or by nobody.
+#[test]
+fn every_test_that_is_left_out_is_named_in_the_makefile() {
+    let makefile = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Makefile");
+    let makefile = std::fs::read_to_string(makefile).expect("there is a Makefile");
+    let lists = makefile.lines().filter_map(|line| {
+        ["REAL := ", "MORE := "].iter().find_map(|name| line.strip_prefix(name))
+    });
+    let named: BTreeSet<_> = lists.flat_map(|list| list.split(' ')).map(str::to_owned).collect();
+    let packages = packages();
+    let targets = packages.iter().flat_map(|package| package["targets"].as_array()).flatten();
+    let left_out: BTreeSet<_> = targets
+        .filter(|target| target["kind"][0] == "test" && target["test"] == false)
+        .map(|target| target["name"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(named, left_out);
 }

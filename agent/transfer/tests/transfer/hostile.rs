@@ -1,18 +1,14 @@
 //! Peers that lie. Each end is spoken to by hand.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod world;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::world::disk::{Marks, MemoryDisk};
+use crate::world::{BLOCK, migration};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::watch;
 use transfer::{Holds, Receiver, ReceiverError, RoundOptions, Sender, SenderError, SenderLimits};
 use units::{BlockIndex, BlockSize, Bytes, Digest, DiskNo};
 use wire::data::{Block, Content, Encoding, ErrorCode, Frame, NackReason, PageRun, Parsed};
-use world::disk::{Marks, MemoryDisk};
-use world::{BLOCK, migration};
 
 fn hello(generation: u64) -> Frame {
     Frame::Hello { version: 1, migration: migration(), generation, stream: 0, streams: 1 }

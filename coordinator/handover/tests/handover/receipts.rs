@@ -1,9 +1,5 @@
 //! A receipt gives a right for one attempt, by one key, as it stands.
-#![expect(clippy::unwrap_used, reason = "a test helper that fails fails its test")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use handover::*;
 use proptest::prelude::*;
 use units::{Digest, Epoch};

@@ -1,7 +1,5 @@
 //! What a journal that was written before a crash holds after it.
 
-#![expect(clippy::unwrap_used, reason = "a test helper that fails fails its test")]
-
 use journal::faulty::{Disk, Fault};
 use journal::{AppendError, Journal, OpenError, Opened, StoreId, Unfit};
 use proptest::prelude::*;

@@ -1,6 +1,4 @@
 //! Files, TCP and TLS: everything real.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;

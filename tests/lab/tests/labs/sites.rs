@@ -1,6 +1,4 @@
 //! Sites come up, answer, and reach each other only as the scenario says.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 
 use lab::{Between, HostAccess, Lab, Route, Site, SiteSpec};

@@ -1,6 +1,4 @@
 //! What paths do to packets, and cuts.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;

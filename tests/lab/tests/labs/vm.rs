@@ -1,6 +1,4 @@
 //! VMs boot, get their address, and reach what their site lets them reach.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;

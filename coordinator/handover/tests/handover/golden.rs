@@ -1,10 +1,6 @@
 //! The bytes of ledgers and receipts as the first release wrote them. Never edited: a new layout
 //! is a new version with its own file.
-#![expect(clippy::unwrap_used, reason = "a test helper that fails fails its test")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use handover::*;
 
 const GOLDEN: &str = include_str!("golden.v1.txt");

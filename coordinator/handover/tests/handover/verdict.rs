@@ -1,9 +1,5 @@
 //! The decision rule, row by row, and the order of steps, state by state.
-#![expect(clippy::unwrap_used, reason = "a test helper that fails fails its test")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use handover::*;
 use units::Epoch;
 

@@ -1,17 +1,13 @@
 //! Any order of writes, rounds, cuts, kills and failing disks ends in an equal copy.
-#![allow(clippy::unwrap_used, reason = "test code")]
-
-mod world;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::world::disk::{Marks, MemoryDisk};
+use crate::world::pipe::cut_after;
+use crate::world::{BLOCK, World, ok};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use transfer::{Changes, Holds, RoundOptions};
-use world::disk::{Marks, MemoryDisk};
-use world::pipe::cut_after;
-use world::{BLOCK, World, ok};
 
 const SIZES: [usize; 2] = [5 * BLOCK + 1234, 2 * BLOCK];
 

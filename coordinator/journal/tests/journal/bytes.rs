@@ -1,7 +1,5 @@
 //! What is in the file, and what becomes of a file that is not what it was.
 
-#![expect(clippy::unwrap_used, reason = "a test helper that fails fails its test")]
-
 use journal::faulty::Disk;
 use journal::{Damage, Journal, OpenError, Opened, Record, StoreId};
 use proptest::prelude::*;

@@ -1,14 +1,12 @@
 //! Copies that go well.
 
-mod world;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::world::disk::{Marks, MemoryDisk};
+use crate::world::{BLOCK, World, ok, sum};
 use transfer::{Holds, RoundOptions};
 use units::Bytes;
-use world::disk::{Marks, MemoryDisk};
-use world::{BLOCK, World, ok, sum};
 
 /// Sizes that are no multiple of a block, a page or a sector, and less than a block.
 const ODD_SIZES: [usize; 4] = [7 * BLOCK, 5 * BLOCK + 4096 + 513, 1, 3 * BLOCK - 1];

@@ -1,9 +1,5 @@
 //! What each side refuses, and what a repetition does.
-#![expect(clippy::unwrap_used, reason = "a test helper that fails fails its test")]
-
-mod common;
-
-use common::*;
+use crate::common::*;
 use handover::*;
 use units::Epoch;
 
