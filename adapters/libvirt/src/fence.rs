@@ -17,10 +17,11 @@ mod notice;
 mod record;
 
 use model::{FenceMeans, FenceOffer, VmId};
-use site::{Discarded, FenceStage, UnfenceRecord};
+use site::{Discarded, FenceStage, SiteErrorKind, UnfenceRecord};
 use virt::connect::Connect;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Finding, Op};
+use crate::verdict::verdict;
 use crate::xml::{DomainXml, FencedDisk, NOWHERE};
 use crate::{LibvirtConfig, look};
 
@@ -87,48 +88,113 @@ pub(crate) fn retire(
 }
 
 /// Every refusal comes before the first deletion. The definition goes last: as long as it is there,
-/// an interrupted call can be made again.
+/// an interrupted call can be made again. `moved`: the targets that were moved, if they are known.
 pub(crate) fn discard(
     connection: &Connect,
     config: &LibvirtConfig,
     vm: VmId,
     records: &[UnfenceRecord],
+    moved: Option<&[String]>,
 ) -> Result<Discarded, Fault> {
     let records: Vec<_> =
         records.iter().map(|record| Record::read(record, vm)).collect::<Result<_, _>>()?;
-    for record in &records {
-        match &record.stage {
-            Stage::Definition(_) => definition::may_discard(connection, vm, record)?,
-            Stage::Disks(saved) => disks::may_discard(connection, config, vm, record, saved)?,
+    if let Err(fault) = may_discard(connection, config, vm, &records, moved) {
+        // What an earlier call deleted is not there any more.
+        let mut missing = Vec::new();
+        for saved in records.iter().filter_map(Record::disks) {
+            missing.extend(disks::missing(connection, saved)?);
         }
+        return Err(in_part(fault, "is not found any more", &missing));
     }
     let mut discarded = Discarded::default();
     // It goes last: without it nothing is left to do.
     if crate::look::find(connection, vm)?.is_none() {
         return Ok(discarded);
     }
-    for record in &records {
-        if let Stage::Disks(saved) = &record.stage {
-            disks::discard(connection, config, record, saved, &mut discarded)?;
+    match delete(connection, config, vm, &records, &mut discarded) {
+        Ok(()) => Ok(discarded),
+        Err(fault) => Err(in_part(fault, "is deleted", &discarded.removed)),
+    }
+}
+
+fn may_discard(
+    connection: &Connect,
+    config: &LibvirtConfig,
+    vm: VmId,
+    records: &[Record],
+    moved: Option<&[String]>,
+) -> Result<(), Fault> {
+    for record in records {
+        match &record.stage {
+            Stage::Definition(_) => definition::may_discard(connection, vm, record)?,
+            Stage::Disks(saved) => {
+                disks::all_moved(saved, moved)?;
+                disks::may_discard(connection, config, vm, record, saved)?;
+            }
         }
     }
-    for record in &records {
+    Ok(())
+}
+
+fn delete(
+    connection: &Connect,
+    config: &LibvirtConfig,
+    vm: VmId,
+    records: &[Record],
+    discarded: &mut Discarded,
+) -> Result<(), Fault> {
+    for record in records {
+        if let Stage::Disks(saved) = &record.stage {
+            disks::discard(connection, config, record, saved, discarded)?;
+        }
+    }
+    for record in records {
         if let Stage::Definition(saved) = &record.stage {
-            let others = saved.disks.iter().filter(|disk| !fenced(&records, &disk.path));
+            let others = saved.disks.iter().filter(|disk| !fenced(records, &disk.path));
             let others = others.map(|disk| format!("disk {}: no pool holds it", disk.path));
             discarded.left.extend(others);
-            definition::discard(connection, vm, &mut discarded)?;
+            definition::discard(connection, vm, discarded)?;
         }
     }
-    Ok(discarded)
+    Ok(())
+}
+
+/// These two kinds say that all is as it was, which is not so once something is `gone`.
+fn in_part(fault: Fault, became: &str, gone: &[String]) -> Fault {
+    let untouched = |kind| matches!(kind, SiteErrorKind::WrongState | SiteErrorKind::Conflict);
+    if gone.is_empty() {
+        return fault;
+    }
+    let gone = format!("{} {became}", gone.join(", "));
+    match fault {
+        Fault::Found(finding) if untouched(finding.kind) => Fault::Found(Finding {
+            kind: SiteErrorKind::Platform,
+            what: format!("{gone}, and then: {}", finding.what),
+            ..finding
+        }),
+        Fault::Said(said) => {
+            let verdict = verdict(&said, Op::Change);
+            if !untouched(verdict.kind) {
+                return Fault::Said(said);
+            }
+            Fault::Found(Finding {
+                kind: SiteErrorKind::Platform,
+                what: format!("{gone}, and then: {}: {}", verdict.what, said.message()),
+                hint: verdict.hint.map(str::to_owned),
+                remedy: verdict.remedy,
+            })
+        }
+        found @ Fault::Found(_) => found,
+    }
 }
 
 /// Did a record of disks cover the one at `path`?
 fn fenced(records: &[Record], path: &str) -> bool {
-    records.iter().any(|record| match &record.stage {
-        Stage::Disks(saved) => saved.disks.iter().any(|disk| disk.path == path),
-        Stage::Definition(_) => false,
-    })
+    records
+        .iter()
+        .filter_map(Record::disks)
+        .flat_map(|saved| &saved.disks)
+        .any(|disk| disk.path == path)
 }
 
 /// What would be done to this VM with the access that there is, and what remains open.
@@ -217,4 +283,21 @@ fn remains_open(xml: &DomainXml, disks: &[FencedDisk], config: &LibvirtConfig) -
     }
     open.push("someone who takes the fence off by hand".to_owned());
     open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_after_a_deletion_does_not_read_as_if_nothing_was_deleted() {
+        let refusal = || Fault::conflict("vdb changed").hint("see what it is");
+        let Fault::Found(before) = in_part(refusal(), "is deleted", &[]) else { panic!() };
+        assert_eq!(before.kind, SiteErrorKind::Conflict);
+        let gone = ["disk /a".to_owned()];
+        let Fault::Found(after) = in_part(refusal(), "is deleted", &gone) else { panic!() };
+        assert_eq!(after.kind, SiteErrorKind::Platform);
+        assert_eq!(after.what, "disk /a is deleted, and then: vdb changed");
+        assert_eq!(after.hint.as_deref(), Some("see what it is"));
+    }
 }

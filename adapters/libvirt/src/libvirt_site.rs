@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
     ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
-    NewDisk, PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, Takeover,
-    UnfenceRecord,
+    NewDisk, PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, StoppedBy,
+    Takeover, UnfenceRecord,
 };
 use units::MigrationId;
 use virt::connect::Connect;
@@ -83,6 +83,13 @@ impl Site for LibvirtSite {
     async fn power(&self, vm: VmId) -> Result<Power, SiteError> {
         self.look(format!("see whether VM {vm} runs"), move |connection| {
             look::power_of(connection, vm)
+        })
+        .await
+    }
+
+    async fn stopped_by(&self, vm: VmId) -> Result<Option<StoppedBy>, SiteError> {
+        self.look(format!("see how VM {vm} came to a stop"), move |connection| {
+            look::stopped_by(connection, vm)
         })
         .await
     }
@@ -167,7 +174,21 @@ impl Site for LibvirtSite {
     async fn discard(&self, vm: VmId, records: &[UnfenceRecord]) -> Result<Discarded, SiteError> {
         let (config, records) = (Arc::clone(&self.config), records.to_vec());
         self.transfer(format!("delete the retired VM {vm}"), move |connection| {
-            fence::discard(connection, &config, vm, &records)
+            fence::discard(connection, &config, vm, &records, None)
+        })
+        .await
+    }
+
+    async fn discard_moved(
+        &self,
+        vm: VmId,
+        records: &[UnfenceRecord],
+        moved: &[String],
+    ) -> Result<Discarded, SiteError> {
+        let (config, records) = (Arc::clone(&self.config), records.to_vec());
+        let moved = moved.to_vec();
+        self.transfer(format!("delete the retired VM {vm}"), move |connection| {
+            fence::discard(connection, &config, vm, &records, Some(&moved))
         })
         .await
     }

@@ -1,6 +1,7 @@
 //! Looking at domains: the calls that everything else begins with.
 
 use model::{Power, VmId};
+use site::StoppedBy;
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -36,7 +37,7 @@ pub(crate) fn id(domain: &Domain) -> Result<VmId, Fault> {
 
 /// Whatever could still write, now or after a mere resume, counts as loaded.
 pub(crate) fn power(domain: &Domain) -> Result<Power, Fault> {
-    Ok(match state(domain)? {
+    Ok(match state(domain)?.0 {
         sys::VIR_DOMAIN_SHUTOFF => Power::Off,
         // A crashed VM may be kept in memory for a look at it.
         sys::VIR_DOMAIN_CRASHED if !domain.is_active()? => Power::Off,
@@ -62,6 +63,33 @@ pub(crate) fn power_of(connection: &Connect, vm: VmId) -> Result<Power, Fault> {
             power => power,
         },
     }
+}
+
+pub(crate) fn stopped_by(connection: &Connect, vm: VmId) -> Result<Option<StoppedBy>, Fault> {
+    let Some(domain) = find(connection, vm)? else { return Ok(None) };
+    let (state, reason) = match state(&domain).map_err(Fault::Said) {
+        // It vanished with its last breath.
+        Err(fault) if fault.is_absence() => return Ok(None),
+        said => said?,
+    };
+    match state {
+        sys::VIR_DOMAIN_SHUTOFF => Ok(by_reason(reason)),
+        sys::VIR_DOMAIN_CRASHED if !domain.is_active()? => Ok(Some(StoppedBy::Crashed)),
+        _ => Ok(None),
+    }
+}
+
+/// Kept by libvirtd alone, in its memory: one that began anew knows no reason. A start that failed
+/// replaces it too.
+const fn by_reason(reason: sys::virDomainShutoffReason) -> Option<StoppedBy> {
+    Some(match reason {
+        sys::VIR_DOMAIN_SHUTOFF_UNKNOWN => return None,
+        sys::VIR_DOMAIN_SHUTOFF_DESTROYED => StoppedBy::PoweredOff,
+        sys::VIR_DOMAIN_SHUTOFF_SHUTDOWN => StoppedBy::Shutdown,
+        sys::VIR_DOMAIN_SHUTOFF_CRASHED => StoppedBy::Crashed,
+        sys::VIR_DOMAIN_SHUTOFF_SAVED => StoppedBy::Saved,
+        _ => StoppedBy::Other,
+    })
 }
 
 /// What it is now: what QEMU was started with, and what was plugged since.

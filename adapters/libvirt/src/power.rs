@@ -56,6 +56,13 @@ pub(crate) fn power_on(connection: &Connect, vm: VmId) -> Result<(), Fault> {
     match look::power(&domain)? {
         Power::Running => Ok(()),
         Power::Paused => Err(Fault::wrong_state("the VM is paused").hint("resume it instead")),
-        Power::Off | Power::Absent => Ok(domain.create()?),
+        Power::Off | Power::Absent => {
+            domain.create()?;
+            // From saved memory it goes on as it was saved, which may be paused.
+            match look::power(&domain)? {
+                Power::Paused => Ok(domain.resume()?),
+                Power::Running | Power::Off | Power::Absent => Ok(()),
+            }
+        }
     }
 }

@@ -18,20 +18,20 @@ pub(crate) struct BlockSizes {
     pub allocation: u64,
 }
 
-/// `virDomainGetState`: the state's number.
+/// `virDomainGetState`: the state's number, and that of the reason, which each state counts anew.
 #[expect(unsafe_code, reason = "the safe wrapper hides a failed call")]
-pub(crate) fn state(domain: &Domain) -> Result<virt_sys::virDomainState, Error> {
-    let mut state: c_int = 0;
-    // SAFETY: the pointer is live as long as `domain` is; libvirt writes one int into `state`, and
-    // takes null for a reason that is not wanted.
-    let answer = unsafe {
-        virt_sys::virDomainGetState(domain.as_ptr(), &raw mut state, std::ptr::null_mut(), 0)
-    };
+pub(crate) fn state(domain: &Domain) -> Result<(virt_sys::virDomainState, u32), Error> {
+    let (mut state, mut reason): (c_int, c_int) = (0, 0);
+    // SAFETY: the pointer is live as long as `domain` is; libvirt writes one int into each of the
+    // two others.
+    let answer =
+        unsafe { virt_sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) };
     if answer < 0 {
         return Err(Error::last_error());
     }
-    // States are small and never negative; one that is would be unknown to every caller.
-    Ok(virt_sys::virDomainState::try_from(state).unwrap_or(virt_sys::virDomainState::MAX))
+    // Both are small and never negative; one that is would be unknown to every caller.
+    let number = |int: c_int| u32::try_from(int).unwrap_or(u32::MAX);
+    Ok((number(state), number(reason)))
 }
 
 /// `virDomainGetBlockInfo` of a disk, by its target or path.

@@ -13,6 +13,7 @@ pub enum Method {
     Vms,
     Vm,
     Power,
+    StoppedBy,
     Suspend,
     Resume,
     PowerOff,
@@ -47,6 +48,7 @@ impl Method {
                 | Self::Vms
                 | Self::Vm
                 | Self::Power
+                | Self::StoppedBy
                 | Self::WriteCounts
                 | Self::FenceOffer
                 | Self::FenceCapture

@@ -26,6 +26,7 @@ struct Body {
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
+    target: String,
     pool: String,
     volume: String,
     #[serde(with = "hex")]
@@ -72,7 +73,7 @@ pub(crate) fn capture(
             refuse_if_loaded(machine)?;
             machine
                 .data_disks()
-                .map(|(_, (pool, volume))| {
+                .map(|(disk, (pool, volume))| {
                     let key = (pool, volume);
                     let held = estate
                         .volumes
@@ -83,7 +84,7 @@ pub(crate) fn capture(
                         return Err(wrong_state(format!("volume {} is fenced already", key.1)));
                     }
                     let header = data[..data.len().min(HEADER)].to_vec();
-                    Ok(Saved { pool: key.0, volume: key.1, header })
+                    Ok(Saved { target: disk.target.clone(), pool: key.0, volume: key.1, header })
                 })
                 .collect::<Result<_, Trouble>>()?
         }
@@ -166,6 +167,7 @@ pub(crate) fn discard(
     estate: &mut Estate,
     vm: VmId,
     records: &[UnfenceRecord],
+    moved: Option<&[String]>,
 ) -> Result<Discarded, Trouble> {
     let mut discarded = Discarded::default();
     if let Ok(machine) = machine(estate, vm) {
@@ -178,6 +180,9 @@ pub(crate) fn discard(
     let mut keys = Vec::new();
     for record in records.iter().filter(disks) {
         for saved in read(record)?.disks {
+            if moved.is_some_and(|moved| !moved.contains(&saved.target)) {
+                return Err(conflict(format!("disk {} was never moved", saved.target)));
+            }
             let Some(volume) = estate.volumes.get(&saved.key()) else { continue };
             if !lock(&volume.data).starts_with(&saved.fenced()) {
                 return Err(conflict(format!("volume {} is not fenced any more", saved.volume)));

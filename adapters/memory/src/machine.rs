@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::{Disk, DiskLocation, DiskUse, Power, Vm};
-use site::{Mark, PlaceholderSpec, Remedy, SiteErrorKind};
+use site::{Mark, PlaceholderSpec, Remedy, SiteErrorKind, StoppedBy};
 use units::MigrationId;
 
 /// What a disk holds, shared with whoever plays the helper or the guest.
@@ -63,6 +63,8 @@ pub(crate) struct Machine {
     pub vm: Vm,
     pub form: Form,
     pub mark: Option<Mark>,
+    /// How it last came to a stop, as long as it is off.
+    pub stopped_by: Option<StoppedBy>,
     /// The definition points nowhere: a start fails.
     pub start_proof: bool,
     /// Requests and bytes written since it was last started.
@@ -71,7 +73,15 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) const fn new(vm: Vm, form: Form) -> Self {
-        Self { vm, form, mark: None, start_proof: false, writes: BTreeMap::new() }
+        Self { vm, form, mark: None, stopped_by: None, start_proof: false, writes: BTreeMap::new() }
+    }
+
+    /// What is off already stays as it came to be.
+    pub(crate) const fn stop(&mut self, by: StoppedBy) {
+        if self.vm.power.is_loaded() {
+            self.vm.power = Power::Off;
+            self.stopped_by = Some(by);
+        }
     }
 
     /// Could it write to the disks that are the VM's own? A helper's writes are a copy's.
@@ -106,6 +116,7 @@ impl Machine {
         }
         self.writes = self.vm.disks.iter().map(|disk| (disk.target.clone(), (0, 0))).collect();
         self.vm.power = Power::Running;
+        self.stopped_by = None;
         Ok(())
     }
 }

@@ -10,8 +10,8 @@ use model::{
 };
 use site::{
     ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
-    NewDisk, PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, Takeover,
-    UnfenceRecord,
+    NewDisk, PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, StoppedBy,
+    Takeover, UnfenceRecord,
 };
 use tokio::time::sleep;
 use units::{Bytes, MigrationId};
@@ -144,6 +144,13 @@ impl Site for MemorySite {
         .await
     }
 
+    async fn stopped_by(&self, vm: VmId) -> Result<Option<StoppedBy>, SiteError> {
+        self.call(Method::StoppedBy, format!("see how {vm} came to a stop"), |estate| {
+            Ok(estate.machines.get(&vm).and_then(|machine| machine.stopped_by))
+        })
+        .await
+    }
+
     async fn suspend(&self, vm: VmId) -> Result<(), SiteError> {
         self.on_vm(Method::Suspend, "suspend", vm, |machine| match machine.vm.power {
             Power::Running | Power::Paused => {
@@ -168,7 +175,7 @@ impl Site for MemorySite {
 
     async fn power_off(&self, vm: VmId) -> Result<(), SiteError> {
         self.call(Method::PowerOff, format!("power off {vm}"), |estate| {
-            machine(estate, vm)?.vm.power = Power::Off;
+            machine(estate, vm)?.stop(StoppedBy::PoweredOff);
             estate.cut_channels(vm);
             Ok(())
         })
@@ -241,7 +248,19 @@ impl Site for MemorySite {
 
     async fn discard(&self, vm: VmId, records: &[UnfenceRecord]) -> Result<Discarded, SiteError> {
         self.call(Method::Discard, format!("delete the retired {vm}"), |estate| {
-            fence::discard(estate, vm, records)
+            fence::discard(estate, vm, records, None)
+        })
+        .await
+    }
+
+    async fn discard_moved(
+        &self,
+        vm: VmId,
+        records: &[UnfenceRecord],
+        moved: &[String],
+    ) -> Result<Discarded, SiteError> {
+        self.call(Method::Discard, format!("delete the retired {vm}"), |estate| {
+            fence::discard(estate, vm, records, Some(moved))
         })
         .await
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use model::{DiskLocation, NetworkRef, Power, SiteName, VmId};
+use site::StoppedBy;
 use units::Bytes;
 
 use crate::channel::{Listener, Port};
@@ -176,9 +177,16 @@ impl World {
     pub fn guest_powers_off(&self, site: &SiteName, vm: VmId) {
         self.edit_estate(site, |estate| {
             if let Some(machine) = estate.machines.get_mut(&vm) {
-                machine.vm.power = Power::Off;
+                machine.stop(StoppedBy::Shutdown);
             }
             estate.cut_channels(vm);
+        });
+    }
+
+    /// The host's daemon began anew: how its VMs came to a stop is forgotten.
+    pub fn forget_stops(&self, site: &SiteName) {
+        self.edit_estate(site, |estate| {
+            estate.machines.values_mut().for_each(|machine| machine.stopped_by = None);
         });
     }
 

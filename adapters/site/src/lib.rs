@@ -56,6 +56,10 @@ pub trait Site: Send + Sync {
     /// [`Power::Absent`] is an answer, not an error; an unreachable site is an error.
     async fn power(&self, vm: VmId) -> Result<Power, SiteError>;
 
+    /// How a VM that is off came to a stop. None: not off, or nobody knows (the host or its daemon
+    /// began anew).
+    async fn stopped_by(&self, vm: VmId) -> Result<Option<StoppedBy>, SiteError>;
+
     /// Stops the virtual CPUs; nothing runs or writes until [`Site::resume`].
     async fn suspend(&self, vm: VmId) -> Result<(), SiteError>;
 
@@ -94,8 +98,17 @@ pub trait Site: Send + Sync {
     /// Deletes a fenced source for good: disks that `records` fenced, then the definition. Refuses,
     /// and deletes nothing, where anything is not as the fence left it. What is gone already is
     /// success. The one call that deletes what no migration made: the caller has made sure that
-    /// another copy is the good one, and has asked.
+    /// another copy is the good one, of every disk that `records` fenced, and has asked.
     async fn discard(&self, vm: VmId, records: &[UnfenceRecord]) -> Result<Discarded, SiteError>;
+
+    /// As [`Site::discard`], where the caller knows which targets were moved: a fenced disk that is
+    /// none of them has no other copy, so it is refused, with [`SiteErrorKind::Conflict`].
+    async fn discard_moved(
+        &self,
+        vm: VmId,
+        records: &[UnfenceRecord],
+        moved: &[String],
+    ) -> Result<Discarded, SiteError>;
 
     // --- placeholder and helper, at the destination -------------------------------------------
 
@@ -143,6 +156,19 @@ pub trait Site: Send + Sync {
     /// Removes one of them. Refuses a placeholder that bears a mark. What is gone already is
     /// success.
     async fn remove(&self, leftover: &Leftover) -> Result<(), SiteError>;
+}
+
+/// What brought a VM to its stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoppedBy {
+    /// Powered off hard, by an API call (ours or somebody's).
+    PoweredOff,
+    /// From inside or by request: it went on running until its end.
+    Shutdown,
+    Crashed,
+    /// Its memory was saved: a start goes on from there.
+    Saved,
+    Other,
 }
 
 /// Fences are made in two stages, because the second can only be captured from a stopped VM.

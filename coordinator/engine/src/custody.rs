@@ -13,10 +13,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use handover::{
-    Action, Attempt, Content, ContentBasis, DestinationEffect, DestinationRequest, DestinationRole,
-    DestinationState, Established, Fence, FenceLevel, GrantReceipt, Identity, LedgerError,
-    MarkSeen, PlanDigest, Record, Refusal, RevokeReceipt, SourceEffect, SourceRequest, SourceRole,
-    SourceState, Unfence, VmKey,
+    Action, Attempt, Attestation, Content, ContentBasis, DestinationEffect, DestinationRequest,
+    DestinationRole, DestinationState, Established, Fence, FenceLevel, GrantReceipt, Identity,
+    LedgerError, MarkSeen, PlanDigest, Record, Refusal, RevokeReceipt, SourceEffect, SourceRequest,
+    SourceRole, SourceState, Unfence, VmKey,
 };
 use journal::{AppendError, Journal, OpenError, StoreId};
 use model::SiteName;
@@ -134,17 +134,28 @@ impl Custody {
             Ok(PlaceholderState::Foreign { .. }) => MarkSeen::NoPlaceholder,
             _ => mark_seen(source, vm).await,
         };
-        let last = self.source.role.last_epoch().max(self.destination.role.last_epoch());
-        // An attempt that was opened in one ledger only, by a process that died between the two.
-        let half_open = self.destination.role.state(last) == DestinationState::Known
-            && self.source.role.state(last) == SourceState::Unknown;
-        let epoch = if half_open { last } else { Epoch(last.0 + 1) };
+        let next = || Epoch(self.last_epoch().0 + 1);
+        let epoch = self.attempt_under_way().unwrap_or_else(next);
         let attempt = self.attempt(epoch);
-        let actions = self.destination.role.open(&attempt, &mark)?;
-        self.carry_destination(actions)?;
-        let actions = self.source.role.open(&attempt, &source_mark)?;
-        self.carry_source(actions)?;
+        // Both are asked before either records: a refusal leaves nothing half open.
+        let at_destination = self.destination.role.open(&attempt, &mark)?;
+        let at_source = self.source.role.open(&attempt, &source_mark)?;
+        self.carry_destination(at_destination)?;
+        self.carry_source(at_source)?;
         Ok(epoch)
+    }
+
+    /// This migration's attempt, where the ledgers have it and the journal may not: its process died
+    /// between them.
+    pub fn attempt_under_way(&self) -> Option<Epoch> {
+        let last = self.last_epoch();
+        let known = self.destination.role.state(last) == DestinationState::Known
+            && self.destination.role.attempt(last) == Some(&self.attempt(last));
+        known.then_some(last)
+    }
+
+    fn last_epoch(&self) -> Epoch {
+        self.source.role.last_epoch().max(self.destination.role.last_epoch())
     }
 
     pub fn source_state(&self, epoch: Epoch) -> SourceState {
@@ -252,8 +263,13 @@ impl Custody {
     }
 
     /// The destination gives up, for good. The receipt is the source's right to run again.
-    pub fn revoke(&mut self, epoch: Epoch, mark: &MarkSeen) -> Result<RevokeReceipt, CustodyError> {
-        let request = DestinationRequest::Revoke { attested: None };
+    pub fn revoke(
+        &mut self,
+        epoch: Epoch,
+        mark: &MarkSeen,
+        attested: Option<Attestation>,
+    ) -> Result<RevokeReceipt, CustodyError> {
+        let request = DestinationRequest::Revoke { attested };
         let effects = self.destination(epoch, request, mark)?;
         let revoked = effects.into_iter().find_map(|effect| match effect {
             DestinationEffect::SendRevoked(receipt) => Some(receipt),

@@ -40,7 +40,9 @@ pub async fn discard(run: &mut Run) -> Result<Discarded, StepError> {
         })?;
         records.push(record);
     }
-    let discarded = run.source.discard(vm, &records).await?;
+    // A disk that was attached meanwhile is at no other place.
+    let moved: Vec<_> = run.plan.disks.iter().map(|disk| disk.target.clone()).collect();
+    let discarded = run.source.discard_moved(vm, &records, &moved).await?;
     run.custody.source(epoch, SourceRequest::Destroyed)?;
     run.record(Record::Discarded { removed: discarded.removed.clone() }).await?;
     Ok(discarded)

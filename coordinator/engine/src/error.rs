@@ -8,6 +8,9 @@ use site::SiteError;
 use thiserror::Error;
 use wire::control::{ErrorCode, Failure};
 
+use handover::Refusal;
+
+use crate::custody::CustodyError;
 use crate::phase::{IllegalTurn, Phase};
 
 /// Why a step did not do what it is for.
@@ -41,6 +44,12 @@ pub enum StepError {
 
     #[error("nothing shows that {vm} lives at {to} ({what}): its copy at {from} may be the last")]
     MaybeLastCopy { vm: String, from: SiteName, to: SiteName, what: String },
+
+    #[error("pool {pool} at {site} is stopped: what was made in it cannot be seen or removed")]
+    PoolHidden { pool: String, site: SiteName },
+
+    #[error("a later migration of {vm} has taken over")]
+    Superseded { vm: String },
 
     #[error("the guest is not the one that was planned: {what}")]
     GuestChanged { what: String },
@@ -133,6 +142,17 @@ impl StepError {
                 failure.hint.iter().cloned().collect()
             }
             Self::WontConverge(divergence) => divergence.remedies(),
+            Self::PoolHidden { pool, .. } => vec![format!(
+                "start it (libvirt: virsh pool-start {pool}), then repeat this command"
+            )],
+            Self::Superseded { .. } => {
+                vec!["`causeway abort` takes back what this one left at its destination".to_owned()]
+            }
+            Self::Custody(CustodyError::Refused(
+                Refusal::PlaceholderGone | Refusal::MarkUnknown,
+            )) => vec![
+                "if the site can be asked again, repeat this command; if the placeholder is gone for good and you are sure that the VM never ran there: causeway abort ID --attest \"WHY\"".to_owned(),
+            ],
             Self::OutOfPatience { last, .. } => last.hints(),
             _ => Vec::new(),
         }

@@ -22,6 +22,7 @@ mod progress;
 mod record;
 mod relay;
 mod run;
+mod same_guest;
 mod steps;
 
 pub use agents::Agent;
@@ -38,6 +39,11 @@ pub use run::{Journal, Operator, Run, Wish};
 /// # Errors
 /// [`Halt`] says what state everything is in. Calling again goes on from there.
 pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
+    let superseded = run.custody.source_state(run.epoch()) == handover::SourceState::Superseded;
+    if superseded && run.state.phase != Phase::RollingBack && !run.state.phase.is_final() {
+        let vm = run.plan.vm.name.clone();
+        return Err(steps::halt(run.state.phase, StepError::Superseded { vm }));
+    }
     loop {
         let step = match run.state.phase {
             Phase::Planned => steps::begin(run).await,

@@ -65,6 +65,10 @@ impl Run {
             let at = format!("in {}", self.plan.vm.name);
             let agent = Agent::greet(&at, stream, &self.identity, &self.plan.id).await?;
             self.links.source = Some(agent);
+            if let Err(error) = self.know_guest().await {
+                self.links.source = None;
+                return Err(error);
+            }
             if self.state.tracker.is_some() {
                 self.track().await?;
             }
@@ -79,7 +83,11 @@ impl Run {
             plan::Tracker::Bpf => TrackerWish::Bpf,
             plan::Tracker::Rescan => TrackerWish::Rescan,
         };
-        let disks = self.agent_disks(|disk| disk.device.clone(), false);
+        let device = |disk: &plan::PlannedDisk| {
+            let known = self.state.devices.get(usize::from(disk.no.0));
+            known.unwrap_or(&disk.device).clone()
+        };
+        let disks = self.agent_disks(device, false);
         let agent = Box::pin(self.source_agent()).await?;
         match agent.call(Request::Track { disks, wish }).await? {
             Reply::Tracking(report) => Ok(report),

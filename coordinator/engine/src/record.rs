@@ -26,6 +26,11 @@ pub enum Record {
         disks: Vec<CreatedDisk>,
     },
     PlaceholderDefined,
+    /// What the guest calls each planned disk, in their order, since this boot of it.
+    GuestKnown {
+        boot_id: String,
+        devices: Vec<String>,
+    },
     /// The agents stand, the disks are tracked.
     Prepared {
         tracker: String,
@@ -123,6 +128,9 @@ pub struct State {
     pub appliance: Option<ApplianceRef>,
     pub disks: Vec<CreatedDisk>,
     pub placeholder_defined: bool,
+    pub boot_id: Option<String>,
+    /// What the guest calls its disks, in the plan's order; empty until it was asked.
+    pub devices: Vec<String>,
     pub tracker: Option<(String, String)>,
     pub targets_used: bool,
     pub generation: u64,
@@ -163,6 +171,8 @@ impl Default for State {
             appliance: None,
             disks: Vec::new(),
             placeholder_defined: false,
+            boot_id: None,
+            devices: Vec::new(),
             tracker: None,
             targets_used: false,
             generation: 0,
@@ -204,6 +214,10 @@ impl State {
             Record::ApplianceReady { appliance } => self.appliance = Some(appliance.clone()),
             Record::DisksCreated { disks } => self.disks.clone_from(disks),
             Record::PlaceholderDefined => self.placeholder_defined = true,
+            Record::GuestKnown { boot_id, devices } => {
+                self.boot_id = Some(boot_id.clone());
+                self.devices.clone_from(devices);
+            }
             Record::Prepared { tracker, tracker_reason } => {
                 self.turn(Turn::Prepared)?;
                 self.tracker = Some((tracker.clone(), tracker_reason.clone()));

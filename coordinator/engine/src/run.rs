@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use handover::DestinationRequest;
+use handover::{Attestation, DestinationRequest};
 use model::VmId;
 use plan::Plan;
 use plan::rounds::Budget;
@@ -69,6 +69,8 @@ pub struct Run {
     /// How long a broken line may stay broken.
     pub patience: Duration,
     pub links: Links,
+    /// The operator's word, for taking back, that a placeholder which is gone never ran.
+    pub attested: Option<Attestation>,
     /// Drains of this process that came to nothing.
     pub voided: usize,
     /// When something of this round was last acknowledged, or it began.

@@ -6,6 +6,7 @@ mod guest;
 mod vm;
 
 pub(crate) use budget::budget;
+pub use disks::devices_of;
 pub(crate) use disks::disks;
 pub(crate) use guest::guest;
 pub(crate) use vm::{machine, nics, vm, warnings};

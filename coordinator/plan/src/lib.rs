@@ -18,6 +18,7 @@ mod refusal;
 mod request;
 pub mod rounds;
 
+pub use checks::devices_of;
 pub use facts::{
     Facts, GuestDevice, GuestFacts, GuestFinding, GuestMount, GuestSwap, GuestWriter, Problem,
     Taken,

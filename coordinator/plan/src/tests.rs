@@ -189,6 +189,26 @@ fn a_serial_number_decides_between_twins() {
 }
 
 #[test]
+fn twins_that_changed_places_in_a_reboot_are_found_where_they_are_now() {
+    let plan = plan(|_, facts| {
+        vm(facts).disks[1].size = Bytes::mib(1000);
+        vm(facts).disks[0].serial = Some("root".to_owned());
+        vm(facts).disks[1].serial = Some("data".to_owned());
+        guest(facts).devices[0] = GuestDevice { serial: "data".to_owned(), ..device("vda", 1000) };
+        guest(facts).devices[1] = GuestDevice { serial: "root".to_owned(), ..device("vdb", 1000) };
+    });
+    let now = [
+        GuestDevice { serial: "root".to_owned(), ..device("vda", 1000) },
+        GuestDevice { serial: "data".to_owned(), ..device("vdb", 1000) },
+    ];
+    assert_eq!(crate::devices_of(&plan.disks, &now).unwrap(), ["vda", "vdb"]);
+    assert_eq!(
+        crate::devices_of(&plan.disks, &now[..1]).unwrap_err().code,
+        "disk-unknown-in-guest"
+    );
+}
+
+#[test]
 fn twins_without_serial_or_address_are_refused_and_not_guessed() {
     let codes = refused(|_, facts| {
         vm(facts).disks[1].size = Bytes::mib(1000);

@@ -94,6 +94,13 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
         return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
     }
     let (mut run, listening) = prepare(context, &stored)?;
+    run.attested = args.attest.as_deref().map(|reason| handover::Attestation {
+        by: std::env::var("SUDO_USER")
+            .or_else(|_| std::env::var("USER"))
+            .unwrap_or_else(|_| "operator".to_owned())
+            .into(),
+        reason: reason.into(),
+    });
     engine::abort(&mut run, "called off by the operator").await.map_err(|error| {
         Failure::new(Kind::Undecided, format!("{id} cannot be called off"))
             .caused_by(&error)

@@ -188,6 +188,10 @@ pub struct ResumeArgs {
 pub struct AbortArgs {
     /// As `status` lists it
     pub id: String,
+    /// Your word that the copy at the destination never ran, and why you know: needed only where its
+    /// placeholder is gone or cannot be asked. It is recorded; if it is wrong, two copies may run
+    #[arg(long, value_name = "WHY")]
+    pub attest: Option<String>,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,

@@ -130,6 +130,7 @@ pub fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), F
         watcher,
         patience: context.patience(),
         links: Links::default(),
+        attested: None,
         voided: 0,
         arrived_at: tokio::time::Instant::now(),
         plan: plan.clone(),

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use plan::{Options, Plan, PlannedDisk, Probe, Problem, Request, Route, Tracker, VolumeFormat};
+use plan::{
+    Options, Plan, PlannedDisk, Probe, Problem, Refusal, Request, Route, Tracker, VolumeFormat,
+};
 use site::Site;
 use units::{Bytes, MigrationId};
 
+use super::act::{find, state_of};
 use super::args::{Ask, Format, LoginArgs, PlanArgs, TrackerArg};
 use super::exit;
 use super::site::site_name;
@@ -81,7 +84,36 @@ async fn of_request(
     };
     let guest = guest.as_deref().map_err(Clone::clone);
     let facts = facts::gather(context, request, &*source, &*destination, guest, line).await;
-    plan::draw_up(request, &facts).map_err(Failure::refused)
+    let plan = plan::draw_up(request, &facts).map_err(Failure::refused)?;
+    match under_way(context, &plan)? {
+        None => Ok(plan),
+        Some(other) => Err(Failure::refused(vec![other])),
+    }
+}
+
+/// Two migrations of one VM would take the source from each other.
+fn under_way(context: &Context, plan: &Plan) -> Result<Option<Refusal>, Failure> {
+    for id in context.store.migration_ids()? {
+        let other = find(context, &id)?;
+        if other.plan.id == plan.id || other.plan.vm.id != plan.vm.id {
+            continue;
+        }
+        let phase = state_of(&other)?.phase;
+        if !phase.is_final() {
+            return Ok(Some(Refusal {
+                code: "under-way".to_owned(),
+                text: format!(
+                    "{} is on its way from {} to {} already: {id} is {}",
+                    plan.vm.name,
+                    other.plan.from,
+                    other.plan.to,
+                    phase.word()
+                ),
+                remedy: format!("go on with `causeway resume {id}`, or `causeway abort {id}`"),
+            }));
+        }
+    }
+    Ok(None)
 }
 
 /// Is a plan that was saved still true? Everything is looked into again, as when it was drawn up.

@@ -52,14 +52,15 @@ pub async fn status(
             continue;
         }
         // What both sites show by now is the later migration's doing, and says nothing of this one.
-        if state.phase.is_final()
-            && let Some(later) = superseded_by(context, &id, plan)?
-        {
+        if let Some(later) = superseded_by(context, &id, plan)? {
             if context.json {
                 line(&superseded_value(plan, &state, &later).to_string());
             } else {
                 line(&format!("{id}   {}   superseded by {later}", plan.vm.name));
                 line(&format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
+                if !state.phase.is_final() {
+                    line(&format!("  next      take back what it left: causeway abort {id}"));
+                }
             }
             continue;
         }

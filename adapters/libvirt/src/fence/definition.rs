@@ -15,6 +15,9 @@ use crate::{inventory, look};
 /// libvirt renames nothing onto a name that is taken: so many are tried.
 const NAMES_TRIED: u32 = 20;
 
+/// libvirt 5.6.0: an older one refuses the flag.
+const KNOWS_CHECKPOINTS: u32 = 5_006_000;
+
 /// With secrets: what is put back must be what was there.
 const AS_STORED: sys::virDomainXMLFlags = sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE;
 
@@ -88,7 +91,10 @@ pub(super) fn apply(
     let text = next_definition(&domain)?;
     let config = DomainXml::parse(&text)?;
     match &config.fenced {
-        Some(note) if note.id == record.id => return Ok(domain.set_autostart(false)?),
+        Some(note) if note.id == record.id => {
+            domain.set_autostart(false)?;
+            return refuse_saved_memory(&domain);
+        }
         Some(_) => return Err(another_fence()),
         None => {}
     }
@@ -96,11 +102,7 @@ pub(super) fn apply(
         return Err(Fault::conflict("the definition changed since it was captured")
             .hint("capture it again"));
     }
-    // A start would resume from the saved memory, past the definition.
-    if domain.has_managed_save(0)? {
-        return Err(Fault::wrong_state("the VM has a saved memory image")
-            .hint("start it once, or drop the image: `virsh managedsave-remove`"));
-    }
+    refuse_saved_memory(&domain)?;
     let fence = Fenced { domain: &config, id: &record.id, disks: &saved.disks };
     let fenced = xml::fenced(&fence).map_err(unwritable)?;
     // A transient VM becomes persistent by this, and so stays known once it is off.
@@ -108,9 +110,22 @@ pub(super) fn apply(
     Ok(domain.set_autostart(false)?)
 }
 
+/// A start would go on from it, with the definition and the disks that the image names: past every
+/// fence of the definition.
+fn refuse_saved_memory(domain: &Domain) -> Result<(), Fault> {
+    if !domain.has_managed_save(0)? {
+        return Ok(());
+    }
+    let name = domain.name()?;
+    Err(Fault::wrong_state("the VM has a saved memory image").hint(format!(
+        "`virsh managedsave-remove {name}` discards the saved memory; to keep it, and only while \
+         the VM runs nowhere else, `virsh start {name}` and abort the migration"
+    )))
+}
+
 pub(super) fn holds(connection: &Connect, vm: VmId, record: &Record) -> Result<bool, Fault> {
     let Some(domain) = look::find(connection, vm)? else { return Ok(false) };
-    if !domain.is_persistent()? {
+    if !domain.is_persistent()? || domain.has_managed_save(0)? {
         return Ok(false);
     }
     let config = look::config_xml(&domain)?;
@@ -192,7 +207,8 @@ pub(super) fn may_discard(connection: &Connect, vm: VmId, record: &Record) -> Re
         return Err(Fault::loaded(power));
     }
     match &look::config_xml(&domain)?.fenced {
-        Some(note) if note.id == record.id => Ok(()),
+        // libvirt would not let go of the definition, once the disks are gone.
+        Some(note) if note.id == record.id => refuse_saved_memory(&domain),
         Some(_) => Err(another_fence()),
         None => Err(Fault::wrong_state("the VM is not fenced: it is not the one that was retired")
             .hint("look at it with `virsh dumpxml`; nothing of it was deleted")),
@@ -206,7 +222,11 @@ pub(super) fn discard(
 ) -> Result<(), Fault> {
     let Some(domain) = look::find(connection, vm)? else { return Ok(()) };
     let name = domain.name()?;
-    domain.undefine_flags(sys::VIR_DOMAIN_UNDEFINE_NVRAM)?;
+    let mut flags = sys::VIR_DOMAIN_UNDEFINE_NVRAM | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA;
+    if connection.lib_version()? >= KNOWS_CHECKPOINTS {
+        flags |= sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
+    }
+    domain.undefine_flags(flags)?;
     discarded.removed.push(format!("definition {name}"));
     Ok(())
 }

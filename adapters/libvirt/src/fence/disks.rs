@@ -164,6 +164,33 @@ pub(super) fn undo(
     Ok(())
 }
 
+/// A disk that came while the others were being copied is fenced like them, and is the only copy.
+pub(super) fn all_moved(saved: &SavedDisks, moved: Option<&[String]>) -> Result<(), Fault> {
+    let Some(moved) = moved else { return Ok(()) };
+    match saved.disks.iter().find(|disk| !moved.contains(&disk.target)) {
+        None => Ok(()),
+        Some(disk) => Err(Fault::conflict(format!(
+            "disk {} at {} was fenced and not moved: this is its only copy",
+            disk.target, disk.path
+        ))
+        .hint(
+            "save what is on it, with the header from the fence's record in the source's ledger, \
+             and then delete the VM by hand",
+        )),
+    }
+}
+
+/// Disks that are under none of their names.
+pub(super) fn missing(connection: &Connect, saved: &SavedDisks) -> Result<Vec<String>, Fault> {
+    let mut missing = Vec::new();
+    for disk in &saved.disks {
+        if find(connection, disk)?.is_none() {
+            missing.push(format!("disk {}", disk.path));
+        }
+    }
+    Ok(missing)
+}
+
 /// Nothing but images that bear this very fence, and that nobody uses.
 pub(super) fn may_discard(
     connection: &Connect,

@@ -102,6 +102,14 @@ impl Record {
         Ok(record)
     }
 
+    /// `None`: a record of the definition.
+    pub(super) const fn disks(&self) -> Option<&SavedDisks> {
+        match &self.stage {
+            Stage::Disks(saved) => Some(saved),
+            Stage::Definition(_) => None,
+        }
+    }
+
     /// The day on which the fence was captured: `20261120`, in UTC.
     pub(super) fn day(&self) -> String {
         self.taken.strftime("%Y%m%d").to_string()

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt as _;
 use std::process::Command;
 
 use model::Power;
-use site::{FenceStage, Site, SiteErrorKind, UnfenceRecord};
+use site::{FenceStage, Site, SiteErrorKind, StoppedBy, UnfenceRecord};
 use site_libvirt::LibvirtSite;
 
 use crate::daemon::{Daemon, Network};
@@ -68,7 +68,7 @@ fn started(
 }
 
 /// Fences a running guest in both stages; what was on its disk at the fence is returned too.
-async fn fence(site: &LibvirtSite, guest: &Guest) -> (UnfenceRecord, UnfenceRecord, Vec<u8>) {
+pub async fn fence(site: &LibvirtSite, guest: &Guest) -> (UnfenceRecord, UnfenceRecord, Vec<u8>) {
     let definition = site.fence_capture(guest.id, FenceStage::Definition).await.unwrap();
     site.fence_apply(guest.id, &definition).await.unwrap();
     site.power_off(guest.id).await.unwrap();
@@ -266,6 +266,24 @@ async fn a_fence_is_not_put_over_another_ones_or_over_saved_memory() {
     assert!(saved.what.contains("saved memory"), "{saved}");
 
     daemon.virsh(&["managedsave-remove", "web1"]).unwrap();
+    // Saved once the fence was there, by somebody or by the host as it goes down.
+    assert!(daemon.virsh(&["start", "web1"]).is_ok() && guest.came_up(&daemon));
+    site.fence_apply(guest.id, &record).await.unwrap();
+    site.suspend(guest.id).await.unwrap();
+    daemon.virsh(&["managedsave", "web1"]).unwrap();
+    assert_eq!(site.stopped_by(guest.id).await.unwrap(), Some(StoppedBy::Saved));
+    assert!(!site.fence_holds(guest.id, &record).await.unwrap(), "it holds over saved memory");
+    let saved = site.fence_apply(guest.id, &record).await.unwrap_err();
+    assert_eq!(saved.kind, SiteErrorKind::WrongState);
+    assert!(saved.hint.unwrap().contains("`virsh managedsave-remove web1`"));
+    // What the refusal is for: the start takes no notice of the fence.
+    daemon.virsh(&["start", "web1"]).unwrap();
+    assert_eq!(site.power(guest.id).await.unwrap(), Power::Paused);
+    daemon.virsh(&["managedsave", "web1"]).unwrap();
+    daemon.virsh(&["managedsave-remove", "web1"]).unwrap();
+    assert!(site.fence_holds(guest.id, &record).await.unwrap());
+    site.fence_undo(guest.id, &record).await.unwrap();
+
     daemon.define("define", &guest.xml.replace(">32<", ">48<"));
     let changed = site.fence_apply(guest.id, &record).await.unwrap_err();
     assert_eq!(changed.kind, SiteErrorKind::Conflict);

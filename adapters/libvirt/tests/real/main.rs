@@ -8,6 +8,8 @@
 mod connection;
 mod daemon;
 mod destination;
+mod discards;
 mod fences;
 mod guest;
 mod helper;
+mod stops;

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use model::{Power, SiteName};
-use site::{FenceStage, Remedy, Site, SiteErrorKind, Takeover};
+use site::{FenceStage, Remedy, Site, SiteErrorKind, StoppedBy, Takeover};
 use site_memory::{Fault, Method, Seed, World};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
@@ -36,6 +36,26 @@ async fn two_loaded_copies_of_a_vm_are_a_panic() {
     here.suspend(vm).await.unwrap();
     let start = tokio::spawn(async move { there.power_on(vm).await });
     assert!(start.await.is_err(), "a paused copy is one too");
+}
+
+#[tokio::test]
+async fn how_a_vm_came_to_a_stop_is_told_until_it_runs_again_or_is_forgotten() {
+    let world = World::new();
+    let east = named("east");
+    let site = world.site(&east);
+    let vm = world.seed(&east, Seed::new("web1"));
+    let stopped = async || site.stopped_by(vm).await.unwrap();
+
+    world.guest_powers_off(&east, vm);
+    assert_eq!(stopped().await, Some(StoppedBy::Shutdown));
+    site.power_off(vm).await.unwrap();
+    assert_eq!(stopped().await, Some(StoppedBy::Shutdown), "it was off already");
+    site.power_on(vm).await.unwrap();
+    assert_eq!(stopped().await, None);
+    site.power_off(vm).await.unwrap();
+    assert_eq!(stopped().await, Some(StoppedBy::PoweredOff));
+    world.forget_stops(&east);
+    assert_eq!(stopped().await, None);
 }
 
 #[tokio::test]

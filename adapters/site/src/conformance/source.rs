@@ -4,7 +4,7 @@ use model::{DiskUse, Power, Vm, VmId};
 use uuid::Uuid;
 
 use super::{Breach, Fixture, check, refused, succeeds};
-use crate::{FenceStage, Site, SiteErrorKind};
+use crate::{FenceStage, Site, SiteErrorKind, StoppedBy};
 
 pub(super) async fn inventory(site: &dyn Site, fixture: &Fixture) -> Result<(), Breach> {
     let rule = "a probe answers, and names the pools that can be used";
@@ -58,10 +58,20 @@ pub(super) async fn power(site: &dyn Site, fixture: &Fixture) -> Result<(), Brea
     succeeds(rule, site.power_on(vm).await)?;
     power_is(site, rule, vm, Power::Running).await?;
 
+    let rule = "nothing stopped a VM that is there and runs, nor one that is not there";
+    for vm in [vm, VmId(Uuid::nil())] {
+        let stopped = succeeds(rule, site.stopped_by(vm).await)?;
+        check(rule, stopped.is_none(), stopped)?;
+    }
+
     let rule = "powering off twice leaves it off";
     succeeds(rule, site.power_off(vm).await)?;
     succeeds(rule, site.power_off(vm).await)?;
     power_is(site, rule, vm, Power::Off).await?;
+
+    let rule = "what was powered off is known not to have run to its end";
+    let stopped = succeeds(rule, site.stopped_by(vm).await)?;
+    check(rule, stopped == Some(StoppedBy::PoweredOff), stopped)?;
 
     let rule = "a VM that is off cannot be suspended, resumed or asked for its writes";
     refused(rule, site.suspend(vm).await, &[SiteErrorKind::WrongState])?;
@@ -198,15 +208,24 @@ pub(super) async fn retirement(site: &dyn Site, fixture: &Fixture) -> Result<(),
 pub(super) async fn discarding(site: &dyn Site, fixture: &Fixture) -> Result<(), Breach> {
     let vm = fixture.source;
     let rule = "a fenced VM is discarded with its disks, and once more is harmless";
+    let disks = look(site, fixture).await?.disks;
+    let targets: Vec<_> = disks.into_iter().map(|disk| disk.target).collect();
     let definition = succeeds(rule, site.fence_capture(vm, FenceStage::Definition).await)?;
     succeeds(rule, site.fence_apply(vm, &definition).await)?;
     succeeds(rule, site.power_off(vm).await)?;
     let disks = succeeds(rule, site.fence_capture(vm, FenceStage::Disks).await)?;
     succeeds(rule, site.fence_apply(vm, &disks).await)?;
     let records = [definition, disks];
-    let discarded = succeeds(rule, site.discard(vm, &records).await)?;
+    let unmoved = "a fenced disk that was never moved is not deleted, and nothing with it";
+    refused(unmoved, site.discard_moved(vm, &records, &[]).await, &[SiteErrorKind::Conflict])?;
+    for record in &records {
+        check(unmoved, succeeds(unmoved, site.fence_holds(vm, record).await)?, "the fence is off")?;
+    }
+    let discarded = succeeds(rule, site.discard_moved(vm, &records, &targets).await)?;
     check(rule, discarded.removed.len() >= 2 && discarded.left.is_empty(), &discarded)?;
     check(rule, succeeds(rule, site.power(vm).await)? == Power::Absent, "it is there")?;
+    let again = succeeds(rule, site.discard_moved(vm, &records, &targets).await)?;
+    check(rule, again.removed.is_empty(), &again)?;
     let again = succeeds(rule, site.discard(vm, &records).await)?;
     check(rule, again.removed.is_empty(), &again)
 }

@@ -150,10 +150,11 @@ async fn a_target_that_was_not_indexed_gets_everything() {
 async fn a_target_may_be_larger_than_the_source() {
     let mut world = World::new(&[2 * BLOCK + 7]);
     let large = Arc::new(MemoryDisk::zeros(4 * BLOCK));
-    let mut disks = world::target_disks(&world.targets, Holds::Zeros);
+    let mut disks = crate::world::target_disks(&world.targets, Holds::Zeros);
     disks[0].disk = Arc::clone(&large) as _;
     world.receiver =
-        transfer::Receiver::new(world::migration(), disks, world::small_limits()).unwrap();
+        transfer::Receiver::new(crate::world::migration(), disks, crate::world::small_limits())
+            .unwrap();
     world.connect_plainly(1).await;
     ok(world.round().await);
     let size = world.sources[0].len();
@@ -188,6 +189,29 @@ async fn without_a_tracker_a_round_that_was_stopped_does_not_seal() {
     *source.in_next_read.lock().unwrap() = Some(Box::new(move || sender.stop_round()));
     ok(world.round().await);
     assert!(world.sender.seal(2).is_err());
+    ok(world.round().await);
+    world.assert_equal().await;
+}
+
+/// Numbers are the coordinator's, which may have died and begun anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_that_was_stopped_is_not_sealed_by_an_earlier_one_of_its_number() {
+    let sizes = [30 * BLOCK];
+    let source = Arc::new(MemoryDisk::filled(sizes[0]));
+    let mut world = World::with(vec![Arc::clone(&source)], Arc::new(Marks::imprecise(&sizes)));
+    world.connect_plainly(1).await;
+    let whole = world.round().await;
+    assert!(!whole.stopped);
+    ok(whole);
+    assert!(world.sender.seal(1).is_ok());
+    source.poke(30 * BLOCK - 9, b"a write");
+    let sender = world.sender.clone();
+    *source.in_next_read.lock().unwrap() = Some(Box::new(move || sender.stop_round()));
+    world.rounds -= 1;
+    let stopped = world.round().await;
+    assert!(stopped.stopped);
+    ok(stopped);
+    assert!(world.sender.seal(1).is_err(), "the write is not there");
     ok(world.round().await);
     world.assert_equal().await;
 }

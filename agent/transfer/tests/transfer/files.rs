@@ -98,6 +98,19 @@ async fn files_of_odd_sizes_arrive_byte_by_byte() {
 /// both ends together stay within what one agent may use.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_sparse_disk_costs_its_table_and_its_data() {
+    // In a process of its own: what it takes is measured, and other tests run in this one.
+    const ALONE: &str = "CAUSEWAY_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let this_test = "files::a_large_sparse_disk_costs_its_table_and_its_data";
+        let alone = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", this_test])
+            .env(ALONE, "1")
+            .output();
+        let alone = alone.unwrap();
+        let said = String::from_utf8_lossy(&alone.stdout);
+        assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
     let dir = tempfile::tempdir_in(".").unwrap();
     let (source, target) = (dir.path().join("source"), dir.path().join("target"));
     let mut random = vec![0; 8 << 20];

@@ -22,6 +22,7 @@ pub(crate) async fn drain(run: &mut Run) -> Result<Record, StepError> {
     if run.source.power(run.vm()).await? == model::Power::Paused {
         run.source.resume(run.vm()).await?;
     }
+    run.planned_counts().await?;
     run.connect().await?;
     let thaw_after_ms = THAW_FLOOR_MS.max(run.plan.options.max_downtime_ms.saturating_mul(2));
     let began = Instant::now();
@@ -44,7 +45,7 @@ pub(crate) async fn drain(run: &mut Run) -> Result<Record, StepError> {
         wire += end.progress.disks.iter().map(|disk| disk.wire).sum::<Bytes>();
         // The platform's count is taken before the agent looks for the last time: whatever is
         // written after this moment moves the count, whatever before it the agent still sees.
-        let counts = run.source.write_counts(run.vm()).await?;
+        let counts = run.planned_counts().await?;
         if end.remaining != Bytes::ZERO && rounds < DRAIN_ROUNDS {
             continue;
         }

@@ -59,9 +59,16 @@ async fn void(run: &mut Run, cause: StepError) -> Result<Record, Halt> {
             .warn(format!("could not put the source back to work at once: {}", chain(&error)));
         return Err(halt(phase, cause));
     }
-    run.voided += 1;
-    if run.voided >= VOID_DRAINS_MAX {
+    // Asked to suspend it, the platform did not answer, and may still do it: the next look at its
+    // power is that of draining.
+    if matches!(&cause, StepError::Site(error) if error.remedy() == site::Remedy::Reconcile) {
         return Err(halt(phase, cause));
+    }
+    run.voided += 1;
+    if run.voided >= VOID_DRAINS_MAX || matches!(cause, StepError::GuestChanged { .. }) {
+        let why = chain(&cause);
+        run.record(Record::Voided { why }).await.map_err(|error| halt(phase, error))?;
+        return Err(halt(run.state.phase, cause));
     }
     run.watcher.warn(format!("switchover called off, copying on: {}", chain(&cause)));
     Ok(Record::Voided { why: chain(&cause) })

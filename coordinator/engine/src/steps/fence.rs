@@ -8,7 +8,7 @@
 
 use handover::{ContentBasis, SourceState};
 use model::{Power, WriteCount};
-use site::{FenceStage, UnfenceRecord};
+use site::{FenceStage, StoppedBy, UnfenceRecord};
 use units::Digest;
 
 use crate::error::StepError;
@@ -29,6 +29,8 @@ pub(crate) async fn fence(run: &mut Run) -> Result<Record, StepError> {
         if !run.state.writes_accounted {
             run.record(Record::WritesAccounted).await?;
         }
+    } else {
+        stopped_where_it_stood(run).await?;
     }
     run.watcher.step(format!("powering off {} at {}", run.plan.vm.name, run.plan.from));
     run.source.power_off(vm).await?;
@@ -47,6 +49,21 @@ pub(crate) async fn fence(run: &mut Run) -> Result<Record, StepError> {
     let digests = digests(run);
     run.custody.fenced(epoch, &means.join(", "), &digests, basis)?;
     Ok(Record::Fenced)
+}
+
+/// It was suspended when its writes were accounted for, and is off. By a power-off, ours most likely,
+/// it wrote nothing more. If it shut down or crashed it had been resumed by hand before, and if
+/// nobody knows (its host began anew) it may have been: then what was drained is not all there is.
+/// Resumed *and* powered off by hand looks like ours.
+async fn stopped_where_it_stood(run: &Run) -> Result<(), StepError> {
+    match run.source.stopped_by(run.vm()).await? {
+        Some(StoppedBy::PoweredOff) => Ok(()),
+        _ => Err(StepError::StoppedUnproven {
+            vm: run.plan.vm.name.clone(),
+            site: run.plan.from.clone(),
+            found: run.source.power(run.vm()).await?,
+        }),
+    }
 }
 
 fn digests(run: &Run) -> Vec<Digest> {

@@ -1,7 +1,6 @@
 //! Preparing → Copying: agent in the guest, volumes, placeholder and helper at the destination.
 
 use handover::DestinationRequest;
-use wire::control::{Reply, Request};
 
 use crate::error::StepError;
 use crate::links::Goal;
@@ -13,7 +12,9 @@ use crate::run::Run;
 pub(crate) async fn prepare(run: &mut Run) -> Result<Record, StepError> {
     run.check_wish()?;
     run.watcher.step(format!("installing the agent in {}", run.guest.describe()));
-    check_guest(run).await?;
+    // Which looks whether it is still the guest that was planned for.
+    run.source_agent().await?;
+    run.planned_counts().await?;
     let tracking = run.track().await?;
 
     if run.state.appliance.is_none() {
@@ -40,26 +41,4 @@ pub(crate) async fn prepare(run: &mut Run) -> Result<Record, StepError> {
     run.watcher.step(format!("starting the helper at {}", run.plan.to));
     run.connect_to(Goal::Agents).await?;
     Ok(Record::Prepared { tracker: tracking.choice.to_string(), tracker_reason: tracking.reason })
-}
-
-/// Is it still the guest that was planned for? Time may have passed since.
-async fn check_guest(run: &mut Run) -> Result<(), StepError> {
-    let planned: Vec<_> =
-        run.plan.disks.iter().map(|disk| (disk.device.clone(), disk.size)).collect();
-    let agent = run.source_agent().await?;
-    let report = match agent.call(Request::Inspect).await? {
-        Reply::Guest(report) => report,
-        other => return Err(agent.unexpected(&other).into()),
-    };
-    for (device, size) in planned {
-        let found = report.devices.iter().find(|found| found.name == device).map(|d| d.size);
-        if found != Some(size) {
-            let what = found.map_or_else(
-                || format!("{device} is gone"),
-                |found| format!("{device} has {} bytes, planned were {}", found.0, size.0),
-            );
-            return Err(StepError::GuestChanged { what });
-        }
-    }
-    Ok(())
 }

@@ -3,9 +3,10 @@
 //! Order matters: first the destination gives up the right to run (revoked, write-once), then the
 //! source gets it back, then things are tidied. A crash anywhere goes on with the same step.
 
-use handover::{RevokeReceipt, SourceRequest};
+use handover::{RevokeReceipt, SourceRequest, SourceState};
 use model::Power;
 use site::{FenceStage, Leftover};
+use units::Epoch;
 use wire::control::Request;
 
 use crate::custody::mark_seen;
@@ -15,13 +16,16 @@ use crate::run::Run;
 
 pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     let mut removed = Vec::new();
-    if run.state.epoch.is_some() {
+    // Killed between the ledgers and the journal, an attempt stands in the ledgers alone.
+    let epoch = run.state.epoch.or_else(|| run.custody.attempt_under_way());
+    if let Some(epoch) = epoch {
         let seen = mark_seen(&*run.destination, run.vm()).await;
-        let receipt = run.custody.revoke(run.epoch(), &seen)?;
-        release_source(run, receipt).await?;
+        let receipt = run.custody.revoke(epoch, &seen, run.attested.clone())?;
+        release_source(run, epoch, receipt).await?;
     }
     tidy_guest(run, &mut removed).await;
     run.links.cut();
+    pools_answer(run).await?;
     for leftover in run.destination.leftovers(&run.plan.id).await? {
         run.destination.remove(&leftover).await?;
         removed.push(match leftover {
@@ -34,9 +38,39 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     Ok(Record::TakenBack { removed })
 }
 
+/// A pool that is stopped hides what lies in it, and what is not seen now stays for good.
+async fn pools_answer(run: &Run) -> Result<(), StepError> {
+    let pools = run.destination.probe().await?.pools;
+    let planned = run.plan.disks.iter().map(|disk| &disk.pool);
+    for name in planned {
+        match pools.iter().find(|pool| pool.name == *name) {
+            Some(pool) if pool.active => {}
+            Some(_) => {
+                return Err(StepError::PoolHidden {
+                    pool: name.clone(),
+                    site: run.plan.to.clone(),
+                });
+            }
+            None => run.watcher.warn(format!(
+                "pool {name} is gone from {}: what was made in it is nobody's any more",
+                run.plan.to
+            )),
+        }
+    }
+    Ok(())
+}
+
 /// Undoes whatever of the fence was made and lets the VM run again, if it ran.
-async fn release_source(run: &mut Run, receipt: RevokeReceipt) -> Result<(), StepError> {
-    let (vm, epoch) = (run.vm(), run.epoch());
+async fn release_source(
+    run: &mut Run,
+    epoch: Epoch,
+    receipt: RevokeReceipt,
+) -> Result<(), StepError> {
+    let vm = run.vm();
+    // Never heard of it, or left it to a later attempt, which has the source now.
+    if matches!(run.custody.source_state(epoch), SourceState::Unknown | SourceState::Superseded) {
+        return Ok(());
+    }
     run.custody.source(epoch, SourceRequest::Release(receipt))?;
     let mut was_fencing = false;
     for stage in [FenceStage::Disks, FenceStage::Definition] {
@@ -46,11 +80,12 @@ async fn release_source(run: &mut Run, receipt: RevokeReceipt) -> Result<(), Ste
             run.source.fence_undo(vm, &record).await?;
         }
     }
-    match run.source.power(vm).await? {
-        Power::Paused => run.source.resume(vm).await?,
-        // Off after we meant to power it off: it ran when we came.
-        Power::Off if was_fencing => run.source.power_on(vm).await?,
-        Power::Running | Power::Off | Power::Absent => {}
+    // Off after we meant to power it off: it ran when we came.
+    if was_fencing && run.source.power(vm).await? == Power::Off {
+        run.source.power_on(vm).await?;
+    }
+    if run.source.power(vm).await? == Power::Paused {
+        run.source.resume(vm).await?;
     }
     run.custody.source(epoch, SourceRequest::Settled)?;
     Ok(())

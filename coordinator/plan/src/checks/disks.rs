@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Disk, DiskFormat, DiskUse, SiteReport, Vm};
+use model::{Disk, DiskFormat, DiskUse, PciAddress, SiteReport, Vm};
 use units::{BlockSize, Bytes, DiskNo};
 
 use crate::facts::{Facts, GuestDevice};
@@ -31,7 +31,8 @@ pub(crate) fn disks(
     for (index, disk) in moving.iter().enumerate() {
         let Ok(no) = u16::try_from(index) else { break };
         let device = devices.ok().and_then(|devices| {
-            find_device(disk, &moving, devices).map_err(|refusal| refusals.push(refusal)).ok()
+            let all: Vec<_> = moving.iter().map(|disk| Sought::from(*disk)).collect();
+            find_device(&all[index], &all, devices).map_err(|refusal| refusals.push(refusal)).ok()
         });
         let Some(pool) = pool_for(request, disk, destination, refusals) else { continue };
         planned.push(PlannedDisk {
@@ -97,17 +98,52 @@ fn moves(disk: &Disk, refusals: &mut Vec<Refusal>) -> bool {
     }
 }
 
+/// What the guest calls each planned disk now, in their order. The kernel names disks as it finds
+/// them, and after a reboot it may find them in another order.
+///
+/// # Errors
+/// As in planning: a disk that is not there, has another size, or cannot be told from another.
+pub fn devices_of(
+    planned: &[PlannedDisk],
+    devices: &[GuestDevice],
+) -> Result<Vec<String>, Refusal> {
+    let all: Vec<_> = planned.iter().map(Sought::from).collect();
+    all.iter().map(|disk| find_device(disk, &all, devices)).collect()
+}
+
+/// What a disk is known by in the guest.
+struct Sought<'a> {
+    target: &'a str,
+    size: Bytes,
+    serial: Option<&'a str>,
+    address: Option<PciAddress>,
+}
+
+impl<'a> From<&'a Disk> for Sought<'a> {
+    fn from(disk: &'a Disk) -> Self {
+        let Disk { target, size, serial, address, .. } = disk;
+        Self { target, size: *size, serial: serial.as_deref(), address: *address }
+    }
+}
+
+impl<'a> From<&'a PlannedDisk> for Sought<'a> {
+    fn from(disk: &'a PlannedDisk) -> Self {
+        let PlannedDisk { target, size, serial, address, .. } = disk;
+        Self { target, size: *size, serial: serial.as_deref(), address: *address }
+    }
+}
+
 /// Which of the guest's devices this disk is: by serial number, else by address, else by a size
 /// that no other has. Two that could be it is a refusal, never a guess.
-pub(crate) fn find_device(
-    disk: &Disk,
-    all: &[&Disk],
+fn find_device(
+    disk: &Sought<'_>,
+    all: &[Sought<'_>],
     devices: &[GuestDevice],
 ) -> Result<String, Refusal> {
     let address = disk.address.map(|address| address.to_string());
     let by_serial = devices
         .iter()
-        .find(|device| disk.serial.as_deref().is_some_and(|s| !s.is_empty() && s == device.serial));
+        .find(|device| disk.serial.is_some_and(|s| !s.is_empty() && s == device.serial));
     let by_address = || {
         devices
             .iter()

@@ -1,0 +1,110 @@
+//! Attempts that stand in the ledgers and not in the journal, because their process died between.
+
+#![expect(clippy::unwrap_used, reason = "a test helper that fails fails its test")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use engine::custody::{Custody, CustodyError, CustodyOf, mark_seen};
+use handover::{DestinationState, Identity, Refusal, SigningKey, SourceState};
+use journal::StoreId;
+use model::{SiteName, VmId};
+use site_memory::{Seed, World};
+use units::{Digest, Epoch};
+
+struct Scene {
+    world: World,
+    east: SiteName,
+    west: SiteName,
+    vm: VmId,
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let world = World::new();
+        let (east, west): (SiteName, SiteName) = ("east".parse().unwrap(), "west".parse().unwrap());
+        // A site is there once it was asked for.
+        for name in [&east, &west] {
+            world.site(name);
+        }
+        let vm = world.seed(&east, Seed::new("web1").disks(&[4096]));
+        Self { world, east, west, vm, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn ledgers(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// As a process that has just been started opens them, for the migration of this plan.
+    fn custody(&self, plan: u8) -> Custody {
+        let key = |n: u8| SigningKey::from_bytes(&[n; 32]);
+        let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| Identity {
+            install: "test".parse().unwrap(),
+            site: site.as_str().parse().unwrap(),
+            key: key(own),
+            peers: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
+        };
+        let of = CustodyOf {
+            source: identity(&self.east, 1, &self.west, 2),
+            destination: identity(&self.west, 2, &self.east, 1),
+            vm: self.vm.to_string().parse().unwrap(),
+            ids: [StoreId([1; 16]), StoreId([2; 16])],
+            plan: Digest([plan; 32]),
+        };
+        Custody::open(self.ledgers(), of).unwrap()
+    }
+
+    async fn open(&self, custody: &mut Custody) -> Result<Epoch, CustodyError> {
+        let (source, destination) = (self.world.site(&self.east), self.world.site(&self.west));
+        custody.open_attempt(&source, &destination, self.vm).await
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_only_the_ledgers_know_is_taken_up_by_its_migration() {
+    let scene = Scene::new();
+    let mut custody = scene.custody(7);
+    let epoch = scene.open(&mut custody).await.unwrap();
+    // Killed before the journal heard of it.
+    drop(custody);
+    let mut custody = scene.custody(7);
+    assert_eq!(custody.attempt_under_way(), Some(epoch));
+    assert_eq!(scene.open(&mut custody).await.unwrap(), epoch);
+    assert_eq!(custody.source_state(epoch), SourceState::Known);
+}
+
+#[tokio::test]
+async fn an_attempt_that_only_the_destinations_ledger_knows_is_completed() {
+    let scene = Scene::new();
+    let mut custody = scene.custody(7);
+    let epoch = scene.open(&mut custody).await.unwrap();
+    drop(custody);
+    std::fs::remove_dir_all(scene.ledgers().join("east")).unwrap();
+    let mut custody = scene.custody(7);
+    assert_eq!(custody.source_state(epoch), SourceState::Unknown);
+    assert_eq!(scene.open(&mut custody).await.unwrap(), epoch);
+    assert_eq!(custody.source_state(epoch), SourceState::Known);
+}
+
+#[tokio::test]
+async fn another_migration_waits_for_it_and_comes_after_it_was_revoked() {
+    let scene = Scene::new();
+    let mut custody = scene.custody(7);
+    let epoch = scene.open(&mut custody).await.unwrap();
+    drop(custody);
+    let mut other = scene.custody(8);
+    assert_eq!(other.attempt_under_way(), None, "it is another one's");
+    match scene.open(&mut other).await {
+        Err(CustodyError::Refused(Refusal::Open { epoch: open })) => assert_eq!(open, epoch),
+        found => panic!("{found:?}"),
+    }
+    drop(other);
+    let mut custody = scene.custody(7);
+    let seen = mark_seen(&scene.world.site(&scene.west), scene.vm).await;
+    custody.revoke(custody.attempt_under_way().unwrap(), &seen, None).unwrap();
+    assert!(matches!(custody.destination_state(epoch), DestinationState::Revoked(_)));
+    assert_eq!(custody.attempt_under_way(), None, "it has ended");
+    drop(custody);
+    assert_eq!(scene.open(&mut scene.custody(8)).await.unwrap(), Epoch(epoch.0 + 1));
+}
