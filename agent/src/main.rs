@@ -87,6 +87,7 @@ fn serve(order: Serve) -> Result<(), ServeError> {
     let log = Log::open(&path).map_err(|source| ServeError::Log { path, source })?;
     let writer = log.clone();
     tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+    daemon::end_on_panic();
     daemon::make_modest();
     runtime().map_err(ServeError::Detach)?.block_on(daemon::serve(order, log))
 }

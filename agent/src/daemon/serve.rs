@@ -186,6 +186,22 @@ fn detach() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
+/// The exit code of [`end_on_panic`]: EX_SOFTWARE of <sysexits.h>.
+const PANICKED: i32 = 70;
+
+/// A bug ends the process, whichever thread or task has it: what is left could hold a guest frozen
+/// that nobody thaws. Its end tells the warden. No abort: a core dump to a frozen disk would keep
+/// the process from ending.
+#[expect(clippy::disallowed_methods, reason = "there is no state left that could be trusted")]
+pub fn end_on_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |what| {
+        usual(what);
+        error!("a bug in the agent, which ends: {what}");
+        std::process::exit(PANICKED);
+    }));
+}
+
 /// The guest's own work goes first. Each of these is a courtesy: without one the agent still works.
 /// To be called before there is a second thread: priorities belong to threads, which inherit them.
 pub fn make_modest() {
@@ -207,5 +223,27 @@ pub fn make_modest() {
         if fs::write(group, &own).is_ok() {
             break;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_any_thread_ends_the_process() {
+        const INNER: &str = "CAUSEWAY_TEST_PANICS";
+        if std::env::var_os(INNER).is_some() {
+            end_on_panic();
+            let _panicked = std::thread::spawn(|| panic!("as a bug would")).join();
+            return;
+        }
+        let this_test = "daemon::serve::tests::a_panic_in_any_thread_ends_the_process";
+        let inner = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", this_test])
+            .env(INNER, "1")
+            .output();
+        let inner = inner.unwrap();
+        assert_eq!(inner.status.code(), Some(PANICKED), "{inner:?}");
     }
 }

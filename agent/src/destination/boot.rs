@@ -52,7 +52,9 @@ struct Partition {
 
 fn look(disk: &dyn BlockRead) -> io::Result<Look> {
     let head = read(disk, 0, HEAD)?;
-    let (table, partitions) = table(&head);
+    let (table, mut partitions) = table(&head);
+    // The table is the guest's: what it says may be anything.
+    partitions.retain(|partition| partition.bytes.start < disk.size().0);
     let loader = if head.get(510..512) != Some(&[0x55, 0xaa]) {
         None
     } else if contains(&head[..440], b"GRUB") {
@@ -107,10 +109,9 @@ fn read(disk: &dyn BlockRead, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     // Direct reads want aligned memory and offsets; partitions may start on any sector.
     let start = offset - offset % 4096;
     let skip = usize::try_from(offset - start).map_err(io::Error::other)?;
-    let end = disk
-        .size()
-        .0
-        .min(start + u64::try_from(len + skip).map_err(io::Error::other)?.next_multiple_of(4096));
+    let len_aligned = (len + skip).next_multiple_of(ALIGNMENT);
+    let end = start.saturating_add(u64::try_from(len_aligned).map_err(io::Error::other)?);
+    let end = disk.size().0.min(end);
     let wanted = usize::try_from(end.saturating_sub(start)).map_err(io::Error::other)?;
     let mut memory = vec![0; wanted + ALIGNMENT];
     let shift = memory.as_ptr().align_offset(ALIGNMENT);
@@ -256,6 +257,25 @@ mod tests {
         let found = findings(&[&Ram(disk)]);
         assert_eq!(found[0].severity, Severity::Fine);
         assert!(found[0].text.contains("an EFI system partition; FAT"), "{}", found[0].text);
+    }
+
+    #[test]
+    fn partitions_that_start_past_the_disk_are_left_out() {
+        let mut disk = vec![0; 1 << 20];
+        disk[512..520].copy_from_slice(b"EFI PART");
+        // The second and third are at the end of what can be counted.
+        for (entry, first) in [(0, 2048_u64), (1, (1 << 55) - 100), (2, u64::MAX)] {
+            let at = 1024 + entry * 128;
+            disk[at] = 1;
+            disk[at + 32..at + 40].copy_from_slice(&first.to_le_bytes());
+            disk[at + 40..at + 48].copy_from_slice(&first.to_le_bytes());
+        }
+        // One that starts in the disk and ends past it is looked at.
+        disk[1024 + 3 * 128] = 1;
+        disk[1024 + 3 * 128 + 32..1024 + 3 * 128 + 40].copy_from_slice(&2047_u64.to_le_bytes());
+        disk[1024 + 3 * 128 + 40..1024 + 3 * 128 + 48].copy_from_slice(&4096_u64.to_le_bytes());
+        let found = findings(&[&Ram(disk)]);
+        assert_eq!(found[0].text, "disk 0: GPT, boot code: none; unknown");
     }
 
     proptest! {

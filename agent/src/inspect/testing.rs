@@ -85,6 +85,7 @@ impl FakeSystem {
 
     pub fn looped(&self, name: &str, number: &str, file: &str) -> &Self {
         self.file(&format!("sys/devices/virtual/block/{name}/loop/backing_file"), file);
+        self.file(&format!("sys/devices/virtual/block/{name}/dev"), number);
         self.class(name, number, &format!("virtual/block/{name}"))
     }
 

@@ -1,14 +1,16 @@
 //! Brings the guest's disks to rest, and puts it back.
 //!
 //! ```text
-//!  stop services → hooks → swap off → no raw writers left → sync → freeze, deepest first → look again
-//!        ╰──────────┴─────────┴────────────── each failure ──────────────┴──── put it all back
+//!  stop services → hooks → swap off → no raw writers left → write out what they left
+//!       │     → sync → freeze, deepest first → look again
+//!       ╰──────┴── each failure ──┴──────────────┴──── put it all back
 //! ```
 //!
 //! Every step is told to the [`warden`] before it is taken, so that a guest whose agent dies in
 //! the middle puts itself back. While file systems are frozen this process allocates and logs in
 //! memory only.
 
+mod devices;
 mod ear;
 pub mod guard;
 pub mod hooks;
@@ -80,6 +82,9 @@ pub enum QuiesceError {
     #[error("programs write to disks past any file system: {writers}")]
     Writers { writers: String },
 
+    #[error("what was written to /dev/{device} past any file system cannot be written out")]
+    WriteOut { device: String, source: io::Error },
+
     #[error("file systems on {devices} are in use, but no longer mounted anywhere")]
     Unreachable { devices: String },
 
@@ -138,6 +143,7 @@ impl Blame for QuiesceFailed {
             QuiesceError::Writers { .. } => {
                 "stop these programs by naming their services or in a hook"
             }
+            QuiesceError::WriteOut { .. } => "see the guest's kernel log for errors of this device",
             QuiesceError::Unreachable { .. } => {
                 "end the programs that keep files on them open (lsof +L1), or restart the guest"
             }
@@ -285,7 +291,10 @@ impl Work<'_> {
         }
         self.swap_off()?;
         self.go_on()?;
-        self.no_writers()
+        self.no_writers()?;
+        self.go_on()?;
+        devices::write_out(self.tree, &self.order.tracked)
+            .map_err(|(device, source)| QuiesceError::WriteOut { device, source })
     }
 
     fn go_on(&self) -> Result<(), QuiesceError> {

@@ -87,7 +87,8 @@ fn put_back(done: &Done) -> Vec<String> {
             Err(error) => vec![complaint(&format!("cannot turn swap {path} on again"), &error)],
         },
         Done::Remounted { path, options } => {
-            match mount_remount(path.as_str(), flags(options), "") {
+            let mut steps = writable_again(options).into_iter();
+            match steps.try_for_each(|flags| mount_remount(path.as_str(), flags, "")) {
                 Ok(()) => Vec::new(),
                 Err(error) => {
                     vec![complaint(&format!("cannot make {path} writable again"), &error)]
@@ -102,15 +103,28 @@ pub fn make_read_only(path: &str, options: &str) -> std::io::Result<()> {
     Ok(mount_remount(path, flags(options) | MountFlags::RDONLY, "")?)
 }
 
+/// The remounts that put back a file system that was made read-only. Where only this mount of it
+/// was `ro`, the first makes both writable, and the second, with `BIND`, changes the mount alone.
+fn writable_again(options: &str) -> Vec<MountFlags> {
+    let flags = flags(options);
+    let mut steps = vec![flags - MountFlags::RDONLY];
+    if flags.contains(MountFlags::RDONLY) {
+        steps.push(flags | MountFlags::BIND);
+    }
+    steps
+}
+
 /// A remount sets every flag of a mount anew, so those that it had are said again.
 fn flags(options: &str) -> MountFlags {
     let flag = |option| match option {
+        "ro" => MountFlags::RDONLY,
         "nosuid" => MountFlags::NOSUID,
         "nodev" => MountFlags::NODEV,
         "noexec" => MountFlags::NOEXEC,
         "noatime" => MountFlags::NOATIME,
         "nodiratime" => MountFlags::NODIRATIME,
         "relatime" => MountFlags::RELATIME,
+        "nosymfollow" => MountFlags::NOSYMFOLLOW,
         "sync" => MountFlags::SYNCHRONOUS,
         _ => MountFlags::empty(),
     };
@@ -134,6 +148,14 @@ mod tests {
         assert_eq!(undo.put_back(), Vec::<String>::new());
         assert_eq!(undo.put_back(), Vec::<String>::new());
         assert_eq!(std::fs::read_to_string(dir.path().join("log")).unwrap(), "second\nfirst\n");
+    }
+
+    #[test]
+    fn a_mount_that_was_read_only_is_again_and_its_file_system_is_not() {
+        let both = MountFlags::NOSUID | MountFlags::NOSYMFOLLOW;
+        assert_eq!(writable_again("rw,nosuid,nosymfollow"), [both]);
+        let mount_alone = both | MountFlags::RDONLY | MountFlags::BIND;
+        assert_eq!(writable_again("ro,nosuid,nosymfollow"), [both, mount_alone]);
     }
 
     #[test]

@@ -20,6 +20,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -170,6 +171,15 @@ impl Warden {
             READY => Ok(()),
             _ => Err(WardenError::Refused { why: String::from_utf8_lossy(&buffer[..len]).into() }),
         }
+    }
+}
+
+/// An agent that lets go of its warden without a release is gone for it. Closing alone would not
+/// say so while an ear is open.
+impl Drop for Warden {
+    fn drop(&mut self) {
+        // One that ended first has closed its end.
+        let _closed = self.socket.shutdown(Shutdown::Both);
     }
 }
 
@@ -350,4 +360,32 @@ fn read_message(socket: &mut UnixStream, buffer: &mut [u8]) -> io::Result<(u8, u
     let content = buffer.get_mut(..len).ok_or(io::ErrorKind::InvalidData)?;
     socket.read_exact(content)?;
     Ok((head[0], len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warden_that_is_dropped_hears_the_end_though_an_ear_is_open() {
+        let (socket, mut theirs) = UnixStream::pair().unwrap();
+        theirs.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut child = Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let warden = Warden { socket, child };
+        let mut ear = warden.ear().unwrap();
+        drop(warden);
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+        assert_eq!(hear(&mut ear), Said::Gone);
+    }
+
+    #[test]
+    fn a_warden_that_is_released_hears_that_first() {
+        let (socket, mut theirs) = UnixStream::pair().unwrap();
+        let warden = Warden { socket, child: Command::new("true").spawn().unwrap() };
+        let _ear = warden.ear().unwrap();
+        warden.release();
+        let mut buffer = [0; 64];
+        assert_eq!(read_message(&mut theirs, &mut buffer).unwrap(), (RELEASE, 8));
+    }
 }

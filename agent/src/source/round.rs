@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use track::Moment;
-use transfer::{Changes as _, RoundOptions};
+use transfer::{Changes as _, Round, RoundOptions};
 use units::{Bytes, DiskNo};
 use wire::control::{Event, Failure, RoundEnd, RoundProgress};
 
@@ -120,7 +120,7 @@ impl Source {
         }
         let failure = round.failure.as_ref().map(Failure::from);
         let mut remaining = tracked.sender.remaining();
-        if rest.is_some() && failure.is_none() && self.at_rest() == rest {
+        if drains(&round, rest, self.at_rest()) {
             if self.drained_by_rescan(tracked, &stats) {
                 remaining = Bytes::ZERO;
             }
@@ -146,6 +146,12 @@ impl Source {
             }
         }
     }
+}
+
+/// Whether all was looked at and acknowledged within one rest. `rest`, `now`: before it and after.
+fn drains(round: &Round, rest: Option<u64>, now: Option<u64>) -> bool {
+    let complete = round.failure.is_none() && !round.stopped;
+    complete && rest.is_some() && now == rest
 }
 
 /// Cleared however the round ends.
@@ -181,7 +187,7 @@ pub fn unwritten(before: &[Option<DiskStat>], now: &[Option<DiskStat>]) -> Resul
             ));
         }
         if now.in_flight != 0 {
-            return Err(format!("disk {disk} still has {} requests under way", now.in_flight));
+            return Err(format!("disk {disk} still has {} writes under way", now.in_flight));
         }
     }
     Ok(())
@@ -190,6 +196,24 @@ pub fn unwritten(before: &[Option<DiskStat>], now: &[Option<DiskStat>]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_whole_round_within_one_rest_drains() {
+        let whole = || Round {
+            progress: RoundProgress::default(),
+            failure: None,
+            stopped: false,
+            remaining: Bytes::ZERO,
+        };
+        assert!(drains(&whole(), Some(1), Some(1)));
+        assert!(!drains(&Round { stopped: true, ..whole() }, Some(1), Some(1)));
+        let failure = Some(transfer::SenderError::NotConnected);
+        assert!(!drains(&Round { failure, ..whole() }, Some(1), Some(1)));
+        for (before, after) in [(None, None), (None, Some(1)), (Some(1), None), (Some(1), Some(2))]
+        {
+            assert!(!drains(&whole(), before, after), "{before:?} {after:?}");
+        }
+    }
 
     const CLEAN: DiskStat = DiskStat { written: 5, discarded: 1, in_flight: 0 };
 

@@ -218,6 +218,19 @@ static __always_inline struct counters *counters_of(u64 slot)
 	return bpf_map_lookup_elem(&counters, &key);
 }
 
+// Whether it may change the disk.
+static __always_inline int may_write(struct request *rq, u32 op)
+{
+	// op_is_write(): the lowest bit, since 4.8.
+	if (op & 1)
+		return 1;
+	// A passthrough command that carries no data is called a read, whatever it does: WRITE SAME
+	// without a buffer, FORMAT UNIT, NVMe's Write Zeroes. Its opcode lies behind the request, in
+	// a place that depends on driver and kernel, so harmless ones (TEST UNIT READY of multipathd,
+	// smartd) are doubts as well, and cost a rescan.
+	return op >= OP_DRIVER_PRIVATE && !rq->__data_len;
+}
+
 // Looks up a write's disk and counters. 0 for what is no write or on no tracked disk.
 static __always_inline int look_up(struct request *rq, u32 op, struct disk **disk,
 				   struct counters **count)
@@ -225,11 +238,15 @@ static __always_inline int look_up(struct request *rq, u32 op, struct disk **dis
 	struct gendisk *gendisk;
 	u32 device;
 
-	// op_is_write(): the lowest bit, since 4.8.
-	if (!(op & 1))
+	if (!may_write(rq, op))
 		return 0;
 	gendisk = disk_of(rq);
 	if (!gendisk) {
+		// Without data and without a disk: an NVMe controller is asked for its temperature, a
+		// CD-ROM drive (5.12 to 5.14) whether it is ready, every few seconds. Nothing could
+		// ever be sealed if that were a doubt, hence Format NVM and Sanitize are not seen.
+		if (!(op & 1))
+			return 0;
 		*disk = 0;
 		*count = counters_of(NO_DISK);
 		return *count != 0;

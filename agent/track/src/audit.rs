@@ -11,7 +11,7 @@
 //!
 //! The completion program runs just before the kernel counts, so a difference that stays the same
 //! over two looks, each undisturbed, is exact on a busy disk too. The issue sum is exact only on a
-//! *quiet* disk, on which nothing is in flight. The audit checks volume, not position.
+//! *quiet* disk, on which no write is in flight. The audit checks volume, not position.
 
 use std::io;
 
@@ -24,7 +24,7 @@ pub(crate) struct Sample {
     pub(crate) completed: Sectors,
     /// Less what was put back into its queue.
     pub(crate) issued: Sectors,
-    /// Nothing was in flight.
+    /// No write was in flight.
     pub(crate) quiet: bool,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Baseline {
     pub(crate) last: Sample,
-    /// The last sample at which nothing was in flight. Issue marks go back to here.
+    /// The last sample at which no write was in flight. Issue marks go back to here.
     pub(crate) last_quiet: Option<Sample>,
 }
 

@@ -10,6 +10,8 @@ use std::{fmt, str};
 use thiserror::Error;
 use units::{BlockCount, BlockSize, Bytes, DiskNo};
 
+use crate::Doubt;
+
 /// The unit of the kernel's disk statistics and sizes, whatever the disk's own sectors are.
 pub(crate) const SECTOR_SIZE: u64 = 512;
 
@@ -113,11 +115,29 @@ impl Identity {
         let sequence = fs::read_to_string(disk.sysfs.join("diskseq")).ok();
         Ok(Self { sequence, folder, inode })
     }
+
+    /// Whether `disk` is still the one that this was taken of, in its size too.
+    pub(crate) fn still(&self, disk: &TrackedDisk) -> Result<(), Doubt> {
+        let device = || disk.device.to_string();
+        let now = Self::of(disk).map_err(|_| Doubt::Gone { device: device() })?;
+        if now != *self {
+            return Err(Doubt::Replaced { device: device() });
+        }
+        let size = disk.size_now().map_err(|_| Doubt::Gone { device: device() })?;
+        if size != disk.size {
+            return Err(Doubt::Resized { was: disk.size, is: size });
+        }
+        Ok(())
+    }
 }
 
 /// The disk's statistics, kept open: reading them takes some microseconds.
 #[derive(Debug)]
-pub(crate) struct StatFile(File);
+pub(crate) struct StatFile {
+    stat: File,
+    /// Tells reads from writes. Where the kernel has no such file, `stat` has to do.
+    inflight: Option<File>,
+}
 
 /// One reading of a disk's statistics, since the disk appeared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,34 +145,46 @@ pub(crate) struct Stat {
     /// Sectors written, zeroes written by command included.
     pub(crate) written: u64,
     pub(crate) discarded: u64,
-    /// Requests that the device is working on.
+    /// Writes and discards that the device is working on; reads too where the kernel does not tell
+    /// them apart.
     pub(crate) inflight: u64,
 }
 
 impl StatFile {
     pub(crate) fn open(disk: &TrackedDisk) -> io::Result<Self> {
-        File::open(disk.sysfs.join("stat")).map(Self)
+        let inflight = File::open(disk.sysfs.join("inflight")).ok();
+        Ok(Self { stat: File::open(disk.sysfs.join("stat"))?, inflight })
     }
 
     pub(crate) fn read(&self) -> io::Result<Stat> {
         // 17 numbers of at most 20 digits, each with a space.
         let mut buffer = [0; 512];
-        let len = self.0.read_at(&mut buffer, 0)?;
-        let text = str::from_utf8(&buffer[..len]).unwrap_or_default();
-        Stat::parse(text).ok_or_else(|| io::Error::other(format!("odd disk statistics: {text:?}")))
+        // First: a write that ends between the two looks is in flight, or counted.
+        let inflight = self.inflight.as_ref().and_then(|file| {
+            let text = text(file, &mut buffer).ok()?;
+            text.split_ascii_whitespace().nth(1)?.parse().ok()
+        });
+        let text = text(&self.stat, &mut buffer)?;
+        let stat = Stat::parse(text, inflight);
+        stat.ok_or_else(|| io::Error::other(format!("odd disk statistics: {text:?}")))
     }
+}
+
+fn text<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
+    let len = file.read_at(buffer, 0)?;
+    Ok(str::from_utf8(&buffer[..len]).unwrap_or_default())
 }
 
 impl Stat {
     /// Documentation/block/stat.rst: the fields in order, of which 4.18 and older kernels have the
-    /// first 11 and know no discards.
-    fn parse(text: &str) -> Option<Self> {
+    /// first 11 and know no discards. The ninth is all that is in flight.
+    fn parse(text: &str, inflight: Option<u64>) -> Option<Self> {
         let fields: Option<Vec<u64>> =
             text.split_ascii_whitespace().map(|field| field.parse().ok()).collect();
         let fields = fields?;
         Some(Self {
             written: *fields.get(6)?,
-            inflight: *fields.get(8)?,
+            inflight: inflight.or_else(|| fields.get(8).copied())?,
             discarded: fields.get(13).copied().unwrap_or_default(),
         })
     }

@@ -19,6 +19,11 @@
 //!
 //! Writes that do not come from this kernel: by another machine to a shared disk, by the host to
 //! the image, to the file behind a loop device. Such disks must not be moved by a running guest.
+//! Nor Format NVM and Sanitize, which an NVMe controller is told and not its disk.
+//!
+//! Passthrough commands without data are all doubts, since what they do cannot be told: a program
+//! that asks a SCSI disk whether it is ready (multipathd, smartd) costs a rescan each time, and is
+//! best stopped for the switchover.
 //!
 //! # Memory
 //!

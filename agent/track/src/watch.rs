@@ -145,15 +145,7 @@ impl Watch {
 
     /// Whether this is still the disk that we started with, counted by the kernel.
     fn same_device(&self) -> Result<(), Doubt> {
-        let device = || self.disk.device.to_string();
-        let identity = Identity::of(&self.disk).map_err(|_| Doubt::Gone { device: device() })?;
-        if identity != self.identity {
-            return Err(Doubt::Replaced { device: device() });
-        }
-        let size = self.disk.size_now().map_err(|_| Doubt::Gone { device: device() })?;
-        if size != self.disk.size {
-            return Err(Doubt::Resized { was: self.disk.size, is: size });
-        }
+        self.identity.still(&self.disk)?;
         if self.disk.counts_writes() { Ok(()) } else { Err(Doubt::IostatsOff) }
     }
 

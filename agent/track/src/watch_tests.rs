@@ -16,7 +16,9 @@ struct World {
     sysfs: TempDir,
     written: u64,
     discarded: u64,
+    /// Writes.
     inflight: u64,
+    reads: u64,
     region: Region,
     completed: Vec<AtomicU64>,
     issued: Vec<AtomicU64>,
@@ -41,6 +43,7 @@ impl World {
             written: 80_000,
             discarded: 1000,
             inflight: 0,
+            reads: 0,
             region,
             completed: zeroes(region.all_words()),
             issued: zeroes(region.all_words()),
@@ -61,8 +64,12 @@ impl World {
     }
 
     fn show_stat(&self) {
-        let (written, discarded, inflight) = (self.written, self.discarded, self.inflight);
-        let text = format!("1 2 3 4 5 6 {written} 8 {inflight} 10 11 12 13 {discarded} 15 16 17\n");
+        let (written, discarded, reads, writes) =
+            (self.written, self.discarded, self.reads, self.inflight);
+        let all = reads + writes;
+        let text = format!("1 2 3 4 5 6 {written} 8 {all} 10 11 12 13 {discarded} 15 16 17\n");
+        // As the kernel prints it.
+        self.put("inflight", &format!("{reads:9} {writes:9}\n"));
         self.put("stat", &text);
     }
 
@@ -227,6 +234,25 @@ fn a_loss_on_a_busy_disk_stays_open_until_it_is_quiet_or_must_be_told() {
     assert_eq!(watch.audit(world.mapped(), Moment::Running), Ok(Audited::Open));
     assert_eq!(watch.audit(world.mapped(), Moment::Quiesced), Err(Doubt::StillBusy));
     assert_eq!(world.take_all(&mut watch).len(), 1024);
+}
+
+#[test]
+fn reads_in_flight_do_not_keep_a_disk_busy_where_the_kernel_tells_them_apart() {
+    let mut world = World::new();
+    world.reads = 3;
+    world.show_stat();
+    let mut watch = world.start();
+    world.write(5, Runs, Misses);
+    let audited = watch.audit(world.mapped(), Moment::Quiesced);
+    assert_eq!(audited, Ok(Audited::Remarked { missed: Bytes(PAGE) }));
+
+    let mut world = World::new();
+    world.reads = 3;
+    world.show_stat();
+    fs::remove_file(world.sysfs.path().join("inflight")).unwrap();
+    let mut watch = world.start();
+    let audited = watch.audit(world.mapped(), Moment::Quiesced);
+    assert_eq!(audited, Err(Doubt::StillBusy), "the sum may be of writes");
 }
 
 #[test]

@@ -90,6 +90,8 @@ pub struct Round {
     pub progress: RoundProgress,
     /// `None`: nothing is in flight, and all that was sent is on stable storage.
     pub failure: Option<SenderError>,
+    /// It was ended early: not everything was looked at.
+    pub stopped: bool,
     /// What the next round would have to look at.
     pub remaining: Bytes,
 }
@@ -148,7 +150,7 @@ pub enum SenderError {
     #[error("disk {disk}: {what}")]
     NotSealed { disk: DiskNo, what: &'static str },
 
-    #[error("no round was completed since round {since}")]
+    #[error("the last round was not completed, or was before round {since}")]
     NotDrained { since: u32 },
 
     #[error("no memory for a compressor")]
@@ -213,8 +215,8 @@ struct Shared {
     stop: Mutex<CancellationToken>,
     /// What the last round found out about the line.
     levels: Mutex<Option<LevelControl>>,
-    /// The number of the last round that looked at everything and was acknowledged, and one more:
-    /// 0 is none.
+    /// The number of the last round, and one more, if it looked at everything and was acknowledged:
+    /// else 0. Numbers may come again, and an earlier round of the same says nothing of this one.
     completed: AtomicU32,
 }
 
@@ -322,8 +324,8 @@ impl Sender {
     }
 
     /// The digest of every disk, if the destination has all of it on stable storage: everything is
-    /// known to be equal there, nothing was written since, and a whole round was completed that
-    /// was number `drained_in` or later. That round is to have begun after the last write: for
+    /// known to be equal there, nothing was written since, and the last round was a whole one and
+    /// number `drained_in` or later. That round is to have begun after the last write: for
     /// changes that are not precise it is the only evidence.
     pub fn seal(&self, drained_in: u32) -> Result<Vec<Digest>, SenderError> {
         let Ok(_turn) = self.0.turn.try_lock() else { return Err(SenderError::Busy) };

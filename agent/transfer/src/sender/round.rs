@@ -46,8 +46,10 @@ pub async fn run(
     let Some(link) = link else {
         let failure = if turn.is_err() { SenderError::Busy } else { SenderError::NotConnected };
         let progress = stats.progress(shared, None);
-        return Round { progress, failure: Some(failure), remaining: remaining() };
+        let failure = Some(failure);
+        return Round { progress, failure, stopped: false, remaining: remaining() };
     };
+    shared.completed.store(0, Ordering::Relaxed);
     shared.limiter.set(options.limit_rate);
     shared.reads.set(options.limit_read);
     let earlier = shared.levels.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -77,12 +79,13 @@ pub async fn run(
             Some(error)
         }
     };
-    if failure.is_none() && !round.stop.is_cancelled() {
+    let stopped = round.stop.is_cancelled();
+    if failure.is_none() && !stopped {
         shared.completed.store(number.saturating_add(1), Ordering::Relaxed);
     }
     let last = round.stats.progress(shared, bottleneck);
     progress.send_replace(last.clone());
-    Round { progress: last, failure, remaining: remaining() }
+    Round { progress: last, failure, stopped, remaining: remaining() }
 }
 
 /// Looks at everything, and again at what was refused, until all of it is acknowledged.
