@@ -14,12 +14,11 @@ all: programs
 deps:
 	@tests/lab/install.sh
 
-# In a folder of its own, so that it can be built while others build or run.
 agent: deps
-	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_LAB_OPT_LEVEL=2 CARGO_TARGET_DIR=$(TARGET)/agent \
+	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_LAB_OPT_LEVEL=2 \
 		$(CARGO) build --locked --profile lab -p causeway-agent --target $(STATIC)
 	@mkdir -p $(PROGRAMS)
-	@strip -o $(PROGRAMS)/causeway-agent.new $(TARGET)/agent/$(STATIC)/lab/causeway-agent
+	@strip -o $(PROGRAMS)/causeway-agent.new $(TARGET)/$(STATIC)/lab/causeway-agent
 	@mv $(PROGRAMS)/causeway-agent.new $(PROGRAMS)/causeway-agent
 
 # Always the whole workspace: cargo unites the features of what it is asked for, and another
@@ -41,9 +40,7 @@ ON_REAL = CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --prof
 # What tests need has features of its own: with the tests beside them, the programs need no build of
 # their own.
 test e2e more: BUILT := --all-targets
-test:
-	+$(MAKE) -j2 -Otarget unit agent
-	+$(MAKE) e2e
+test: unit e2e
 
 # Unit, property and golden tests: no root, no emulator.
 unit: deps

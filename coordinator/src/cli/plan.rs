@@ -84,32 +84,46 @@ async fn of_request(
     };
     let guest = guest.as_deref().map_err(Clone::clone);
     let facts = facts::gather(context, request, &*source, &*destination, guest, line).await;
-    let plan = plan::draw_up(request, &facts).map_err(Failure::refused)?;
-    match under_way(context, &plan)? {
-        None => Ok(plan),
-        Some(other) => Err(Failure::refused(vec![other])),
+    let under_way = match &facts.vm {
+        Ok(vm) => under_way(context, &request.id, vm.id)?,
+        Err(_) => None,
+    };
+    match (under_way, plan::draw_up(request, &facts)) {
+        (None, drawn) => drawn.map_err(Failure::refused),
+        (Some(other), Ok(_)) => Err(Failure::refused(vec![other])),
+        (Some(other), Err(mut refusals)) => {
+            refusals.insert(0, other);
+            Err(Failure::refused(refusals))
+        }
     }
 }
 
 /// Two migrations of one VM would take the source from each other.
-fn under_way(context: &Context, plan: &Plan) -> Result<Option<Refusal>, Failure> {
-    for id in context.store.migration_ids()? {
-        let other = find(context, &id)?;
-        if other.plan.id == plan.id || other.plan.vm.id != plan.vm.id {
+fn under_way(
+    context: &Context,
+    id: &MigrationId,
+    vm: model::VmId,
+) -> Result<Option<Refusal>, Failure> {
+    for other in context.store.migration_ids()? {
+        let stored = find(context, &other)?;
+        let plan = &stored.plan;
+        if plan.id == *id || plan.vm.id != vm {
             continue;
         }
-        let phase = state_of(&other)?.phase;
+        let phase = state_of(&stored)?.phase;
         if !phase.is_final() {
+            let name = &plan.vm.name;
             return Ok(Some(Refusal {
                 code: "under-way".to_owned(),
                 text: format!(
-                    "{} is on its way from {} to {} already: {id} is {}",
-                    plan.vm.name,
-                    other.plan.from,
-                    other.plan.to,
+                    "{name} is on its way from {} to {} already: {other} is {}",
+                    plan.from,
+                    plan.to,
                     phase.word()
                 ),
-                remedy: format!("go on with `causeway resume {id}`, or `causeway abort {id}`"),
+                remedy: format!(
+                    "go on with `causeway resume {other}`, or `causeway abort {other}`"
+                ),
             }));
         }
     }

@@ -1,5 +1,8 @@
 //! What the operator may say about a switchover, and the way the data takes.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use e2e::{Gate, Scene, SceneOptions, VM};
 use lab::Scenario;
 
@@ -28,6 +31,15 @@ fn a_held_migration_copies_on_until_it_is_released_and_stops_at_a_disk_that_came
     assert!(refused.stderr.contains("under-way"), "{}", refused.stderr);
 
     scene.east().virsh(&["detach-disk", VM, "vdz", "--live"]).unwrap();
+    // The guest gives it back, and takes seconds for that.
+    let gone = || !scene.east().virsh(&["domblklist", VM]).unwrap().contains("vdz");
+    assert!(
+        (0..600).any(|_| gone() || {
+            sleep(Duration::from_millis(100));
+            false
+        }),
+        "kept"
+    );
     scene.causeway(&["resume", &id]).unwrap().must_exit(0);
     scene.ledger_is_whole(scene.at_west).unwrap();
 }
