@@ -8,8 +8,7 @@ use engine::{Agent, State};
 use guest_ssh::SshError;
 use model::{SiteName, SiteReport, Vm, VmId};
 use plan::{
-    Facts, GuestDevice, GuestFacts, GuestFinding, GuestMount, GuestSwap, GuestWriter, Problem,
-    Request, Taken,
+    Facts, GuestFacts, GuestFinding, GuestMount, GuestSwap, GuestWriter, Problem, Request, Taken,
 };
 use site::{GuestAccess, Site, SiteError, SiteErrorKind};
 use transfer::secure::Identity;
@@ -149,18 +148,7 @@ fn facts_of(report: GuestReport) -> GuestFacts {
     GuestFacts {
         kernel: report.kernel,
         os: report.os,
-        devices: report
-            .devices
-            .into_iter()
-            .map(|device| GuestDevice {
-                name: device.name,
-                size: device.size,
-                serial: device.serial,
-                pci: device.pci,
-                scsi: device.scsi,
-                read_only: device.read_only,
-            })
-            .collect(),
+        devices: engine::guest_devices(report.devices),
         mounts: report
             .file_systems
             .into_iter()

@@ -88,13 +88,13 @@ pub(crate) fn retire(
 }
 
 /// Every refusal comes before the first deletion. The definition goes last: as long as it is there,
-/// an interrupted call can be made again. `moved`: the targets that were moved, if they are known.
+/// an interrupted call can be made again. `moved`: the targets that were moved.
 pub(crate) fn discard(
     connection: &Connect,
     config: &LibvirtConfig,
     vm: VmId,
     records: &[UnfenceRecord],
-    moved: Option<&[String]>,
+    moved: &[String],
 ) -> Result<Discarded, Fault> {
     let records: Vec<_> =
         records.iter().map(|record| Record::read(record, vm)).collect::<Result<_, _>>()?;
@@ -122,7 +122,7 @@ fn may_discard(
     config: &LibvirtConfig,
     vm: VmId,
     records: &[Record],
-    moved: Option<&[String]>,
+    moved: &[String],
 ) -> Result<(), Fault> {
     for record in records {
         match &record.stage {

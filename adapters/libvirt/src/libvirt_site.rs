@@ -171,15 +171,7 @@ impl Site for LibvirtSite {
         .await
     }
 
-    async fn discard(&self, vm: VmId, records: &[UnfenceRecord]) -> Result<Discarded, SiteError> {
-        let (config, records) = (Arc::clone(&self.config), records.to_vec());
-        self.transfer(format!("delete the retired VM {vm}"), move |connection| {
-            fence::discard(connection, &config, vm, &records, None)
-        })
-        .await
-    }
-
-    async fn discard_moved(
+    async fn discard(
         &self,
         vm: VmId,
         records: &[UnfenceRecord],
@@ -188,7 +180,7 @@ impl Site for LibvirtSite {
         let (config, records) = (Arc::clone(&self.config), records.to_vec());
         let moved = moved.to_vec();
         self.transfer(format!("delete the retired VM {vm}"), move |connection| {
-            fence::discard(connection, &config, vm, &records, Some(&moved))
+            fence::discard(connection, &config, vm, &records, &moved)
         })
         .await
     }

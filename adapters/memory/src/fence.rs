@@ -167,7 +167,7 @@ pub(crate) fn discard(
     estate: &mut Estate,
     vm: VmId,
     records: &[UnfenceRecord],
-    moved: Option<&[String]>,
+    moved: &[String],
 ) -> Result<Discarded, Trouble> {
     let mut discarded = Discarded::default();
     if let Ok(machine) = machine(estate, vm) {
@@ -180,7 +180,7 @@ pub(crate) fn discard(
     let mut keys = Vec::new();
     for record in records.iter().filter(disks) {
         for saved in read(record)?.disks {
-            if moved.is_some_and(|moved| !moved.contains(&saved.target)) {
+            if !moved.contains(&saved.target) {
                 return Err(conflict(format!("disk {} was never moved", saved.target)));
             }
             let Some(volume) = estate.volumes.get(&saved.key()) else { continue };

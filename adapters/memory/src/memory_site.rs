@@ -246,21 +246,14 @@ impl Site for MemorySite {
         .await
     }
 
-    async fn discard(&self, vm: VmId, records: &[UnfenceRecord]) -> Result<Discarded, SiteError> {
-        self.call(Method::Discard, format!("delete the retired {vm}"), |estate| {
-            fence::discard(estate, vm, records, None)
-        })
-        .await
-    }
-
-    async fn discard_moved(
+    async fn discard(
         &self,
         vm: VmId,
         records: &[UnfenceRecord],
         moved: &[String],
     ) -> Result<Discarded, SiteError> {
         self.call(Method::Discard, format!("delete the retired {vm}"), |estate| {
-            fence::discard(estate, vm, records, Some(moved))
+            fence::discard(estate, vm, records, moved)
         })
         .await
     }

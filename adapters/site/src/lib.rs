@@ -98,12 +98,9 @@ pub trait Site: Send + Sync {
     /// Deletes a fenced source for good: disks that `records` fenced, then the definition. Refuses,
     /// and deletes nothing, where anything is not as the fence left it. What is gone already is
     /// success. The one call that deletes what no migration made: the caller has made sure that
-    /// another copy is the good one, of every disk that `records` fenced, and has asked.
-    async fn discard(&self, vm: VmId, records: &[UnfenceRecord]) -> Result<Discarded, SiteError>;
-
-    /// As [`Site::discard`], where the caller knows which targets were moved: a fenced disk that is
-    /// none of them has no other copy, so it is refused, with [`SiteErrorKind::Conflict`].
-    async fn discard_moved(
+    /// another copy is the good one, and has asked. `moved` are the targets of which there is one: a
+    /// fenced disk that is none of them is refused, with [`SiteErrorKind::Conflict`].
+    async fn discard(
         &self,
         vm: VmId,
         records: &[UnfenceRecord],

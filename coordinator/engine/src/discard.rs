@@ -42,7 +42,7 @@ pub async fn discard(run: &mut Run) -> Result<Discarded, StepError> {
     }
     // A disk that was attached meanwhile is at no other place.
     let moved: Vec<_> = run.plan.disks.iter().map(|disk| disk.target.clone()).collect();
-    let discarded = run.source.discard_moved(vm, &records, &moved).await?;
+    let discarded = run.source.discard(vm, &records, &moved).await?;
     run.custody.source(epoch, SourceRequest::Destroyed)?;
     run.record(Record::Discarded { removed: discarded.removed.clone() }).await?;
     Ok(discarded)

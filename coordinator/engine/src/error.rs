@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
+use handover::Refusal;
 use model::SiteName;
 use plan::rounds::Divergence;
 use site::SiteError;
 use thiserror::Error;
 use wire::control::{ErrorCode, Failure};
-
-use handover::Refusal;
 
 use crate::custody::CustodyError;
 use crate::phase::{IllegalTurn, Phase};

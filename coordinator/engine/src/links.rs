@@ -64,11 +64,8 @@ impl Run {
             let stream = self.guest.open(&self.plan.id).await?;
             let at = format!("in {}", self.plan.vm.name);
             let agent = Agent::greet(&at, stream, &self.identity, &self.plan.id).await?;
+            self.know_guest(&agent).await?;
             self.links.source = Some(agent);
-            if let Err(error) = self.know_guest().await {
-                self.links.source = None;
-                return Err(error);
-            }
             if self.state.tracker.is_some() {
                 self.track().await?;
             }

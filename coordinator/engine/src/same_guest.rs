@@ -2,8 +2,9 @@
 
 use model::WriteCount;
 use plan::GuestDevice;
-use wire::control::{Reply, Request};
+use wire::control::{BlockDevice, Reply, Request};
 
+use crate::agents::Agent;
 use crate::error::StepError;
 use crate::record::Record;
 use crate::run::Run;
@@ -11,8 +12,7 @@ use crate::run::Run;
 impl Run {
     /// Learns, once for each boot of the guest, what it calls its disks: the kernel names them as it
     /// finds them, and two of equal size may have changed places.
-    pub(crate) async fn know_guest(&mut self) -> Result<(), StepError> {
-        let Some(agent) = &self.links.source else { return Ok(()) };
+    pub(crate) async fn know_guest(&mut self, agent: &Agent) -> Result<(), StepError> {
         if self.state.boot_id.as_ref() == Some(&agent.boot_id) {
             return Ok(());
         }
@@ -21,18 +21,7 @@ impl Run {
             Reply::Guest(report) => report,
             other => return Err(agent.unexpected(&other).into()),
         };
-        let found: Vec<_> = report
-            .devices
-            .into_iter()
-            .map(|device| GuestDevice {
-                name: device.name,
-                size: device.size,
-                serial: device.serial,
-                pci: device.pci,
-                scsi: device.scsi,
-                read_only: device.read_only,
-            })
-            .collect();
+        let found = guest_devices(report.devices);
         let devices = plan::devices_of(&self.plan.disks, &found)
             .map_err(|refusal| StepError::GuestChanged { what: refusal.text })?;
         for (disk, device) in self.plan.disks.iter().zip(&devices) {
@@ -54,6 +43,19 @@ impl Run {
         same_disks(&planned, &counts)?;
         Ok(counts)
     }
+}
+
+/// What an agent found, as plans know it.
+pub fn guest_devices(found: Vec<BlockDevice>) -> Vec<GuestDevice> {
+    let known = |device: BlockDevice| GuestDevice {
+        name: device.name,
+        size: device.size,
+        serial: device.serial,
+        pci: device.pci,
+        scsi: device.scsi,
+        read_only: device.read_only,
+    };
+    found.into_iter().map(known).collect()
 }
 
 fn same_disks(planned: &[&str], found: &[WriteCount]) -> Result<(), StepError> {

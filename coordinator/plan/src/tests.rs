@@ -175,28 +175,25 @@ fn disks_are_matched_to_the_guests_own_names() {
     assert_eq!(names, [("vda", "sdb"), ("vdb", "sda")]);
 }
 
+/// Two disks of one size, told apart by their serial numbers.
+fn twins(facts: &mut Facts) {
+    vm(facts).disks[1].size = Bytes::mib(1000);
+    vm(facts).disks[0].serial = Some("root".to_owned());
+    vm(facts).disks[1].serial = Some("data".to_owned());
+    guest(facts).devices[0] = GuestDevice { serial: "data".to_owned(), ..device("vda", 1000) };
+    guest(facts).devices[1] = GuestDevice { serial: "root".to_owned(), ..device("vdb", 1000) };
+}
+
 #[test]
 fn a_serial_number_decides_between_twins() {
-    let plan = plan(|_, facts| {
-        vm(facts).disks[1].size = Bytes::mib(1000);
-        vm(facts).disks[0].serial = Some("root".to_owned());
-        vm(facts).disks[1].serial = Some("data".to_owned());
-        guest(facts).devices[0] = GuestDevice { serial: "data".to_owned(), ..device("vda", 1000) };
-        guest(facts).devices[1] = GuestDevice { serial: "root".to_owned(), ..device("vdb", 1000) };
-    });
+    let plan = plan(|_, facts| twins(facts));
     assert_eq!(plan.disks[0].device, "vdb");
     assert_eq!(plan.disks[1].device, "vda");
 }
 
 #[test]
 fn twins_that_changed_places_in_a_reboot_are_found_where_they_are_now() {
-    let plan = plan(|_, facts| {
-        vm(facts).disks[1].size = Bytes::mib(1000);
-        vm(facts).disks[0].serial = Some("root".to_owned());
-        vm(facts).disks[1].serial = Some("data".to_owned());
-        guest(facts).devices[0] = GuestDevice { serial: "data".to_owned(), ..device("vda", 1000) };
-        guest(facts).devices[1] = GuestDevice { serial: "root".to_owned(), ..device("vdb", 1000) };
-    });
+    let plan = plan(|_, facts| twins(facts));
     let now = [
         GuestDevice { serial: "root".to_owned(), ..device("vda", 1000) },
         GuestDevice { serial: "data".to_owned(), ..device("vdb", 1000) },

@@ -165,8 +165,7 @@ pub(super) fn undo(
 }
 
 /// A disk that came while the others were being copied is fenced like them, and is the only copy.
-pub(super) fn all_moved(saved: &SavedDisks, moved: Option<&[String]>) -> Result<(), Fault> {
-    let Some(moved) = moved else { return Ok(()) };
+pub(super) fn all_moved(saved: &SavedDisks, moved: &[String]) -> Result<(), Fault> {
     match saved.disks.iter().find(|disk| !moved.contains(&disk.target)) {
         None => Ok(()),
         Some(disk) => Err(Fault::conflict(format!(

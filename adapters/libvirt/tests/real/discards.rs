@@ -26,7 +26,7 @@ async fn snapshots_and_checkpoints_do_not_keep_a_definition_whose_disks_are_dele
         let refused = daemon.virsh(&["undefine", &name]).unwrap_err();
         assert!(refused.contains("cannot delete inactive domain"), "{refused}");
         let discarded =
-            site.discard_moved(guest.id, &[definition, disks], &targets(&["vda"])).await.unwrap();
+            site.discard(guest.id, &[definition, disks], &targets(&["vda"])).await.unwrap();
         assert_eq!(discarded.removed.len(), 2, "{made}: {discarded:?}");
         assert!(!guest.image.exists() && daemon.virsh(&["dominfo", &name]).is_err(), "{made}");
     }
@@ -51,7 +51,7 @@ async fn saved_memory_and_a_disk_that_never_moved_are_refused_before_anything_is
     let fenced = (std::fs::read(&guest.image).unwrap(), std::fs::read(&second).unwrap());
     let both = targets(&["vda", "vdb"]);
 
-    let refused = site.discard_moved(guest.id, &records, &targets(&["vda"])).await.unwrap_err();
+    let refused = site.discard(guest.id, &records, &targets(&["vda"])).await.unwrap_err();
     assert_eq!(refused.kind, SiteErrorKind::Conflict);
     assert!(refused.what.contains("vdb") && refused.what.contains("only copy"), "{refused}");
 
@@ -59,7 +59,7 @@ async fn saved_memory_and_a_disk_that_never_moved_are_refused_before_anything_is
     daemon.virsh(&["start", "web1"]).unwrap();
     site.fence_apply(guest.id, &records[0]).await.unwrap();
     daemon.virsh(&["managedsave", "web1"]).unwrap();
-    let refused = site.discard_moved(guest.id, &records, &both).await.unwrap_err();
+    let refused = site.discard(guest.id, &records, &both).await.unwrap_err();
     assert_eq!(refused.kind, SiteErrorKind::WrongState);
     assert!(refused.what.contains("saved memory"), "{refused}");
     let now = (std::fs::read(&guest.image).unwrap(), std::fs::read(&second).unwrap());
@@ -70,10 +70,10 @@ async fn saved_memory_and_a_disk_that_never_moved_are_refused_before_anything_is
     std::fs::remove_file(&guest.image).unwrap();
     let image = std::fs::OpenOptions::new().write(true).open(&second).unwrap();
     image.write_all_at(&[1; 512], 0).unwrap();
-    let refused = site.discard_moved(guest.id, &records, &both).await.unwrap_err();
+    let refused = site.discard(guest.id, &records, &both).await.unwrap_err();
     assert_eq!(refused.kind, SiteErrorKind::Platform, "it reads as if nothing was deleted");
     assert!(refused.what.contains("web1.raw is not found any more"), "{refused}");
     image.write_all_at(&fenced.1[..512], 0).unwrap();
-    let discarded = site.discard_moved(guest.id, &records, &both).await.unwrap();
+    let discarded = site.discard(guest.id, &records, &both).await.unwrap();
     assert_eq!((discarded.removed.len(), discarded.left.len()), (2, 1), "{discarded:?}");
 }

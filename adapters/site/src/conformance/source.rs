@@ -170,8 +170,15 @@ pub(super) async fn fence_of_the_disks(site: &dyn Site, fixture: &Fixture) -> Re
     power_is(site, rule, vm, Power::Running).await
 }
 
+/// The slots of the source's disks.
+async fn targets(site: &dyn Site, fixture: &Fixture) -> Result<Vec<String>, Breach> {
+    let disks = look(site, fixture).await?.disks;
+    Ok(disks.into_iter().map(|disk| disk.target).collect())
+}
+
 pub(super) async fn retirement(site: &dyn Site, fixture: &Fixture) -> Result<(), Breach> {
     let vm = fixture.source;
+    let targets = targets(site, fixture).await?;
     let before = look(site, fixture).await?;
     let rule = "a fenced VM is retired under a new name, twice as well as once, still fenced";
     let definition = succeeds(rule, site.fence_capture(vm, FenceStage::Definition).await)?;
@@ -196,9 +203,9 @@ pub(super) async fn retirement(site: &dyn Site, fixture: &Fixture) -> Result<(),
 
     let rule = "a VM that is not fenced is not discarded, running or off";
     let records = [definition, disks];
-    refused(rule, site.discard(vm, &records).await, &[SiteErrorKind::WrongState])?;
+    refused(rule, site.discard(vm, &records, &targets).await, &[SiteErrorKind::WrongState])?;
     succeeds(rule, site.power_off(vm).await)?;
-    refused(rule, site.discard(vm, &records).await, &[SiteErrorKind::WrongState])?;
+    refused(rule, site.discard(vm, &records, &targets).await, &[SiteErrorKind::WrongState])?;
     succeeds(rule, site.power_on(vm).await)?;
     let still = look(site, fixture).await?;
     check(rule, still.disks.len() == before.disks.len(), &still)
@@ -208,8 +215,7 @@ pub(super) async fn retirement(site: &dyn Site, fixture: &Fixture) -> Result<(),
 pub(super) async fn discarding(site: &dyn Site, fixture: &Fixture) -> Result<(), Breach> {
     let vm = fixture.source;
     let rule = "a fenced VM is discarded with its disks, and once more is harmless";
-    let disks = look(site, fixture).await?.disks;
-    let targets: Vec<_> = disks.into_iter().map(|disk| disk.target).collect();
+    let targets = targets(site, fixture).await?;
     let definition = succeeds(rule, site.fence_capture(vm, FenceStage::Definition).await)?;
     succeeds(rule, site.fence_apply(vm, &definition).await)?;
     succeeds(rule, site.power_off(vm).await)?;
@@ -217,16 +223,14 @@ pub(super) async fn discarding(site: &dyn Site, fixture: &Fixture) -> Result<(),
     succeeds(rule, site.fence_apply(vm, &disks).await)?;
     let records = [definition, disks];
     let unmoved = "a fenced disk that was never moved is not deleted, and nothing with it";
-    refused(unmoved, site.discard_moved(vm, &records, &[]).await, &[SiteErrorKind::Conflict])?;
+    refused(unmoved, site.discard(vm, &records, &[]).await, &[SiteErrorKind::Conflict])?;
     for record in &records {
         check(unmoved, succeeds(unmoved, site.fence_holds(vm, record).await)?, "the fence is off")?;
     }
-    let discarded = succeeds(rule, site.discard_moved(vm, &records, &targets).await)?;
+    let discarded = succeeds(rule, site.discard(vm, &records, &targets).await)?;
     check(rule, discarded.removed.len() >= 2 && discarded.left.is_empty(), &discarded)?;
     check(rule, succeeds(rule, site.power(vm).await)? == Power::Absent, "it is there")?;
-    let again = succeeds(rule, site.discard_moved(vm, &records, &targets).await)?;
-    check(rule, again.removed.is_empty(), &again)?;
-    let again = succeeds(rule, site.discard(vm, &records).await)?;
+    let again = succeeds(rule, site.discard(vm, &records, &targets).await)?;
     check(rule, again.removed.is_empty(), &again)
 }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::world::disk::{Marks, MemoryDisk};
-use crate::world::{BLOCK, World, ok, sum};
 use transfer::{Holds, RoundOptions};
 use units::Bytes;
+
+use crate::world::disk::{Marks, MemoryDisk};
+use crate::world::{self, BLOCK, World, ok, sum};
 
 /// Sizes that are no multiple of a block, a page or a sector, and less than a block.
 const ODD_SIZES: [usize; 4] = [7 * BLOCK, 5 * BLOCK + 4096 + 513, 1, 3 * BLOCK - 1];
@@ -150,11 +151,10 @@ async fn a_target_that_was_not_indexed_gets_everything() {
 async fn a_target_may_be_larger_than_the_source() {
     let mut world = World::new(&[2 * BLOCK + 7]);
     let large = Arc::new(MemoryDisk::zeros(4 * BLOCK));
-    let mut disks = crate::world::target_disks(&world.targets, Holds::Zeros);
+    let mut disks = world::target_disks(&world.targets, Holds::Zeros);
     disks[0].disk = Arc::clone(&large) as _;
     world.receiver =
-        transfer::Receiver::new(crate::world::migration(), disks, crate::world::small_limits())
-            .unwrap();
+        transfer::Receiver::new(world::migration(), disks, world::small_limits()).unwrap();
     world.connect_plainly(1).await;
     ok(world.round().await);
     let size = world.sources[0].len();

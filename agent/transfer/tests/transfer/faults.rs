@@ -1,15 +1,17 @@
 //! Copies that are interrupted, everywhere.
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::world::disk::{Marks, MemoryDisk};
-use crate::world::pipe::{cut_after, flip_at};
-use crate::world::{BLOCK, World, ok, sum};
 use tokio::io::duplex;
 use transfer::secure::{self, Identity, Trust};
 use transfer::{Holds, Round, RoundOptions, SenderError};
 use units::{BlockIndex, DiskNo};
 use wire::control::{ErrorCode, Failure};
+
+use crate::world::disk::{Marks, MemoryDisk};
+use crate::world::pipe::{cut_after, flip_at};
+use crate::world::{BLOCK, World, ok, sum};
 
 const RAW: RoundOptions = RoundOptions { limit_rate: None, limit_read: None, compress: 0 };
 

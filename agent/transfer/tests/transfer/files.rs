@@ -1,4 +1,5 @@
 //! Files, TCP and TLS: everything real.
+
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;

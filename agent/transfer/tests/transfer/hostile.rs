@@ -1,14 +1,16 @@
 //! Peers that lie. Each end is spoken to by hand.
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::world::disk::{Marks, MemoryDisk};
-use crate::world::{BLOCK, migration};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::watch;
 use transfer::{Holds, Receiver, ReceiverError, RoundOptions, Sender, SenderError, SenderLimits};
 use units::{BlockIndex, BlockSize, Bytes, Digest, DiskNo};
 use wire::data::{Block, Content, Encoding, ErrorCode, Frame, NackReason, PageRun, Parsed};
+
+use crate::world::disk::{Marks, MemoryDisk};
+use crate::world::{self, BLOCK, migration};
 
 fn hello(generation: u64) -> Frame {
     Frame::Hello { version: 1, migration: migration(), generation, stream: 0, streams: 1 }
@@ -59,8 +61,8 @@ async fn tell_receiver(frames: &[(Frame, Vec<u8>)]) -> (Option<Frame>, ReceiverE
 
 async fn tell_receiver_bytes(bytes: &[u8]) -> (Option<Frame>, ReceiverError) {
     let target = Arc::new(MemoryDisk::zeros(3 * BLOCK + 100));
-    let disks = crate::world::target_disks(&[Arc::clone(&target)], Holds::Zeros);
-    let receiver = Receiver::new(migration(), disks, crate::world::small_limits()).unwrap();
+    let disks = world::target_disks(&[Arc::clone(&target)], Holds::Zeros);
+    let receiver = Receiver::new(migration(), disks, world::small_limits()).unwrap();
     let (mut here, there) = duplex(4 << 20);
     here.write_all(bytes).await.unwrap();
     let serving = tokio::spawn(async move {
@@ -146,8 +148,8 @@ async fn blocks_that_do_not_fit_the_disk_are_refused_before_their_payload() {
 async fn more_than_the_credit_is_refused() {
     let target = Arc::new(MemoryDisk::zeros(6 * BLOCK));
     target.close_gate();
-    let disks = crate::world::target_disks(&[Arc::clone(&target)], Holds::Zeros);
-    let receiver = Receiver::new(migration(), disks, crate::world::small_limits()).unwrap();
+    let disks = world::target_disks(&[Arc::clone(&target)], Holds::Zeros);
+    let receiver = Receiver::new(migration(), disks, world::small_limits()).unwrap();
     let (mut here, there) = duplex(4 << 20);
     let content = vec![7; BLOCK];
     here.write_all(&encode(&hello(1), &[])).await.unwrap();
@@ -165,8 +167,8 @@ async fn more_than_the_credit_is_refused() {
 async fn a_block_that_is_under_way_is_not_taken_twice() {
     let target = Arc::new(MemoryDisk::zeros(3 * BLOCK));
     target.close_gate();
-    let disks = crate::world::target_disks(&[Arc::clone(&target)], Holds::Zeros);
-    let receiver = Receiver::new(migration(), disks, crate::world::small_limits()).unwrap();
+    let disks = world::target_disks(&[Arc::clone(&target)], Holds::Zeros);
+    let receiver = Receiver::new(migration(), disks, world::small_limits()).unwrap();
     let (mut here, there) = duplex(4 << 20);
     let content = vec![7; BLOCK];
     here.write_all(&encode(&hello(1), &[])).await.unwrap();
@@ -207,8 +209,8 @@ async fn content_that_is_not_what_its_hash_says_is_refused_and_not_written() {
         let frames =
             [(hello(1), vec![]), (Frame::Block(lie), payload), (Frame::Flush { token: 5 }, vec![])];
         let target = Arc::new(MemoryDisk::zeros(3 * BLOCK));
-        let disks = crate::world::target_disks(&[Arc::clone(&target)], Holds::Zeros);
-        let receiver = Receiver::new(migration(), disks, crate::world::small_limits()).unwrap();
+        let disks = world::target_disks(&[Arc::clone(&target)], Holds::Zeros);
+        let receiver = Receiver::new(migration(), disks, world::small_limits()).unwrap();
         let (mut here, there) = duplex(4 << 20);
         for (frame, payload) in frames {
             here.write_all(&encode(&frame, &payload)).await.unwrap();
@@ -256,8 +258,8 @@ async fn noise_is_refused() {
 /// Time is virtual.
 #[tokio::test(start_paused = true)]
 async fn a_sender_that_says_nothing_is_given_up() {
-    let disks = crate::world::target_disks(&[Arc::new(MemoryDisk::zeros(BLOCK))], Holds::Zeros);
-    let receiver = Receiver::new(migration(), disks, crate::world::small_limits()).unwrap();
+    let disks = world::target_disks(&[Arc::new(MemoryDisk::zeros(BLOCK))], Holds::Zeros);
+    let receiver = Receiver::new(migration(), disks, world::small_limits()).unwrap();
     let (mut here, there) = duplex(4 << 20);
     here.write_all(&encode(&hello(1), &[])).await.unwrap();
     assert!(matches!(receiver.serve(there).await, Err(ReceiverError::Silent)));
@@ -271,7 +273,7 @@ async fn sender_with(
     let marks = Arc::new(Marks::new(&sizes));
     let source = Arc::new(MemoryDisk::filled(sizes[0]));
     marks.write(0, &source, 0, &[1; 4096]);
-    let disks = crate::world::source_disks(&[Arc::clone(&source)]);
+    let disks = world::source_disks(&[Arc::clone(&source)]);
     let limits = SenderLimits { workers: 2 };
     let sender = Sender::new(migration(), disks, Arc::clone(&marks) as _, limits).unwrap();
     let (here, mut there) = duplex(4 << 20);

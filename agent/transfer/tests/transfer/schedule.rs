@@ -1,13 +1,15 @@
 //! Any order of writes, rounds, cuts, kills and failing disks ends in an equal copy.
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use transfer::{Changes, Holds, RoundOptions};
 
 use crate::world::disk::{Marks, MemoryDisk};
 use crate::world::pipe::cut_after;
 use crate::world::{BLOCK, World, ok};
-use proptest::collection::vec;
-use proptest::prelude::*;
-use transfer::{Changes, Holds, RoundOptions};
 
 const SIZES: [usize; 2] = [5 * BLOCK + 1234, 2 * BLOCK];
 

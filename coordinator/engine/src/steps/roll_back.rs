@@ -3,6 +3,8 @@
 //! Order matters: first the destination gives up the right to run (revoked, write-once), then the
 //! source gets it back, then things are tidied. A crash anywhere goes on with the same step.
 
+use std::collections::BTreeSet;
+
 use handover::{RevokeReceipt, SourceRequest, SourceState};
 use model::Power;
 use site::{FenceStage, Leftover};
@@ -41,7 +43,7 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
 /// A pool that is stopped hides what lies in it, and what is not seen now stays for good.
 async fn pools_answer(run: &Run) -> Result<(), StepError> {
     let pools = run.destination.probe().await?.pools;
-    let planned = run.plan.disks.iter().map(|disk| &disk.pool);
+    let planned: BTreeSet<_> = run.plan.disks.iter().map(|disk| &disk.pool).collect();
     for name in planned {
         match pools.iter().find(|pool| pool.name == *name) {
             Some(pool) if pool.active => {}

@@ -1,7 +1,9 @@
 //! The bytes of ledgers and receipts as the first release wrote them. Never edited: a new layout
 //! is a new version with its own file.
-use crate::common::*;
+
 use handover::*;
+
+use crate::common::*;
 
 const GOLDEN: &str = include_str!("golden.v1.txt");
 

@@ -1,8 +1,10 @@
 //! A receipt gives a right for one attempt, by one key, as it stands.
-use crate::common::*;
+
 use handover::*;
 use proptest::prelude::*;
 use units::{Digest, Epoch};
+
+use crate::common::*;
 
 fn east() -> VerifyingKey {
     key("east").verifying_key()

@@ -1,7 +1,9 @@
 //! What each side refuses, and what a repetition does.
-use crate::common::*;
+
 use handover::*;
 use units::Epoch;
+
+use crate::common::*;
 
 #[test]
 fn what_undoes_the_fence_is_recorded_before_the_fence_is_made() {

@@ -1,7 +1,9 @@
 //! The decision rule, row by row, and the order of steps, state by state.
-use crate::common::*;
+
 use handover::*;
 use units::Epoch;
+
+use crate::common::*;
 
 fn fenced() -> SourceState {
     SourceState::Fenced(Source::fenced(content(1)).receipt())

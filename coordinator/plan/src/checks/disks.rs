@@ -27,12 +27,14 @@ pub(crate) fn disks(
         ));
     }
     let devices = facts.guest.as_ref().map(|guest| guest.devices.as_slice());
+    let sought: Vec<_> = moving.iter().map(|disk| Sought::from(*disk)).collect();
     let mut planned = Vec::new();
     for (index, disk) in moving.iter().enumerate() {
         let Ok(no) = u16::try_from(index) else { break };
         let device = devices.ok().and_then(|devices| {
-            let all: Vec<_> = moving.iter().map(|disk| Sought::from(*disk)).collect();
-            find_device(&all[index], &all, devices).map_err(|refusal| refusals.push(refusal)).ok()
+            find_device(&sought[index], &sought, devices)
+                .map_err(|refusal| refusals.push(refusal))
+                .ok()
         });
         let Some(pool) = pool_for(request, disk, destination, refusals) else { continue };
         planned.push(PlannedDisk {

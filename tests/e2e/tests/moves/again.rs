@@ -10,7 +10,7 @@ fn there_and_back_a_guest_that_writes_hard_loses_no_byte() {
 }
 
 #[test]
-#[ignore = "takes ten minutes and more: `make more` runs it"]
+#[ignore = "20 emulated moves take half an hour; two of them run in `make test`, all in `make more`"]
 fn twenty_moves_of_a_guest_that_writes_hard_lose_no_byte() {
     moves_without_loss(20);
 }

@@ -103,25 +103,25 @@ fn a_copy_in_which_everything_breaks_once_sends_next_to_nothing_again() {
 }
 
 #[test]
-#[ignore = "each break on its own: `make more` does that"]
+#[ignore = "2 to 3 emulated minutes each; all four in one copy run in `make test`, this in `make more`"]
 fn a_killed_coordinator_is_resumed_and_sends_next_to_nothing_again() {
     next_to_nothing_is_sent_again_after(&[kill_the_coordinator], MIDDLE, 0);
 }
 
 #[test]
-#[ignore = "each break on its own: `make more` does that"]
+#[ignore = "2 to 3 emulated minutes each; all four in one copy run in `make test`, this in `make more`"]
 fn a_killed_agent_is_installed_anew_and_sends_next_to_nothing_again() {
     next_to_nothing_is_sent_again_after(&[kill_the_agent], MIDDLE, 0);
 }
 
 #[test]
-#[ignore = "each break on its own: `make more` does that"]
+#[ignore = "2 to 3 emulated minutes each; all four in one copy run in `make test`, this in `make more`"]
 fn a_killed_helper_is_started_anew_and_gets_next_to_nothing_again() {
     next_to_nothing_is_sent_again_after(&[kill_the_helper], MIDDLE, UNSYNCED);
 }
 
 #[test]
-#[ignore = "each break on its own: `make more` does that"]
+#[ignore = "2 to 3 emulated minutes each; all four in one copy run in `make test`, this in `make more`"]
 fn a_line_that_was_cut_carries_next_to_nothing_again() {
     next_to_nothing_is_sent_again_after(&[cut_the_line], MIDDLE, 0);
 }

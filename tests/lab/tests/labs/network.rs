@@ -1,4 +1,5 @@
 //! What paths do to packets, and cuts.
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;

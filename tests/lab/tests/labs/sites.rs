@@ -1,4 +1,5 @@
 //! Sites come up, answer, and reach each other only as the scenario says.
+
 use std::fs;
 
 use lab::{Between, HostAccess, Lab, Route, Site, SiteSpec};

@@ -1,4 +1,5 @@
 //! VMs boot, get their address, and reach what their site lets them reach.
+
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
