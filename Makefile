@@ -2,10 +2,11 @@
 
 TARGET   := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 PROGRAMS := $(TARGET)/programs
-STATIC   := x86_64-unknown-linux-gnu
 CARGO    := cargo
 # Guests are emulated and want a core each; more at once only makes all of them slower.
 THREADS  ?= 2
+# Programs for guests are linked by the tree's own (.cargo/config.toml).
+unexport RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER
 
 .PHONY: all deps programs agent test unit e2e more demo bench lint check clean
 
@@ -14,20 +15,18 @@ all: programs
 deps:
 	@tests/lab/install.sh
 
-agent: deps
-	RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_LAB_OPT_LEVEL=2 \
-		$(CARGO) build --locked --profile lab -p causeway-agent --target $(STATIC)
-	@mkdir -p $(PROGRAMS)
-	@strip -o $(PROGRAMS)/causeway-agent.new $(TARGET)/$(STATIC)/lab/causeway-agent
-	@mv $(PROGRAMS)/causeway-agent.new $(PROGRAMS)/causeway-agent
-
 # Always the whole workspace: cargo unites the features of what it is asked for, and another
 # selection would build half of the dependencies once more.
 BUILT := --bins
-programs: agent
+programs: deps
 	$(CARGO) build --locked --profile lab --workspace $(BUILT)
-	@cp $(TARGET)/lab/causeway $(PROGRAMS)/causeway.new && mv $(PROGRAMS)/causeway.new $(PROGRAMS)/causeway
+	@mkdir -p $(PROGRAMS)
+	@for name in causeway causeway-agent; do \
+		cp $(TARGET)/lab/$$name $(PROGRAMS)/$$name.new && mv $(PROGRAMS)/$$name.new $(PROGRAMS)/$$name || exit 1; \
+	done
 	$(PROGRAMS)/causeway --state-dir $(PROGRAMS)/state appliance build --agent $(PROGRAMS)/causeway-agent -o $(PROGRAMS)/appliance
+
+agent: programs
 
 # The helper's image; the lab; fences and channels of a real libvirtd; guests that move between real
 # sites: the story, there and back, breaks and kills, refusals, slow lines. Their manifests say
@@ -39,7 +38,7 @@ ON_REAL = CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --prof
 
 # What tests need has features of its own: with the tests beside them, the programs need no build of
 # their own.
-test e2e more: BUILT := --all-targets
+test e2e more: BUILT := --bins --tests
 test: unit e2e
 
 # Unit, property and golden tests: no root, no emulator.

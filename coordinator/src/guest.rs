@@ -168,7 +168,7 @@ impl SshGuest {
             kind: SiteErrorKind::NotFound,
             attempt: "install the agent".to_owned(),
             what: "the agent's program is missing on this machine".to_owned(),
-            hint: Some("build it with `make agent`, or name it in CAUSEWAY_AGENT".to_owned()),
+            hint: Some("build it with `make programs`, or name it in CAUSEWAY_AGENT".to_owned()),
             remedy: Remedy::GiveUp,
             source: Some(Box::new(error)),
         })

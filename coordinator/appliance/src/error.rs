@@ -95,8 +95,7 @@ impl BuildError {
                 "take another kernel, for example Debian's linux-image-cloud-amd64".to_owned()
             }
             Self::AgentNotStatic { .. } => {
-                "build it for a musl target, for example `--target x86_64-unknown-linux-musl`"
-                    .to_owned()
+                "build it by `make programs`, which links it statically".to_owned()
             }
             Self::WrongMachine { .. } => "take the kernel of the agent's machine".to_owned(),
             Self::Unreadable { .. }

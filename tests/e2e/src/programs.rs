@@ -14,10 +14,15 @@ impl Programs {
     /// # Errors
     /// A missing program fails the test: it never passes because there was nothing to test.
     pub fn find() -> Result<Self> {
-        let dir = std::env::var_os("CAUSEWAY_PROGRAMS").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/programs"),
-            PathBuf::from,
-        );
+        let dir = match std::env::var_os("CAUSEWAY_PROGRAMS") {
+            Some(dir) => PathBuf::from(dir),
+            // `make` puts them beside the profiles: TARGET/programs, TARGET/lab/deps/TEST.
+            None => {
+                let program = std::env::current_exe()?;
+                let target = program.ancestors().find(|dir| dir.join("programs").is_dir());
+                target.unwrap_or_else(|| Path::new(".")).join("programs")
+            }
+        };
         let found = Self { dir };
         for path in [found.causeway(), found.agent(), found.appliance().join("appliance.json")] {
             ensure!(path.exists(), "{} is missing: run `make programs`", path.display());

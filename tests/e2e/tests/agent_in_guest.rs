@@ -3,8 +3,6 @@
 //! Nothing is ever frozen on this machine: the agent that freezes runs inside the guest.
 #![expect(clippy::unwrap_used, reason = "what fails in a helper of a test fails the test")]
 
-#[path = "agent/binary.rs"]
-mod binary;
 #[path = "agent/helper.rs"]
 mod helper;
 #[path = "agent/source.rs"]

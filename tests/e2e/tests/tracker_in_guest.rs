@@ -332,15 +332,15 @@ fn selftest() -> Result<&'static Path> {
 }
 
 fn build_selftest() -> Result<PathBuf> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
     let target_dir =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    // Static, as all that runs in guests (.cargo/link-static.sh).
     run(Command::new(env!("CARGO"))
-        .args(["build", "--locked", "--profile", "lab", "--target", TARGET])
+        .args(["build", "--locked", "--profile", "lab"])
         .args(["-p", "track", "--example", "track-selftest", "--features", "fault-injection"])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env("CARGO_TARGET_DIR", &target_dir)
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .current_dir(workspace))?;
-    Ok(target_dir.join(TARGET).join("lab/examples/track-selftest"))
+    Ok(target_dir.join("lab/examples/track-selftest"))
 }

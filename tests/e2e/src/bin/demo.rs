@@ -14,9 +14,16 @@ use lab::Scenario;
 
 fn main() -> Result<ExitCode> {
     let began = Instant::now();
-    say("building the Debian guest (the first time takes some minutes) and starting two sites");
-    let small = std::env::args().any(|word| word == "--small");
-    let guest = if small { Guest::Small } else { Guest::Debian };
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let guest = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Guest::Debian,
+        ["--small"] => Guest::Small,
+        _ => {
+            eprintln!("usage: demo [--small]\n  --small  with a busybox guest, in a minute");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    say("building the guest (Debian takes some minutes the first time) and starting two sites");
     let options = SceneOptions { guest, ..SceneOptions::default() };
     let scene = Scene::start(Scenario::Relay.builder(), &options)?;
     say(&format!(

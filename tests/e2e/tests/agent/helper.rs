@@ -8,11 +8,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use e2e::Programs;
 use lab::kernel::{Kernel, debian_cloud};
 use lab::run::run;
 use tempfile::TempDir;
-
-use super::binary;
 
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_console", "virtio_net"];
 
@@ -132,7 +131,7 @@ impl Drop for Helper {
 fn initramfs(kernel: &Kernel, dir: &Path) -> Result<PathBuf> {
     let root = dir.join("root");
     fs::create_dir_all(root.join("modules"))?;
-    fs::copy(binary::agent()?, root.join("init"))?;
+    fs::copy(Programs::find()?.agent(), root.join("init"))?;
     let dependencies = fs::read_to_string(kernel.modules_dir.join("modules.dep"))?;
     let mut order: Vec<String> = Vec::new();
     for path in MODULES.iter().flat_map(|name| in_load_order(name, &dependencies)) {

@@ -6,11 +6,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use e2e::Programs;
 use lab::Format;
 use lab::guest::{Content, DiskFile, GuestOptions, Machine, Qemu, Ssh, Start, Writes, small};
 use tempfile::TempDir;
 
-use super::binary;
 use super::talk::Talk;
 
 const DIR: &str = "/run/causeway/test";
@@ -56,7 +56,7 @@ impl Source {
     }
 
     fn install(&self) -> Result<()> {
-        let program = fs::read(binary::agent()?)?;
+        let program = fs::read(Programs::find()?.agent())?;
         let put = format!(
             "mkdir -p -m 700 {DIR}; cat > {DIR}/causeway-agent; chmod 700 {DIR}/causeway-agent"
         );

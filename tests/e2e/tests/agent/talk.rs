@@ -8,9 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use e2e::Programs;
 use serde_json::{Value, json};
-
-use super::binary;
 
 /// Hangs end here: an answer takes seconds at most, but a helper has to boot first.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -26,7 +25,7 @@ impl Talk {
     /// With an agent whose socket is on this machine.
     pub fn over_socket(socket: &Path) -> Result<Self> {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(binary::agent()?).arg("ask").arg(socket);
+        command.args(["--pdeathsig", "KILL"]).arg(Programs::find()?.agent()).arg("ask").arg(socket);
         Self::by(command)
     }
 

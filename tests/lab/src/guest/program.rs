@@ -1,50 +1,30 @@
 //! The ledger program for guests: static, so that it runs in any of them.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::env;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::{cache, run::run};
-
-/// Names a program that was built elsewhere.
+/// Names a program that lies elsewhere.
 const VARIABLE: &str = "CAUSEWAY_LEDGER";
 
-/// The static `ledger`: what `CAUSEWAY_LEDGER` names, or else built from this source, by cargo, in
-/// the cache.
+/// The static `ledger`: what `CAUSEWAY_LEDGER` names, or else the one that cargo put beside the
+/// program that asks; tests lie one directory further down.
 pub fn ledger() -> Result<PathBuf> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(path) = BUILT.get() {
-        return Ok(path.clone());
+    if let Some(named) = env::var_os(VARIABLE) {
+        let named = PathBuf::from(named);
+        if !named.is_file() {
+            bail!("{VARIABLE} is not a file: {}", named.display());
+        }
+        return Ok(named);
     }
-    let path = match env::var_os(VARIABLE) {
-        Some(path) => PathBuf::from(path),
-        None => build()?,
+    let program = env::current_exe()?;
+    let beside = program.ancestors().skip(1).take(2).map(|dir| dir.join("ledger"));
+    let Some(found) = beside.into_iter().find(|path| path.is_file()) else {
+        bail!(
+            "no ledger program beside {}: build it with the same profile, `cargo build --workspace`",
+            program.display()
+        );
     };
-    if !path.is_file() {
-        bail!("{VARIABLE} is not a file: {}", path.display());
-    }
-    Ok(BUILT.get_or_init(|| path).clone())
-}
-
-fn build() -> Result<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
-    let workspace = workspace.context("the crate is not in its workspace")?;
-    // Cargo puts programs of the same name from different checkouts in the same place.
-    let checkout = blake3::hash(workspace.as_os_str().as_encoded_bytes()).to_hex();
-    let target = cache::dir()?.join(format!("ledger-target/{}", &checkout[..8]));
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["rustc", "--quiet", "-p", "lab", "--bin", "ledger"]);
-    // Quick to build, and quick enough for an emulated CPU: what is hot there is in this crate.
-    command.args(["--config", "profile.dev.package.lab.opt-level=3"]);
-    command.arg("--target-dir").arg(&target);
-    command.args(["--", "-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
-    command.current_dir(workspace);
-    run(&mut command).context("cannot build the ledger program")?;
-    Ok(target.join("debug/ledger"))
+    Ok(found)
 }
