@@ -84,10 +84,13 @@ pub async fn send(order: Send) -> Result<()> {
     let identity = Identity::generate();
     let peer = introduce(json!({ "key": identity.spki_hex() })).await?;
     let mut streams = Vec::new();
+    let mut suite = String::new();
     for _ in 0..order.common.streams {
         let stream = TcpStream::connect(&order.to).await.context("cannot connect")?;
         stream.set_nodelay(true)?;
-        streams.push(secure::connect(stream, &identity, Trust::Only(peer)).await?.stream);
+        let secured = secure::connect(stream, &identity, Trust::Only(peer)).await?;
+        suite = secured.suite();
+        streams.push(secured.stream);
     }
     let disk: Arc<dyn BlockRead> = Arc::new(disk);
     let source = SourceDisk { no: DiskNo(0), size, block_size: BlockSize::for_disk(size), disk };
@@ -107,7 +110,9 @@ pub async fn send(order: Send) -> Result<()> {
     }
     let digest = sender.seal(0)?;
     sender.disconnect().await;
-    say(json!({ "elapsed_s": elapsed.as_secs_f64(), "progress": round.progress, "digest": digest }))
+    let elapsed = elapsed.as_secs_f64();
+    let progress = round.progress;
+    say(json!({ "elapsed_s": elapsed, "progress": progress, "digest": digest, "cipher": suite }))
         .await
 }
 

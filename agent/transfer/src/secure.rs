@@ -7,6 +7,7 @@
 //!
 //! The source's agent is the TLS client of the destination's, and the coordinator that of both.
 
+mod suites;
 mod verify;
 
 use std::fmt;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
-use rustls::crypto::{CryptoProvider, ring as suites};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::sign::CertifiedKey;
@@ -25,6 +25,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use self::suites::Aes;
 use self::verify::Pinned;
 
 /// An Ed25519 public key, as the 44 bytes of its SubjectPublicKeyInfo. Written in hexadecimal.
@@ -66,6 +67,14 @@ pub enum Trust {
 pub struct Secured<S> {
     pub stream: TlsStream<S>,
     pub peer: PublicKey,
+}
+
+impl<S> Secured<S> {
+    /// The cipher suite by its name in RFC 8446, after the prefix `TLS13_`.
+    pub fn suite(&self) -> String {
+        let suite = self.stream.get_ref().1.negotiated_cipher_suite();
+        suite.map_or_else(String::new, |suite| format!("{:?}", suite.suite()))
+    }
 }
 
 #[derive(Debug, Error)]
@@ -111,7 +120,7 @@ impl Identity {
 
     /// A key that was kept.
     pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, KeptKeyError> {
-        let signing = suites::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(bytes))
+        let signing = rustls::crypto::ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(bytes))
             .map_err(|_| KeptKeyError)?;
         let spki = signing.public_key().ok_or(KeptKeyError)?;
         let public = PublicKey::try_from(spki.as_ref()).map_err(|_| KeptKeyError)?;
@@ -141,7 +150,19 @@ pub async fn connect<S>(stream: S, me: &Identity, trust: Trust) -> Result<Secure
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let provider = provider();
+    connect_with(Aes::here(), stream, me, trust).await
+}
+
+async fn connect_with<S>(
+    aes: Aes,
+    stream: S,
+    me: &Identity,
+    trust: Trust,
+) -> Result<Secured<S>, SecureError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let provider = suites::provider(aes);
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the suites are those of TLS 1.3")
@@ -165,13 +186,27 @@ pub async fn accept<S>(stream: S, me: &Identity, trust: Trust) -> Result<Secured
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let provider = provider();
+    accept_with(Aes::here(), stream, me, trust).await
+}
+
+async fn accept_with<S>(
+    aes: Aes,
+    stream: S,
+    me: &Identity,
+    trust: Trust,
+) -> Result<Secured<S>, SecureError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let provider = suites::provider(aes);
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the suites are those of TLS 1.3")
         .with_client_cert_verifier(Arc::new(Pinned { trust, provider }))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::clone(&me.key))));
     config.send_tls13_tickets = 0;
+    // The first of the client's, unless this end would be slow with it.
+    config.ignore_client_order = aes == Aes::Software;
     let handshake = TlsAcceptor::from(Arc::new(config)).accept_with(stream, |session| {
         session.set_buffer_limit(Some(WRITE_BUFFER));
     });
@@ -182,20 +217,6 @@ where
 /// How much ciphertext may wait for the socket: two blocks of the smallest size, so that
 /// encrypting goes on while the socket is busy.
 const WRITE_BUFFER: usize = 512 << 10;
-
-/// AES-128 first: every machine that runs VMs computes it in hardware, and 256 bits cost a seventh
-/// more for nothing that this data needs (performance.md, section 5). X25519 alone.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider {
-        cipher_suites: vec![
-            suites::cipher_suite::TLS13_AES_128_GCM_SHA256,
-            suites::cipher_suite::TLS13_AES_256_GCM_SHA384,
-            suites::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-        ],
-        kx_groups: vec![suites::kx_group::X25519],
-        ..suites::default_provider()
-    })
-}
 
 async fn within<T>(handshake: impl Future<Output = io::Result<T>>) -> Result<T, SecureError> {
     match tokio::time::timeout(HANDSHAKE_MAX, handshake).await {

@@ -1,4 +1,3 @@
-use rustls::CipherSuite;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
 use super::*;
@@ -14,7 +13,7 @@ async fn shake(client: (&Identity, Trust), server: (&Identity, Trust)) -> Ends {
 }
 
 #[tokio::test]
-async fn two_ends_that_know_each_other_talk_over_aes_128() {
+async fn two_ends_that_know_each_other_talk() {
     let (source, destination) = (Identity::generate(), Identity::generate());
     let ends = shake(
         (&source, Trust::Only(destination.public())),
@@ -24,13 +23,30 @@ async fn two_ends_that_know_each_other_talk_over_aes_128() {
     let (mut client, mut server) = (ends.0.unwrap(), ends.1.unwrap());
     assert_eq!(client.peer, destination.public());
     assert_eq!(server.peer, source.public());
-    let suite = client.stream.get_ref().1.negotiated_cipher_suite().unwrap();
-    assert_eq!(suite.suite(), CipherSuite::TLS13_AES_128_GCM_SHA256);
     client.stream.write_all(b"block").await.unwrap();
     client.stream.flush().await.unwrap();
     let mut got = [0; 5];
     server.stream.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"block");
+}
+
+#[tokio::test]
+async fn aes_is_for_two_ends_that_compute_it_in_hardware() {
+    use Aes::{Hardware, Software};
+    let (me, you) = (Identity::generate(), Identity::generate());
+    for (client, server, expected) in [
+        (Hardware, Hardware, "TLS13_AES_128_GCM_SHA256"),
+        (Hardware, Software, "TLS13_CHACHA20_POLY1305_SHA256"),
+        (Software, Hardware, "TLS13_CHACHA20_POLY1305_SHA256"),
+        (Software, Software, "TLS13_CHACHA20_POLY1305_SHA256"),
+    ] {
+        let (a, b) = duplex(64 << 10);
+        let (connected, _) = tokio::join!(
+            connect_with(client, a, &me, Trust::FirstSeen),
+            accept_with(server, b, &you, Trust::FirstSeen),
+        );
+        assert_eq!(connected.unwrap().suite(), expected, "{client:?} to {server:?}");
+    }
 }
 
 #[tokio::test]

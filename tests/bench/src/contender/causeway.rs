@@ -10,8 +10,9 @@ use crate::child::Running;
 use crate::disks::Disks;
 use crate::ground::{Line, Place};
 
-/// What both agents prefer, and their crate `transfer` tests.
+/// What both agents take where the processor computes AES; with another one nothing is compared.
 pub const CIPHER: &str = "TLS 1.3 AES-128-GCM";
+const SUITE: &str = "TLS13_AES_128_GCM_SHA256";
 
 pub fn copy(level: i32, line: &Line<'_>, disks: &Disks) -> Result<()> {
     let target = path(&disks.target)?;
@@ -29,6 +30,8 @@ pub fn copy(level: i32, line: &Line<'_>, disks: &Disks) -> Result<()> {
     // A sender that fails must not leave us waiting for its receiver, which would wait for it.
     let sent = sender.end()?;
     let received = receiver.end()?;
+    let suite = &sent["cipher"];
+    ensure!(suite == SUITE, "the agents took {suite}: this bench wants a processor with AES");
     let (sent, received) = (&sent["digest"], &received["digest"]);
     ensure!(
         sent == received && !sent.is_null(),
