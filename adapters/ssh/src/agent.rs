@@ -1,14 +1,17 @@
 //! The agent's life in a guest: install, start, remove. Nothing of it touches a disk.
 
 use std::fmt;
+use std::io::Write as _;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use ring::digest::{SHA256, digest};
 use thiserror::Error;
-use tracing::{info, instrument};
+use tokio::sync::OnceCell;
+use tracing::{info, instrument, warn};
 use units::MigrationId;
 
 use crate::error::SshError;
@@ -21,6 +24,8 @@ use crate::stream::ByteStream;
 #[derive(Clone)]
 pub struct AgentBinary {
     bytes: Bytes,
+    /// The same by gzip, made when it is first wanted.
+    packed: OnceCell<Bytes>,
     sha256: String,
     machine: Option<&'static str>,
 }
@@ -48,7 +53,7 @@ impl AgentBinary {
         }
         let sha256 = hex(digest(&SHA256, &bytes).as_ref());
         let machine = elf_machine(&bytes);
-        Ok(Self { bytes, sha256, machine })
+        Ok(Self { bytes, packed: OnceCell::new(), sha256, machine })
     }
 
     pub async fn load(path: &Path) -> Result<Self, AgentBinaryError> {
@@ -57,6 +62,19 @@ impl AgentBinary {
             cause,
         })?;
         Self::new(bytes)
+    }
+
+    async fn packed(&self) -> Bytes {
+        let pack = || async {
+            let bytes = self.bytes.clone();
+            let packing = tokio::task::spawn_blocking(move || {
+                let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+                gzip.write_all(&bytes).expect("memory takes all");
+                Bytes::from(gzip.finish().expect("memory takes all"))
+            });
+            packing.await.expect("packing does not panic")
+        };
+        self.packed.get_or_init(pack).await.clone()
     }
 
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
@@ -198,12 +216,13 @@ impl Guest {
         if made.exit == Exit::Status(FOREIGN) {
             return Err(SshError::ForeignDir { dir: dir.to_string() });
         }
-        made.success(&attempt)?;
+        let tools = made.success(&attempt)?.answer();
 
-        let was_there = self.sha256_of(&dir.program()).await?.as_ref() == Some(&agent.sha256);
+        let was_there =
+            self.sha256_of(&dir.program(), agent).await?.as_ref() == Some(&agent.sha256);
         if !was_there {
             let part = format!("{}.part", dir.program());
-            self.upload(agent, &part).await?;
+            self.upload(agent, &part, tools == "gzip").await?;
             let attempt = "putting the agent in place";
             self.script_as_root(attempt, PUT_IN_PLACE, &[&part, &dir.program()])
                 .await?
@@ -217,13 +236,36 @@ impl Guest {
         Ok(Installed { dir: dir.clone(), version, was_there })
     }
 
-    async fn upload(&self, agent: &AgentBinary, to: &str) -> Result<(), SshError> {
+    /// Packed to a third where the guest can unpack it: lines to guests are slow, and so is
+    /// decrypting where nothing computes it in hardware. A gzip that turns out not to work costs a
+    /// second upload, of the agent as it is.
+    async fn upload(&self, agent: &AgentBinary, to: &str, gzip: bool) -> Result<(), SshError> {
+        if gzip {
+            let packed = agent.packed().await;
+            match self.send(agent, packed, "umask 077; gzip -dc >\"$1\"", to).await {
+                Err(error @ (SshError::Failed { .. } | SshError::Damaged { .. })) => {
+                    warn!(%error, "the guest does not unpack the agent, which is sent as it is");
+                }
+                sent => return sent,
+            }
+        }
+        self.send(agent, agent.bytes.clone(), "umask 077; cat >\"$1\"", to).await
+    }
+
+    /// `bytes` through the script `receive`, which leaves the agent in `to`, or nothing is there.
+    async fn send(
+        &self,
+        agent: &AgentBinary,
+        bytes: Bytes,
+        receive: &str,
+        to: &str,
+    ) -> Result<(), SshError> {
         let attempt = "uploading the agent";
-        let command = self.as_root(&["sh", "-c", "umask 077; cat >\"$1\"", "sh", to]).await?;
-        let limits = ExecLimits { time: UPLOAD_TIME, ..ExecLimits::default() };
+        let command = self.as_root(&["sh", "-c", receive, "sh", to]).await?;
+        let limits = ExecLimits { time: time_for(bytes.len()), ..ExecLimits::default() };
         let connection = self.control().await?;
-        connection.run(attempt, &command, agent.bytes.clone(), limits).await?.success(attempt)?;
-        let arrived = self.sha256_of(to).await?.unwrap_or_else(|| "nothing".to_owned());
+        connection.run(attempt, &command, bytes, limits).await?.success(attempt)?;
+        let arrived = self.sha256_of(to, agent).await?.unwrap_or_else(|| "nothing".to_owned());
         if arrived == agent.sha256 {
             return Ok(());
         }
@@ -232,8 +274,8 @@ impl Guest {
         Err(SshError::Damaged { sent: agent.sha256.clone(), arrived })
     }
 
-    /// The SHA-256 of a file in the guest, None if it does not exist.
-    async fn sha256_of(&self, path: &str) -> Result<Option<String>, SshError> {
+    /// The SHA-256 of a file in the guest that should be the agent, None if it does not exist.
+    async fn sha256_of(&self, path: &str, agent: &AgentBinary) -> Result<Option<String>, SshError> {
         let attempt = "summing up the agent in the guest";
         let output = self.script_as_root(attempt, SHA256_OF, &[path]).await?;
         match output.exit {
@@ -241,7 +283,8 @@ impl Guest {
             Exit::Status(NOT_THERE) => Ok(None),
             Exit::Status(NO_TOOL) => {
                 let command = self.as_root(&["cat", path]).await?;
-                let limits = ExecLimits { output: MAX_AGENT, time: UPLOAD_TIME };
+                let time = time_for(agent.bytes.len());
+                let limits = ExecLimits { output: MAX_AGENT, time };
                 let output = self.exec_within(limits, &command, Bytes::new()).await?;
                 let output = output.success(attempt)?;
                 Ok(Some(hex(digest(&SHA256, &output.stdout).as_ref())))
@@ -317,8 +360,10 @@ fn failed(output: Output, attempt: &str) -> SshError {
     SshError::Failed { attempt: attempt.to_owned(), exit: output.exit, stderr }
 }
 
-/// For a few MiB over the slowest path that we care for (some 10 kB/s).
-const UPLOAD_TIME: Duration = Duration::from_secs(900);
+/// How long so many bytes may take over the slowest path that we care for, 8 kB/s.
+fn time_for(bytes: usize) -> Duration {
+    Duration::from_secs(60) + Duration::from_micros(125) * u32::try_from(bytes).expect("MAX_AGENT")
+}
 
 // Exit statuses of the scripts below, out of the way of those of shells and tools.
 const FOREIGN: u32 = 41;
@@ -337,9 +382,11 @@ umask 022
 parent=${1%/*}
 [ -d "$parent" ] || mkdir "$parent" || [ -d "$parent" ] || exit 1
 umask 077
-mkdir "$1" 2>/dev/null && exit 0
-if [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; then chmod 700 "$1"; exit; fi
-exit 41
+if ! mkdir "$1" 2>/dev/null; then
+    [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] || exit 41
+    chmod 700 "$1" || exit
+fi
+if command -v gzip >/dev/null 2>&1; then echo gzip; fi
 "#;
 
 const PUT_IN_PLACE: &str = r#"chmod 700 "$1" && mv -f "$1" "$2""#;

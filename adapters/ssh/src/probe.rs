@@ -13,9 +13,9 @@ pub const REQUIRED_TOOLS: &[&str] = &[
     "cat", "chmod", "df", "id", "kill", "ls", "mkdir", "mv", "rm", "rmdir", "sleep", "tr", "uname",
 ];
 
-/// Programs whose absence we can do without: the agent's copy is read back instead of summed
-/// there, and the agent runs at ordinary priority, in our session.
-pub const OPTIONAL_TOOLS: &[&str] = &["sha256sum", "setsid", "nice", "ionice"];
+/// Programs whose absence we can do without: the agent is sent unpacked, its copy is read back
+/// instead of summed there, and it runs at ordinary priority, in our session.
+pub const OPTIONAL_TOOLS: &[&str] = &["gzip", "sha256sum", "setsid", "nice", "ionice"];
 
 /// What a guest is and has.
 #[derive(Clone, Debug, PartialEq, Eq)]

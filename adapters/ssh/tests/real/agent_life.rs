@@ -1,7 +1,5 @@
 //! The agent's way into a guest's memory and out again, with a stand-in for it.
 
-use std::os::unix::fs::PermissionsExt;
-
 use guest_ssh::{
     AgentBinary, AgentDir, Exit, Guest, GuestReport, Privilege, Removed, SshError, Started,
     StreamError,
@@ -147,23 +145,48 @@ async fn an_agent_of_20_mb_arrives_whole_at_both_servers_and_by_sudo() {
     }
 }
 
+/// A server whose guest lacks a tool.
+fn without(tool: &str) -> String {
+    format!(
+        "mkdir /run/b; for t in /usr/bin/*; do case $t in *{tool}) ;; *) ln -s $t /run/b/; esac; done
+        sed -i \"s#^SetEnv.*#SetEnv PATH=$dir/bin:/run/b#\" \"$dir/sshd_config\""
+    )
+}
+
 #[tokio::test]
-async fn without_sha256sum_the_copy_is_read_back() {
-    let hide = "mkdir /run/b; for t in /usr/bin/*; do case $t in *sha256sum) ;; *) ln -s $t /run/b/; esac; done
-        sed -i 's#^SetEnv.*#SetEnv PATH=/run/b#' \"$dir/sshd_config\"";
-    let server = Server::start_with(Kind::OpenSsh, hide);
-    let guest = Guest::connect(&server.target("root")).await.unwrap();
-    assert_eq!(guest.exec("command -v sha256sum", "").await.unwrap().exit, Exit::Status(127));
-    assert!(!guest.install(&agent(), &dir()).await.unwrap().was_there);
-    assert!(guest.install(&agent(), &dir()).await.unwrap().was_there);
+async fn without_sha256sum_the_copy_is_read_back_and_without_gzip_it_is_sent_as_it_is() {
+    for tool in ["sha256sum", "gzip"] {
+        let server = Server::start_with(Kind::OpenSsh, &without(tool));
+        let guest = Guest::connect(&server.target("root")).await.unwrap();
+        let found = guest.exec(&format!("command -v {tool}"), "").await.unwrap();
+        assert_eq!(found.exit, Exit::Status(127));
+        assert!(!guest.install(&agent(), &dir()).await.unwrap().was_there);
+        assert!(guest.install(&agent(), &dir()).await.unwrap().was_there);
+    }
+}
+
+/// A tool of the guest is replaced: `script` gets what the tool would, and may call it.
+fn instead_of(tool: &str, script: &str) -> String {
+    format!(
+        "at=$dir/bin/{tool}; rm -f $at
+        printf '%s\\n' '#!/bin/sh' '{script}' >$at; chmod 755 $at"
+    )
+}
+
+#[tokio::test]
+async fn with_a_gzip_that_does_not_unpack_the_agent_is_sent_as_it_is() {
+    for script in ["exit 1", "exit 0", "/usr/bin/gzip \"$@\" | tr x y"] {
+        let server = Server::start_with(Kind::OpenSsh, &instead_of("gzip", script));
+        let guest = Guest::connect(&server.target("root")).await.unwrap();
+        assert!(!guest.install(&agent(), &dir()).await.unwrap().was_there, "{script}");
+        assert!(guest.install(&agent(), &dir()).await.unwrap().was_there, "{script}");
+    }
 }
 
 #[tokio::test]
 async fn a_copy_that_arrives_damaged_is_not_put_in_place() {
-    let server = Server::start(Kind::OpenSsh);
-    let cat = server.path("bin/cat");
-    std::fs::write(&cat, "#!/bin/sh\n/bin/cat \"$@\" | tr x y\n").unwrap();
-    std::fs::set_permissions(&cat, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let set_up = without("gzip") + "\n" + &instead_of("cat", "/usr/bin/cat \"$@\" | tr x y");
+    let server = Server::start_with(Kind::OpenSsh, &set_up);
     let guest = Guest::connect(&server.target("root")).await.unwrap();
     let error = guest.install(&agent(), &dir()).await.unwrap_err();
     assert!(matches!(error, SshError::Damaged { .. }), "{error}");
