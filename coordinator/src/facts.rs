@@ -35,7 +35,7 @@ pub async fn gather(
     };
     let (taken, to) = match to {
         Ok(report) => taken(context, destination, &vm, report).await,
-        Err(error) => (None, Err(problem(&error))),
+        Err(error) => (Vec::new(), Err(problem(&error))),
     };
     let guest = match (guest, &vm) {
         // Without its VM nothing is known to be the right guest.
@@ -60,21 +60,20 @@ async fn taken(
     destination: &dyn Site,
     vm: &Result<Vm, Problem>,
     report: SiteReport,
-) -> (Option<Taken>, Result<SiteReport, Problem>) {
-    let Ok(vm) = vm else { return (None, Ok(report)) };
+) -> (Vec<Taken>, Result<SiteReport, Problem>) {
+    let Ok(vm) = vm else { return (Vec::new(), Ok(report)) };
     match destination.vms().await {
         Ok(there) => {
-            let taken = there.into_iter().find(|(id, name)| *id == vm.id || *name == vm.name).map(
-                |(id, name)| Taken {
-                    same_id: id == vm.id,
-                    same_name: name == vm.name,
-                    kept_by: kept_by(context, destination.name(), id),
-                    name,
-                },
-            );
-            (taken, Ok(report))
+            let alike = there.into_iter().filter(|(id, name)| *id == vm.id || *name == vm.name);
+            let taken = alike.map(|(id, name)| Taken {
+                same_id: id == vm.id,
+                same_name: name == vm.name,
+                kept_by: kept_by(context, destination.name(), id),
+                name,
+            });
+            (taken.collect(), Ok(report))
         }
-        Err(error) => (None, Err(problem(&error))),
+        Err(error) => (Vec::new(), Err(problem(&error))),
     }
 }
 

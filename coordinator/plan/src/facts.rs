@@ -13,8 +13,8 @@ pub struct Facts {
     pub fence: Result<FenceOffer, Problem>,
     /// Several things can be wrong with a guest at once.
     pub guest: Result<GuestFacts, Vec<Problem>>,
-    /// Name of a VM at the destination that has the same name or id already.
-    pub taken: Option<Taken>,
+    /// VMs at the destination that have the same name or id already.
+    pub taken: Vec<Taken>,
     /// The helper's kernel and initramfs are built and intact.
     pub appliance: Result<(), Problem>,
     /// Measured or stated by the operator; bytes per second.

@@ -123,7 +123,7 @@ fn facts() -> Facts {
             memory_available: Bytes::mib(300),
             ..GuestFacts::default()
         }),
-        taken: None,
+        taken: Vec::new(),
         appliance: Ok(()),
         line: None,
     }
@@ -253,7 +253,7 @@ fn each_obstacle_is_refused_by_its_own_code() {
         ("same-site", |r, _| r.to = r.from.clone()),
         ("not-running", |_, f| vm(f).power = Power::Off),
         ("name-taken", |_, f| {
-            f.taken = Some(Taken {
+            f.taken.push(Taken {
                 name: "web1".to_owned(),
                 same_id: false,
                 same_name: true,
@@ -261,7 +261,7 @@ fn each_obstacle_is_refused_by_its_own_code() {
             });
         }),
         ("uuid-taken", |_, f| {
-            f.taken = Some(Taken {
+            f.taken.push(Taken {
                 name: "old".to_owned(),
                 same_id: true,
                 same_name: false,

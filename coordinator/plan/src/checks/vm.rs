@@ -28,7 +28,7 @@ pub(crate) fn vm(
             "start it first",
         );
     }
-    if let Some(taken) = &facts.taken {
+    for taken in &facts.taken {
         let what = match (taken.same_id, taken.same_name) {
             (true, true) => "name and UUID",
             (true, false) => "UUID",
