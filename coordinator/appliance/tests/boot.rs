@@ -185,7 +185,7 @@ fn an_agent_that_needs_libraries_or_is_no_program_is_refused() {
         request.agent = agent;
         let error = appliance::build(&request).unwrap_err();
         assert!(matches!(error, BuildError::AgentNotStatic { .. }), "{error}");
-        assert!(error.hint().unwrap().contains("musl"));
+        assert!(error.hint().unwrap().contains("make programs"));
     }
 }
 
