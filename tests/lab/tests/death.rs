@@ -151,15 +151,23 @@ fn the_reaper_ends_what_is_left_when_the_warden_was_killed_too() {
     assert!(living.site("east").unwrap().virsh(&["uri"]).is_ok(), "the living lab is untouched");
 }
 
+/// A shell's long work, once it has begun: a namespace that ends before would end it otherwise.
+fn at_work(shell: &mut Command) -> Child {
+    let work = shell.args(["-c", "echo begun; exec sleep 1000"]).stdout(Stdio::piped());
+    let mut child = work.spawn().unwrap();
+    let mut said = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    child
+}
+
 #[test]
 fn dropping_a_lab_ends_its_processes_and_removes_its_directory() {
     let root = tempfile::tempdir().unwrap();
     let lab = Lab::builder().site(lab::SiteSpec::named("east")).dir(root.path()).start().unwrap();
     let dir = lab.dir().to_owned();
     // One that only its namespace gives away, one that only its mark does.
-    let mut unmarked = lab.operator().command("env").args(["-i", "sleep", "1000"]).spawn().unwrap();
-    let east = lab.site("east").unwrap();
-    let mut elsewhere = east.command("sleep").unwrap().arg("1000").spawn().unwrap();
+    let mut unmarked = at_work(lab.operator().command("env").args(["-i", "sh"]));
+    let mut elsewhere = at_work(&mut lab.site("east").unwrap().command("sh").unwrap());
     drop(lab);
     assert_eq!(marked(&dir), Vec::<u32>::new());
     assert!(!dir.exists());
