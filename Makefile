@@ -26,6 +26,7 @@ programs: deps
 	done
 	$(PROGRAMS)/causeway --state-dir $(PROGRAMS)/state appliance build --agent $(PROGRAMS)/causeway-agent -o $(PROGRAMS)/appliance
 
+# There is a directory of that name, and make would call it up to date.
 agent: programs
 
 # The helper's image; the lab; fences and channels of a real libvirtd; guests that move between real

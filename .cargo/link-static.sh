@@ -1,8 +1,8 @@
 #!/bin/bash
-# rustc, with the programs that run inside guests linked statically and stripped. Only the last step of each
-# differs, so that they share every library with the rest; RUSTFLAGS and a target of their own would
-# build a hundred crates once more. Cargo does not notice a change of this file: clean the programs then
-# (`cargo clean --profile lab -p causeway-agent -p lab -p track`).
+# rustc, with the programs that run inside guests linked statically and stripped. Only the last step
+# of each differs, so that they share every library with the rest; RUSTFLAGS and a target of their
+# own would build a hundred crates once more. Cargo does not notice a change of this file: clean the
+# programs then (`cargo clean --profile lab -p causeway-agent -p lab -p track`).
 #
 # Not sh: dash drops variables such as CARGO_BIN_EXE_causeway-agent. Not named rustc: sccache would
 # take it for the compiler.

@@ -11,7 +11,7 @@ use flate2::{Compression, write::GzEncoder};
 use ring::digest::{SHA256, digest};
 use thiserror::Error;
 use tokio::sync::OnceCell;
-use tracing::{info, instrument, warn};
+use tracing::{info, instrument};
 use units::MigrationId;
 
 use crate::error::SshError;
@@ -216,13 +216,13 @@ impl Guest {
         if made.exit == Exit::Status(FOREIGN) {
             return Err(SshError::ForeignDir { dir: dir.to_string() });
         }
-        let tools = made.success(&attempt)?.answer();
+        let unpacks = made.success(&attempt)?.answer() == "unpacks";
 
         let was_there =
             self.sha256_of(&dir.program(), agent).await?.as_ref() == Some(&agent.sha256);
         if !was_there {
             let part = format!("{}.part", dir.program());
-            self.upload(agent, &part, tools == "gzip").await?;
+            self.upload(agent, &part, unpacks).await?;
             let attempt = "putting the agent in place";
             self.script_as_root(attempt, PUT_IN_PLACE, &[&part, &dir.program()])
                 .await?
@@ -236,31 +236,14 @@ impl Guest {
         Ok(Installed { dir: dir.clone(), version, was_there })
     }
 
-    /// Packed to a third where the guest can unpack it: lines to guests are slow, and so is
-    /// decrypting where nothing computes it in hardware. A gzip that turns out not to work costs a
-    /// second upload, of the agent as it is.
-    async fn upload(&self, agent: &AgentBinary, to: &str, gzip: bool) -> Result<(), SshError> {
-        if gzip {
-            let packed = agent.packed().await;
-            match self.send(agent, packed, "umask 077; gzip -dc >\"$1\"", to).await {
-                Err(error @ (SshError::Failed { .. } | SshError::Damaged { .. })) => {
-                    warn!(%error, "the guest does not unpack the agent, which is sent as it is");
-                }
-                sent => return sent,
-            }
-        }
-        self.send(agent, agent.bytes.clone(), "umask 077; cat >\"$1\"", to).await
-    }
-
-    /// `bytes` through the script `receive`, which leaves the agent in `to`, or nothing is there.
-    async fn send(
-        &self,
-        agent: &AgentBinary,
-        bytes: Bytes,
-        receive: &str,
-        to: &str,
-    ) -> Result<(), SshError> {
+    /// Packed to a third where the guest unpacks it: lines to guests are slow, and so is decrypting
+    /// where nothing computes it in hardware.
+    async fn upload(&self, agent: &AgentBinary, to: &str, unpacks: bool) -> Result<(), SshError> {
         let attempt = "uploading the agent";
+        let (receive, bytes) = match unpacks {
+            true => ("umask 077; gzip -dc >\"$1\"", agent.packed().await),
+            false => ("umask 077; cat >\"$1\"", agent.bytes.clone()),
+        };
         let command = self.as_root(&["sh", "-c", receive, "sh", to]).await?;
         let limits = ExecLimits { time: time_for(bytes.len()), ..ExecLimits::default() };
         let connection = self.control().await?;
@@ -377,6 +360,7 @@ const NOT_STARTED: u32 = 44;
 /// The guest may be frozen, and then whoever as much as asks to write to its disks waits until it
 /// is thawed. `mkdir -p` asks that for every part of a path, `/run` included, which lies in the root
 /// file system; so only what is missing is made.
+/// Asks gzip for a word that was packed: a name on the path says little about what it does.
 const MAKE_DIR: &str = r#"
 umask 022
 parent=${1%/*}
@@ -386,7 +370,7 @@ if ! mkdir "$1" 2>/dev/null; then
     [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] || exit 41
     chmod 700 "$1" || exit
 fi
-if command -v gzip >/dev/null 2>&1; then echo gzip; fi
+if [ "$(printf '\037\213\010\000\000\000\000\000\002\377\253\250\254\342\002\000\322\174\352\341\004\000\000\000' | gzip -dc 2>/dev/null)" = xyz ]; then echo unpacks; fi
 "#;
 
 const PUT_IN_PLACE: &str = r#"chmod 700 "$1" && mv -f "$1" "$2""#;

@@ -150,31 +150,9 @@ pub async fn connect<S>(stream: S, me: &Identity, trust: Trust) -> Result<Secure
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connect_with(Aes::here(), stream, me, trust).await
-}
-
-async fn connect_with<S>(
-    aes: Aes,
-    stream: S,
-    me: &Identity,
-    trust: Trust,
-) -> Result<Secured<S>, SecureError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let provider = suites::provider(aes);
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("the suites are those of TLS 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { trust, provider }))
-        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::clone(
-            &me.key,
-        ))));
-    config.resumption = rustls::client::Resumption::disabled();
-    config.enable_sni = false;
+    let config = client(Aes::here(), me, trust);
     let nobody = ServerName::try_from("causeway").expect("a valid name; nothing looks at it");
-    let handshake = TlsConnector::from(Arc::new(config)).connect_with(nobody, stream, |session| {
+    let handshake = TlsConnector::from(config).connect_with(nobody, stream, |session| {
         session.set_buffer_limit(Some(WRITE_BUFFER));
     });
     let stream = within(handshake).await?;
@@ -186,18 +164,30 @@ pub async fn accept<S>(stream: S, me: &Identity, trust: Trust) -> Result<Secured
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    accept_with(Aes::here(), stream, me, trust).await
+    let config = server(Aes::here(), me, trust);
+    let handshake = TlsAcceptor::from(config).accept_with(stream, |session| {
+        session.set_buffer_limit(Some(WRITE_BUFFER));
+    });
+    let stream = within(handshake).await?;
+    secured(TlsStream::Server(stream))
 }
 
-async fn accept_with<S>(
-    aes: Aes,
-    stream: S,
-    me: &Identity,
-    trust: Trust,
-) -> Result<Secured<S>, SecureError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+fn client(aes: Aes, me: &Identity, trust: Trust) -> Arc<ClientConfig> {
+    let provider = suites::provider(aes);
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the suites are those of TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned { trust, provider }))
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::clone(
+            &me.key,
+        ))));
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    Arc::new(config)
+}
+
+fn server(aes: Aes, me: &Identity, trust: Trust) -> Arc<ServerConfig> {
     let provider = suites::provider(aes);
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -207,11 +197,7 @@ where
     config.send_tls13_tickets = 0;
     // The first of the client's, unless this end would be slow with it.
     config.ignore_client_order = aes == Aes::Software;
-    let handshake = TlsAcceptor::from(Arc::new(config)).accept_with(stream, |session| {
-        session.set_buffer_limit(Some(WRITE_BUFFER));
-    });
-    let stream = within(handshake).await?;
-    secured(TlsStream::Server(stream))
+    Arc::new(config)
 }
 
 /// How much ciphertext may wait for the socket: two blocks of the smallest size, so that

@@ -341,6 +341,7 @@ fn build_selftest() -> Result<PathBuf> {
         .args(["-p", "track", "--example", "track-selftest", "--features", "fault-injection"])
         .env("CARGO_TARGET_DIR", &target_dir)
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env_remove("CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER")
         .current_dir(workspace))?;
     Ok(target_dir.join("lab/examples/track-selftest"))
 }

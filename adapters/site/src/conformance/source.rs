@@ -171,15 +171,14 @@ pub(super) async fn fence_of_the_disks(site: &dyn Site, fixture: &Fixture) -> Re
 }
 
 /// The slots of the source's disks.
-async fn targets(site: &dyn Site, fixture: &Fixture) -> Result<Vec<String>, Breach> {
-    let disks = look(site, fixture).await?.disks;
-    Ok(disks.into_iter().map(|disk| disk.target).collect())
+fn targets(source: &Vm) -> Vec<String> {
+    source.disks.iter().map(|disk| disk.target.clone()).collect()
 }
 
 pub(super) async fn retirement(site: &dyn Site, fixture: &Fixture) -> Result<(), Breach> {
     let vm = fixture.source;
-    let targets = targets(site, fixture).await?;
     let before = look(site, fixture).await?;
+    let targets = targets(&before);
     let rule = "a fenced VM is retired under a new name, twice as well as once, still fenced";
     let definition = succeeds(rule, site.fence_capture(vm, FenceStage::Definition).await)?;
     succeeds(rule, site.fence_apply(vm, &definition).await)?;
@@ -215,7 +214,7 @@ pub(super) async fn retirement(site: &dyn Site, fixture: &Fixture) -> Result<(),
 pub(super) async fn discarding(site: &dyn Site, fixture: &Fixture) -> Result<(), Breach> {
     let vm = fixture.source;
     let rule = "a fenced VM is discarded with its disks, and once more is harmless";
-    let targets = targets(site, fixture).await?;
+    let targets = targets(&look(site, fixture).await?);
     let definition = succeeds(rule, site.fence_capture(vm, FenceStage::Definition).await)?;
     succeeds(rule, site.fence_apply(vm, &definition).await)?;
     succeeds(rule, site.power_off(vm).await)?;

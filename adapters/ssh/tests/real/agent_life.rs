@@ -174,6 +174,13 @@ fn instead_of(tool: &str, script: &str) -> String {
 }
 
 #[tokio::test]
+async fn with_a_gzip_that_works_the_agent_is_sent_packed() {
+    let server = Server::start_with(Kind::OpenSsh, &instead_of("cat", "exit 1"));
+    let guest = Guest::connect(&server.target("root")).await.unwrap();
+    assert!(!guest.install(&agent(), &dir()).await.unwrap().was_there);
+}
+
+#[tokio::test]
 async fn with_a_gzip_that_does_not_unpack_the_agent_is_sent_as_it_is() {
     for script in ["exit 1", "exit 0", "/usr/bin/gzip \"$@\" | tr x y"] {
         let server = Server::start_with(Kind::OpenSsh, &instead_of("gzip", script));
