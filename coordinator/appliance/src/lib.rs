@@ -1,5 +1,5 @@
 //! Builds what the *helper* boots: a distribution's kernel, and an initramfs that holds the agent
-//! as `/init` and the modules that it needs to see disks and file systems.
+//! as `/init` and the modules that it needs to see disks and ports.
 //!
 //! ```text
 //!  KernelTree (vmlinuz, lib/modules/VERSION, config)

@@ -9,12 +9,14 @@ use crate::kernel::KernelTree;
 use crate::modinfo::{self, ModInfo, name_of, underscored};
 
 /// Without these (as modules or built in) there is no helper: its disks, its channel to the
-/// coordinator, its file system of last resort, LVM.
-pub const REQUIRED_MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "virtio_console", "ext4", "dm_mod"];
+/// coordinator.
+pub const REQUIRED_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_console"];
 
-/// What a guest of some cloud may have its disks, its network or its files on. Taken where the
-/// kernel has it.
+/// What a guest of some cloud may have its disks or its network on. Taken where the kernel has it.
+///
+/// No file system and no layer such as LVM: the helper mounts nothing, and what it says about a copy
+/// it reads itself. Their code would see a stranger's disk, and an emulated CPU needs seconds to load
+/// it.
 pub const WANTED_MODULES: &[&str] = &[
     // disks
     "virtio_scsi",
@@ -27,19 +29,6 @@ pub const WANTED_MODULES: &[&str] = &[
     "virtio_net",
     "ena",
     "e1000e",
-    // layers and file systems
-    "dm_snapshot",
-    "dm_mirror",
-    "dm_thin_pool",
-    "loop",
-    "xfs",
-    "btrfs",
-    "overlay",
-    "vfat",
-    "nls_cp437",
-    "nls_ascii",
-    "nls_iso8859_1",
-    "nls_utf8",
     // entropy at boot
     "virtio_rng",
 ];

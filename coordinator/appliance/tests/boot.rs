@@ -43,14 +43,12 @@ sleep 2
 while read -r name _; do echo "loaded: $name"; done </proc/modules
 for device in /dev/vda /dev/sda /dev/nvme0n1; do [ -b "$device" ] && echo "disk: $device"; done
 for port in /sys/class/virtio-ports/*; do [ -c "/dev/${port##*/}" ] && echo "port: $(cat "$port/name")"; done
-grep -v ^nodev /proc/filesystems | while read -r name; do echo "fs: $name"; done
-grep -q device-mapper /proc/misc && echo "dm: yes"
 echo "released: $(uname -r)"
 poweroff -f
 "#;
 
 #[test]
-fn the_helper_boots_and_sees_its_disks_ports_and_file_systems() {
+fn the_helper_boots_and_sees_its_disks_and_ports() {
     let dir = tempfile::tempdir().unwrap();
     let file = |path: &str, bytes| ExtraFile { path: path.to_owned(), bytes, executable: true };
     let busybox = fs::read(BUSYBOX).unwrap();
@@ -74,11 +72,6 @@ fn the_helper_boots_and_sees_its_disks_ports_and_file_systems() {
         "disk: /dev/sda",
         "disk: /dev/nvme0n1",
         "port: org.causeway.0",
-        "fs: ext4",
-        "fs: xfs",
-        "fs: btrfs",
-        "fs: vfat",
-        "dm: yes",
         &format!("released: {}", built.manifest.kernel_version),
     ] {
         assert!(has(line), "{line}\n{console}");
