@@ -1,30 +1,28 @@
 //! Looks into everything a plan is drawn up from. What cannot be learned is kept as a problem, so
 //! that all of them are told at once.
 //!
-//! Nothing is changed, but for the agent, which is put into the guest's memory to look around and
-//! is removed again.
+//! Nothing is changed, but for the agent, which is put into the guest's memory to look around.
 
-use engine::{Agent, State};
+use engine::State;
 use guest_ssh::SshError;
 use model::{SiteName, SiteReport, Vm, VmId};
 use plan::{
     Facts, GuestFacts, GuestFinding, GuestMount, GuestSwap, GuestWriter, Problem, Request, Taken,
 };
-use site::{GuestAccess, Site, SiteError, SiteErrorKind};
-use transfer::secure::Identity;
+use site::{Site, SiteError, SiteErrorKind};
 use units::Bytes;
-use wire::control::{GuestReport, Reply, Severity};
+use wire::control::{GuestReport, Severity};
 
 use crate::context::Context;
-use crate::guest::SshGuest;
+use crate::visit::{Unseen, Visit};
 
-/// Both sites, the VM and the guest behind `guest`, side by side.
+/// Both sites, the VM and the guest of `visit`, side by side.
 pub async fn gather(
     context: &Context,
     request: &Request,
     source: &dyn Site,
     destination: &dyn Site,
-    guest: Result<&SshGuest, Problem>,
+    visit: Result<&Visit, Problem>,
     line: Option<Bytes>,
 ) -> Facts {
     let (from, to, vm) = tokio::join!(source.probe(), destination.probe(), source.vm(&request.vm));
@@ -37,10 +35,10 @@ pub async fn gather(
         Ok(report) => taken(context, destination, &vm, report).await,
         Err(error) => (Vec::new(), Err(problem(&error))),
     };
-    let guest = match (guest, &vm) {
+    let guest = match (visit, &vm) {
         // Without its VM nothing is known to be the right guest.
         (_, Err(problem)) => Err(vec![problem.clone()]),
-        (Ok(guest), Ok(_)) => look_inside(context, request, guest).await,
+        (Ok(visit), Ok(_)) => look_inside(context, request, visit).await,
         (Err(problem), Ok(_)) => Err(vec![problem]),
     };
     Facts {
@@ -94,40 +92,23 @@ fn kept_by(context: &Context, site: &SiteName, vm: VmId) -> Option<String> {
 async fn look_inside(
     context: &Context,
     request: &Request,
-    guest: &SshGuest,
+    visit: &Visit,
 ) -> Result<GuestFacts, Vec<Problem>> {
     let binary = context.agent_binary();
-    let refusals = guest.refusals(&binary).await.map_err(|error| vec![problem(&error)])?;
+    let refusals = visit.guest().refusals(&binary).await.map_err(|error| vec![problem(&error)])?;
     if !refusals.is_empty() {
         return Err(refusals.into_iter().map(|error| problem(&error)).collect());
     }
-    let found = inspect(request, guest, &binary).await;
-    if let Err(error) = guest.remove(&request.id).await {
-        tracing::warn!(%error, "the agent stays in the guest's memory until its next boot");
-    }
-    found.map(|report| facts_of(*report)).map_err(|problem| vec![problem])
-}
-
-async fn inspect(
-    request: &Request,
-    guest: &SshGuest,
-    binary: &std::path::Path,
-) -> Result<Box<GuestReport>, Problem> {
-    let agent_problem = |error: engine::AgentError| Problem {
-        code: "guest-agent".to_owned(),
-        text: format!("the agent in {} does not work: {}", request.vm, chain(&error)),
-        hint: "see --verbose; `causeway-agent selfcheck` in the guest says what its kernel allows"
-            .to_owned(),
-    };
-    guest.install(&request.id, binary).await.map_err(|error| problem(&error))?;
-    let stream = guest.open(&request.id).await.map_err(|error| problem(&error))?;
-    // Only for this look: the migration's own key comes with the migration.
-    let identity = Identity::generate();
-    let at = format!("in {}", request.vm);
-    let agent = Agent::greet(&at, stream, &identity, &request.id).await.map_err(agent_problem)?;
-    match agent.call(wire::control::Request::Inspect).await.map_err(agent_problem)? {
-        Reply::Guest(report) => Ok(report),
-        other => Err(agent_problem(agent.unexpected(&other))),
+    match visit.look(&request.vm, &binary).await {
+        Ok(report) => Ok(facts_of(*report)),
+        Err(Unseen::Access(error)) => Err(vec![problem(&error)]),
+        Err(Unseen::Agent(why)) => Err(vec![Problem {
+            code: "guest-agent".to_owned(),
+            text: format!("the agent in {} does not work: {why}", request.vm),
+            hint:
+                "see --verbose; `causeway-agent selfcheck` in the guest says what its kernel allows"
+                    .to_owned(),
+        }]),
     }
 }
 

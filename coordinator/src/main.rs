@@ -14,6 +14,7 @@ mod receipt;
 mod show;
 mod sites;
 mod store;
+mod visit;
 
 use std::process::ExitCode;
 

@@ -18,6 +18,13 @@ pub fn error(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
+/// As [`ask`], for whoever must not stand still meanwhile. Its thread may wait for ever.
+pub async fn asked(question: &'static str) -> bool {
+    let (said, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || said.send(ask(question)));
+    answer.await.unwrap_or(false)
+}
+
 /// Asks on the terminal. Without one the answer is no, and what to type instead is said.
 pub fn ask(question: &str) -> bool {
     use std::io::IsTerminal;

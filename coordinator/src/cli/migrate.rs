@@ -19,12 +19,13 @@ use crate::keys;
 use crate::operator::Person;
 use crate::show::{self, plan_text};
 use crate::store::{MigrationJournal, Stored};
+use crate::visit::Visit;
 
 pub async fn migrate(context: &Context, args: MigrateArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
     let drawn = draw_up(context, args.ask).await?;
-    agree(context, &drawn.plan, args.yes)?;
-    start(context, &drawn.plan, &drawn.login).await
+    agree(context, &drawn.plan, &drawn.visit, args.yes).await?;
+    start(context, &drawn.plan, &drawn.login, &drawn.visit).await
 }
 
 pub async fn run_saved(context: &Context, args: RunArgs) -> Result<u8, Failure> {
@@ -43,36 +44,54 @@ pub async fn run_saved(context: &Context, args: RunArgs) -> Result<u8, Failure> 
         )
         .hint("draw it up again with this causeway"));
     }
+    if context.store.migration(plan.id.as_str())?.is_some() {
+        let what = format!("{} was begun already", plan.id);
+        return Err(Failure::new(Kind::Refused, what).hint(format!("causeway resume {}", plan.id)));
+    }
     let login = login(context, &plan.vm.name, &args.login)?.ok_or_else(|| {
         Failure::new(Kind::Refused, format!("no way into {} is known", plan.vm.name))
             .hint("name one with --guest root@ADDRESS")
     })?;
-    still_holds(context, &plan, &login).await?;
-    agree(context, &plan, args.yes)?;
-    start(context, &plan, &login).await
+    let visit = still_holds(context, &plan, &login).await?;
+    agree(context, &plan, &visit, args.yes).await?;
+    start(context, &plan, &login, &visit).await
 }
 
-fn agree(context: &Context, plan: &Plan, yes: bool) -> Result<(), Failure> {
+/// Shows the plan and asks. If it does not come to a migration, the agent's visit is over.
+async fn agree(context: &Context, plan: &Plan, visit: &Visit, yes: bool) -> Result<(), Failure> {
     if context.json {
         show::line(&serde_json::json!({ "plan": plan }).to_string());
     } else {
         show::error(&plan_text(plan));
     }
-    if yes || show::ask("\nGo ahead?") {
+    if yes || visit.unless_interrupted(show::asked("\nGo ahead?")).await? {
         return Ok(());
     }
+    visit.end().await;
     Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"))
 }
 
-async fn start(context: &Context, plan: &Plan, login: &GuestLogin) -> Result<u8, Failure> {
-    context.store.create_migration(plan, login, crate::now_ms())?;
+async fn start(
+    context: &Context,
+    plan: &Plan,
+    login: &GuestLogin,
+    visit: &Visit,
+) -> Result<u8, Failure> {
+    // The key first: an agent that waits for a key which nobody has would stand in the way.
+    let key = context.store.write_private(&key_file(plan), visit.key());
+    if let Err(error) =
+        key.and_then(|_| context.store.create_migration(plan, login, crate::now_ms()))
+    {
+        visit.end().await;
+        return Err(error.into());
+    }
     let stored = Stored {
         plan: plan.clone(),
         login: login.clone(),
         created_ms: crate::now_ms(),
         records: Vec::new(),
     };
-    let (run, progress) = prepare(context, &stored)?;
+    let (run, progress) = prepare_with(context, &stored, Arc::clone(visit.guest()))?;
     follow(context, run, progress, stored.created_ms).await
 }
 
@@ -82,9 +101,18 @@ pub struct Listening {
     wish: watch::Sender<Wish>,
 }
 
-/// Everything a migration runs with, new or resumed.
+/// Everything a migration runs with that is taken up again.
 pub fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), Failure> {
-    let Stored { plan, login, records, .. } = stored;
+    let (site, login) = (stored.plan.from.clone(), stored.login.clone());
+    prepare_with(context, stored, SshGuest::new(site, login, context.agent_binary())?)
+}
+
+fn prepare_with(
+    context: &Context,
+    stored: &Stored,
+    guest: Arc<SshGuest>,
+) -> Result<(Run, Listening), Failure> {
+    let Stored { plan, records, .. } = stored;
     let refuse = |what: &str, error: &dyn std::error::Error| {
         Failure::new(Kind::Refused, what).caused_by(error)
     };
@@ -113,7 +141,7 @@ pub fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), F
         state,
         source: context.site(&plan.from)?,
         destination: context.site(&plan.to)?,
-        guest: SshGuest::new(plan.from.clone(), login.clone(), context.agent_binary())?,
+        guest,
         custody,
         journal: Box::new(MigrationJournal { store: store.clone(), id: plan.id.clone() }),
         identity: coordinator_key(context, plan)?,
@@ -138,9 +166,13 @@ pub fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), F
     Ok((run, Listening { progress, wish: wish_sender }))
 }
 
+fn key_file(plan: &Plan) -> String {
+    format!("keys/{}.key", plan.id)
+}
+
 /// The key that the agents of this migration know the coordinator by, the same after a crash.
 fn coordinator_key(context: &Context, plan: &Plan) -> Result<Identity, Failure> {
-    let name = format!("keys/{}.key", plan.id);
+    let name = key_file(plan);
     let path = context.store.path().join(&name);
     let broken = |error: &dyn std::error::Error| {
         Failure::new(Kind::Refused, format!("cannot use {}", path.display())).caused_by(error)

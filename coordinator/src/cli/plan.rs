@@ -18,15 +18,19 @@ use crate::facts;
 use crate::failure::{Failure, Kind};
 use crate::guest::{GuestLogin, SshGuest};
 use crate::show::{line, plan_text};
+use crate::visit::Visit;
 
 /// A plan that was drawn up, and what it was drawn up with.
 pub struct Drawn {
     pub plan: Plan,
     pub login: GuestLogin,
+    /// Goes on until the migration takes it over or it is ended.
+    pub visit: Visit,
 }
 
 pub async fn plan(context: &Context, args: PlanArgs) -> Result<u8, Failure> {
     let drawn = draw_up(context, args.ask).await?;
+    drawn.visit.end().await;
     if let Some(path) = &args.output {
         let text = toml::to_string_pretty(&drawn.plan).map_err(|error| {
             Failure::new(Kind::Refused, "the plan cannot be written as TOML").caused_by(&error)
@@ -57,33 +61,51 @@ pub async fn draw_up(context: &Context, ask: Ask) -> Result<Drawn, Failure> {
     let (from, to) = (site_name(&ask.from)?, site_name(&ask.to)?);
     let login = login(context, &ask.vm, &ask.login)?;
     let request = request(context, &ask, from, to)?;
-    let plan = of_request(context, &request, login.as_ref(), ask.line.map(Bytes)).await?;
+    let visit = login.as_ref().map(|login| visit(context, &request, login)).transpose()?;
+    let plan = of_request(context, &request, visit.as_ref(), ask.line.map(Bytes)).await?;
     // A plan is refused without a login.
-    let login = login.ok_or_else(|| Failure::new(Kind::Usage, "no --guest was given"))?;
-    Ok(Drawn { plan, login })
+    match (login, visit) {
+        (Some(login), Some(visit)) => Ok(Drawn { plan, login, visit }),
+        _ => Err(Failure::new(Kind::Usage, "no --guest was given")),
+    }
 }
 
+fn visit(context: &Context, request: &Request, login: &GuestLogin) -> Result<Visit, Failure> {
+    let guest = SshGuest::new(request.from.clone(), login.clone(), context.agent_binary())?;
+    Ok(Visit::new(guest, request.id.clone()))
+}
+
+/// Looks into everything and decides. If it comes to no plan, `visit` is over.
 async fn of_request(
     context: &Context,
     request: &Request,
-    login: Option<&GuestLogin>,
+    visit: Option<&Visit>,
+    line: Option<Bytes>,
+) -> Result<Plan, Failure> {
+    let drawing = drawn(context, request, visit, line);
+    let Some(visit) = visit else { return drawing.await };
+    let drawn = visit.unless_interrupted(drawing).await?;
+    if drawn.is_err() {
+        visit.end().await;
+    }
+    drawn
+}
+
+async fn drawn(
+    context: &Context,
+    request: &Request,
+    visit: Option<&Visit>,
     line: Option<Bytes>,
 ) -> Result<Plan, Failure> {
     let source: Arc<dyn Site> = context.site(&request.from)?;
     let destination: Arc<dyn Site> = context.site(&request.to)?;
-    let guest = match login {
-        Some(login) => {
-            Ok(SshGuest::new(request.from.clone(), login.clone(), context.agent_binary())?)
-        }
-        None => Err(Problem {
-            code: "no-login".to_owned(),
-            text: format!("no way into {} is known", request.vm),
-            hint: "name one with --guest root@ADDRESS, or in the configuration under [guests]"
-                .to_owned(),
-        }),
-    };
-    let guest = guest.as_deref().map_err(Clone::clone);
-    let facts = facts::gather(context, request, &*source, &*destination, guest, line).await;
+    let visit = visit.ok_or_else(|| Problem {
+        code: "no-login".to_owned(),
+        text: format!("no way into {} is known", request.vm),
+        hint: "name one with --guest root@ADDRESS, or in the configuration under [guests]"
+            .to_owned(),
+    });
+    let facts = facts::gather(context, request, &*source, &*destination, visit, line).await;
     let under_way = match &facts.vm {
         Ok(vm) => under_way(context, &request.id, vm.id)?,
         Err(_) => None,
@@ -130,12 +152,13 @@ fn under_way(
     Ok(None)
 }
 
-/// Is a plan that was saved still true? Everything is looked into again, as when it was drawn up.
+/// Is a plan that was saved still true? Everything is looked into again, as when it was drawn up;
+/// the visit goes on if it is.
 pub async fn still_holds(
     context: &Context,
     plan: &Plan,
     login: &GuestLogin,
-) -> Result<(), Failure> {
+) -> Result<Visit, Failure> {
     let request = Request {
         id: plan.id.clone(),
         vm: plan.vm.id.to_string(),
@@ -149,7 +172,8 @@ pub async fn still_holds(
             .collect(),
         options: plan.options.clone(),
     };
-    let now = of_request(context, &request, Some(login), None).await?;
+    let visit = visit(context, &request, login)?;
+    let now = of_request(context, &request, Some(&visit), None).await?;
     let changed: Vec<_> = [
         ("the VM", now.vm != plan.vm),
         ("its disks", shapes(&now) != shapes(plan)),
@@ -160,8 +184,9 @@ pub async fn still_holds(
     .filter_map(|(what, differs)| differs.then_some(what))
     .collect();
     if changed.is_empty() {
-        return Ok(());
+        return Ok(visit);
     }
+    visit.end().await;
     let what = format!("changed since the plan was drawn up: {}", changed.join(", "));
     Err(Failure::new(Kind::Refused, what).hint("look at it again with `causeway plan`"))
 }

@@ -243,6 +243,23 @@ impl Scene {
         command
     }
 
+    /// As a person runs it, at a terminal: its input is what is typed, its output what is seen.
+    pub fn at_terminal(&self, arguments: &[&str]) -> Command {
+        let mut typed = format!("exec '{}'", self.programs.causeway().display());
+        for word in arguments {
+            typed += &format!(" '{word}'");
+        }
+        let plain = self.command(&[]);
+        let mut script = self.lab.operator().command("script");
+        script
+            .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .args(["-qefc", &typed, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        script
+    }
+
     pub fn causeway(&self, arguments: &[&str]) -> Result<Ran> {
         Ok(Ran::of(&self.command(arguments).output().context("cannot run causeway")?))
     }

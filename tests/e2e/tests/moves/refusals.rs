@@ -1,5 +1,7 @@
 //! Every reason to refuse is found before anything is touched.
 
+use std::io::{Read as _, Write as _};
+
 use e2e::{Ran, Scene, SceneOptions, VM};
 use lab::{Boot, Scenario, VmSpec};
 
@@ -26,6 +28,7 @@ fn each_obstacle_is_named_with_its_remedy_and_nothing_is_touched() {
     };
 
     plan(&|_| ()).must_exit(0);
+    scene.guest_is_clean(scene.at_east).unwrap();
     let unmapped = |words: &mut Vec<String>| {
         replace(words, "--network", "other=default");
         replace(words, "--pool", "nowhere");
@@ -66,12 +69,38 @@ fn each_obstacle_is_named_with_its_remedy_and_nothing_is_touched() {
     refused(Ran::of(&without), &["name-taken", "uuid-taken", "helper"]);
     scene.west().virsh(&["undefine", VM]).unwrap();
     scene.west().virsh(&["undefine", "older"]).unwrap();
-    plan(&|_| ()).must_exit(0);
+
+    who_does_not_agree_finds_the_guest_as_it_was(&scene);
 
     all_obstacles_of_a_vm_are_told_at_once(&scene);
 
     assert!(scene.causeway(&["status"]).unwrap().stdout.contains("no migrations"));
     scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+fn who_does_not_agree_finds_the_guest_as_it_was(scene: &Scene) {
+    const CTRL_C: &[u8] = b"\x03";
+    for (typed, said) in [(&b"n\n"[..], "not agreed to"), (CTRL_C, "interrupted")] {
+        let words = scene.ask("migrate", &[]).unwrap();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let mut asking = scene.at_terminal(&words).spawn().unwrap();
+        let mut screen = asking.stdout.take().unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"Go ahead? [y/N] ") {
+            let mut byte = [0];
+            let read = screen.read(&mut byte).unwrap();
+            assert!(read > 0, "it did not ask:\n{}", String::from_utf8_lossy(&seen));
+            seen.extend(byte);
+        }
+        assert!(scene.guest_is_clean(scene.at_east).is_err(), "no agent waits for the answer");
+        asking.stdin.as_mut().unwrap().write_all(typed).unwrap();
+        screen.read_to_end(&mut seen).unwrap();
+        let seen = String::from_utf8_lossy(&seen);
+        assert!(seen.contains(said), "{seen}");
+        assert_eq!(asking.wait().unwrap().code(), Some(3), "{seen}");
+        scene.guest_is_clean(scene.at_east).unwrap();
+        scene.west_is_clean().unwrap();
+    }
 }
 
 fn bare(name: &str, uuid: &str, more: &str) -> String {

@@ -1,18 +1,44 @@
-//! The story: one command moves a running guest, and nothing is lost.
+//! The story: a saved plan is run, a running guest moves, and nothing is lost.
 
-use e2e::{Scene, SceneOptions, VM};
+use std::process::Command;
+
+use e2e::{Ran, Scene, SceneOptions, VM};
 use lab::Scenario;
 
 /// Less than the guest's disk has, after compression.
 const CONTENT: u64 = 20 << 20;
 
 #[test]
-fn a_running_guest_moves_with_one_command_and_loses_nothing() {
+fn a_running_guest_moves_by_a_saved_plan_and_loses_nothing() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
-    let before = scene.operator_bytes().unwrap();
-    let ran = scene.migrate(&[]).unwrap().must_exit(0);
+    let bytes_before = scene.operator_bytes().unwrap();
+    let saved = scene.dir().join("plan.toml").display().to_string();
+    let words = scene.ask("plan", &["--output", &saved]).unwrap();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    scene.causeway(&words).unwrap().must_exit(0);
+    let login = words.iter().position(|word| *word == "--guest").expect("it is asked for");
+    let run = [&["run", &saved, "--yes"], &words[login..login + 6]].concat();
+    let other = scene.dir().join("other-state");
+    let copied = Command::new("cp").arg("-r").args([&scene.state, &other]).status().unwrap();
+    assert!(copied.success());
+    let words: Vec<_> = run.iter().map(|word| (*word).to_owned()).collect();
+    let going = scene.until("phase: copying", &words).unwrap();
+    // Not those that pass a stream on: they come and go.
+    let serving = "for pid in $(pidof causeway-agent); do \
+                   grep -q serve /proc/$pid/cmdline && echo $pid; done; true";
+    let agent = || scene.ssh(scene.at_east).unwrap().run(serving).unwrap();
+    let before = agent();
+    assert!(!before.trim().is_empty());
+    // Somebody else runs the same plan: the agent that works for the first one is left alone.
+    let somebody = scene.command(&run).env("CAUSEWAY_STATE", other).output().unwrap();
+    let somebody = Ran::of(&somebody).must_exit(3);
+    assert!(somebody.stderr.contains("another coordinator"), "{}", somebody.stderr);
+    assert_eq!(agent(), before);
+    let ran = going.finish().unwrap().must_exit(0);
+    let again = scene.causeway(&run).unwrap().must_exit(3);
+    assert!(again.stderr.contains("was begun already"), "{}", again.stderr);
     // There is no route between the sites: all data went over the operator's machine.
-    let relayed = scene.operator_bytes().unwrap() - before;
+    let relayed = scene.operator_bytes().unwrap() - bytes_before;
     assert!(relayed > CONTENT, "{relayed} bytes: the counter does not count");
     assert!(ran.stdout.contains("web1 runs at west"), "{}", ran.stdout);
     assert!(ran.stdout.contains("tracker bpf"), "{}", ran.stdout);
