@@ -102,12 +102,13 @@ async fn look_inside(
     match visit.look(&request.vm, &binary).await {
         Ok(report) => Ok(facts_of(*report)),
         Err(Unseen::Access(error)) => Err(vec![problem(&error)]),
-        Err(Unseen::Agent(why)) => Err(vec![Problem {
+        Err(Unseen::Agent { why, hint }) => Err(vec![Problem {
             code: "guest-agent".to_owned(),
             text: format!("the agent in {} does not work: {why}", request.vm),
-            hint:
+            hint: hint.unwrap_or_else(|| {
                 "see --verbose; `causeway-agent selfcheck` in the guest says what its kernel allows"
-                    .to_owned(),
+                    .to_owned()
+            }),
         }]),
     }
 }

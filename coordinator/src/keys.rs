@@ -6,6 +6,8 @@ use std::fs;
 use ed25519_dalek::SigningKey;
 use handover::{Identity, InstallKey, SiteKey};
 use model::SiteName;
+use transfer::secure;
+use units::MigrationId;
 use zeroize::Zeroizing;
 
 use crate::failure::{Failure, Kind};
@@ -72,5 +74,34 @@ fn signing_key(store: &Store, name: &str) -> Result<SigningKey, Failure> {
         }
         Err(error) => Err(Failure::new(Kind::Refused, format!("cannot read {}", path.display()))
             .caused_by(&error)),
+    }
+}
+
+fn coordinator_file(id: &MigrationId) -> String {
+    format!("keys/{id}.key")
+}
+
+/// The key that the agents of a migration know the coordinator by, the same after a crash.
+pub fn of_coordinator(store: &Store, id: &MigrationId) -> Result<secure::Identity, Failure> {
+    let name = coordinator_file(id);
+    let path = store.path().join(&name);
+    let broken = |error: &dyn std::error::Error| {
+        Failure::new(Kind::Refused, format!("cannot use {}", path.display())).caused_by(error)
+    };
+    let bytes = if path.exists() {
+        fs::read(&path).map_err(|error| broken(&error))?
+    } else {
+        let bytes = secure::Identity::generate_pkcs8();
+        store.write_private(&name, &bytes)?;
+        bytes
+    };
+    secure::Identity::from_pkcs8(&Zeroizing::new(bytes)).map_err(|error| broken(&error))
+}
+
+/// No agent knows it any more.
+pub fn forget_coordinator(store: &Store, id: &MigrationId) {
+    let path = store.path().join(coordinator_file(id));
+    if let Err(error) = fs::remove_file(&path) {
+        tracing::warn!(%error, path = %path.display(), "a key that nobody needs is left");
     }
 }

@@ -8,6 +8,7 @@ mod context;
 mod facts;
 mod failure;
 mod guest;
+mod interrupts;
 mod keys;
 mod operator;
 mod receipt;

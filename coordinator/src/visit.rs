@@ -4,33 +4,40 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use engine::{Agent, AgentError};
 use site::{GuestAccess, SiteError};
-use tokio::signal::unix::{SignalKind, signal};
 use transfer::secure::Identity;
 use units::MigrationId;
 use wire::control::{ErrorCode, GuestReport, Reply, Request};
-use zeroize::Zeroizing;
 
 use crate::facts::chain;
 use crate::failure::{Failure, Kind};
 use crate::guest::SshGuest;
+use crate::interrupts::Interrupts;
+use crate::show;
 
 pub struct Visit {
     guest: Arc<SshGuest>,
     id: MigrationId,
-    /// PKCS #8. An agent knows its coordinator by the first key that it is shown.
-    key: Zeroizing<Vec<u8>>,
-    /// Something of ours may be in the guest.
-    entered: AtomicBool,
+    /// Stored before the agent is there: it knows its coordinator by the first key that it is shown,
+    /// and the migration, or another try after a crash, comes with the same.
+    key: Identity,
+    forget_key: Box<dyn Fn() + Send + Sync>,
+    agent: AtomicU8,
 }
+
+/// What of the visit is in the guest.
+const NOTHING: u8 = 0;
+/// Perhaps an agent of ours, perhaps one that works for somebody else who runs the same plan.
+const SOMEBODYS: u8 = 1;
+const OURS: u8 = 2;
 
 /// Why the guest was not looked at.
 pub enum Unseen {
     Access(SiteError),
-    Agent(String),
+    Agent { why: String, hint: Option<String> },
 }
 
 impl From<SiteError> for Unseen {
@@ -41,59 +48,85 @@ impl From<SiteError> for Unseen {
 
 impl From<AgentError> for Unseen {
     fn from(error: AgentError) -> Self {
-        Self::Agent(chain(&error))
+        let hint = match &error {
+            AgentError::Refused { failure, .. } => failure.hint.clone(),
+            _ => None,
+        };
+        Self::Agent { why: chain(&error), hint }
     }
 }
 
 impl Visit {
-    pub fn new(guest: Arc<SshGuest>, id: MigrationId) -> Self {
-        let key = Zeroizing::new(Identity::generate_pkcs8());
-        Self { guest, id, key, entered: AtomicBool::new(false) }
+    /// `forget_key` deletes the stored `key` when the visit comes to nothing.
+    pub fn new(
+        guest: Arc<SshGuest>,
+        id: MigrationId,
+        key: Identity,
+        forget_key: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self { guest, id, key, forget_key: Box::new(forget_key), agent: AtomicU8::new(NOTHING) }
     }
 
     pub fn guest(&self) -> &Arc<SshGuest> {
         &self.guest
     }
 
-    pub fn key(&self) -> &[u8] {
-        &self.key
-    }
-
     /// Installs the agent and lets it look around.
     pub async fn look(&self, vm: &str, binary: &Path) -> Result<Box<GuestReport>, Unseen> {
-        self.entered.store(true, Ordering::Relaxed);
+        self.agent.store(SOMEBODYS, Ordering::Relaxed);
         self.guest.install(&self.id, binary).await?;
-        let stream = self.guest.open(&self.id).await?;
-        let identity = Identity::from_pkcs8(&self.key).expect("made above");
-        let greeted = Agent::greet(&format!("in {vm}"), stream, &identity, &self.id).await;
-        if greeted.as_ref().is_err_and(is_foreign) {
-            // It works for whoever ran this plan from somewhere else.
-            self.entered.store(false, Ordering::Relaxed);
-        }
-        let agent = greeted?;
+        let agent = self.greet(vm).await?;
         match agent.call(Request::Inspect).await? {
             Reply::Guest(report) => Ok(report),
             other => Err(agent.unexpected(&other).into()),
         }
     }
 
-    /// Takes the agent out of the guest again.
+    async fn greet(&self, vm: &str) -> Result<Agent, Unseen> {
+        let stream = self.guest.open(&self.id).await?;
+        let agent = Agent::greet(&format!("in {vm}"), stream, &self.key, &self.id).await;
+        match &agent {
+            Ok(_) => self.agent.store(OURS, Ordering::Relaxed),
+            Err(error) if is_foreign(error) => self.agent.store(NOTHING, Ordering::Relaxed),
+            Err(_) => {}
+        }
+        Ok(agent?)
+    }
+
+    /// Takes the agent out of the guest again, if it is not somebody else's.
     pub async fn end(&self) {
-        if !self.entered.swap(false, Ordering::Relaxed) {
+        if self.agent.load(Ordering::Relaxed) == SOMEBODYS {
+            // Whatever comes of it: only an agent that says so is not ours.
+            let _asked = self.greet("the guest").await;
+        }
+        if self.agent.swap(NOTHING, Ordering::Relaxed) != NOTHING
+            && let Err(error) = self.guest.remove(&self.id).await
+        {
+            let why = chain(&error);
+            show::error(&format!(
+                "the agent stays in the guest's memory, until its next boot or for seven days: {why}"
+            ));
             return;
         }
-        if let Err(error) = self.guest.remove(&self.id).await {
-            tracing::warn!(%error, "the agent stays in the guest's memory until its next boot");
-        }
+        (self.forget_key)();
     }
 
     /// Waits for `what`, but leaves the guest when the operator interrupts.
-    pub async fn unless_interrupted<T>(&self, what: impl Future<Output = T>) -> Result<T, Failure> {
+    pub async fn unless_interrupted<T>(
+        &self,
+        interrupts: &mut Interrupts,
+        what: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
         tokio::select! {
-            done = what => Ok(done),
-            () = interrupted() => {
-                self.end().await;
-                Err(Failure::new(Kind::Refused, "interrupted, nothing was touched"))
+            done = what => return Ok(done),
+            () = interrupts.next() => {}
+        }
+        tokio::select! {
+            () = self.end() => Err(Failure::new(Kind::Refused, "interrupted, nothing was touched")),
+            () = interrupts.next() => {
+                let left = "interrupted; the agent may be left in the guest's memory, until its next \
+                            boot or for seven days";
+                Err(Failure::new(Kind::Refused, left))
             }
         }
     }
@@ -101,19 +134,4 @@ impl Visit {
 
 fn is_foreign(error: &AgentError) -> bool {
     matches!(error, AgentError::Refused { failure, .. } if failure.code == ErrorCode::Foreign)
-}
-
-/// Returns at Ctrl-C, at SIGTERM, and when the terminal is closed.
-async fn interrupted() {
-    let listen = |kind| signal(kind).expect("a runtime that listens for signals");
-    let (mut interrupt, mut terminate, mut hangup) = (
-        listen(SignalKind::interrupt()),
-        listen(SignalKind::terminate()),
-        listen(SignalKind::hangup()),
-    );
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
 }

@@ -67,6 +67,9 @@ fn the_helper_boots_and_sees_its_disks_and_ports() {
         let no_device = format!("insmod: can't insert '/modules/{module}.ko': No such device");
         assert!(has(&format!("loaded: {module}")) || has(&no_device), "{module}\n{console}");
     }
+    for file_system in ["ext4", "xfs", "btrfs", "dm_mod"] {
+        assert!(!has(&format!("loaded: {file_system}")), "{file_system}, which nothing needs");
+    }
     for line in [
         "disk: /dev/vda",
         "disk: /dev/sda",

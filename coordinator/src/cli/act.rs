@@ -11,6 +11,7 @@ use super::plan::login;
 use super::{exit, receipt};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
+use crate::interrupts::Interrupts;
 use crate::show;
 use crate::store::Stored;
 
@@ -49,7 +50,7 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
     }
     context.store.update_plan(&stored.plan, &stored.login)?;
     let (run, listening) = prepare(context, &stored)?;
-    follow(context, run, listening, stored.created_ms).await
+    follow(context, run, listening, stored.created_ms, Interrupts::listen()).await
 }
 
 /// Nothing is left to be done, but for a receipt that a crash may have left unwritten.
@@ -106,7 +107,7 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
             .caused_by(&error)
             .next(format!("causeway resume {id}"))
     })?;
-    match follow(context, run, listening, stored.created_ms).await {
+    match follow(context, run, listening, stored.created_ms, Interrupts::listen()).await {
         // What was asked for is what was done.
         Ok(exit::ROLLED_BACK) => Ok(exit::DONE),
         other => other,

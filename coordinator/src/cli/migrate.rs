@@ -7,25 +7,26 @@ use engine::custody::{Custody, CustodyOf};
 use engine::{Links, Progress, Run, State, Watcher, Wish};
 use plan::{PLAN_VERSION, Plan};
 use tokio::sync::watch;
-use transfer::secure::Identity;
 
+use super::act::state_of;
 use super::args::{MigrateArgs, RunArgs};
-use super::plan::{draw_up, login, still_holds};
+use super::plan::{Drawn, draw_up, login, still_holds};
 use super::{exit, receipt};
 use crate::context::Context;
 use crate::failure::{Failure, Kind, halted};
-use crate::guest::{GuestLogin, SshGuest};
+use crate::guest::SshGuest;
+use crate::interrupts::Interrupts;
 use crate::keys;
 use crate::operator::Person;
 use crate::show::{self, plan_text};
 use crate::store::{MigrationJournal, Stored};
-use crate::visit::Visit;
 
 pub async fn migrate(context: &Context, args: MigrateArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
-    let drawn = draw_up(context, args.ask).await?;
-    agree(context, &drawn.plan, &drawn.visit, args.yes).await?;
-    start(context, &drawn.plan, &drawn.login, &drawn.visit).await
+    let mut interrupts = Interrupts::listen();
+    let drawn = draw_up(context, args.ask, &mut interrupts).await?;
+    agree(context, &drawn, args.yes, &mut interrupts).await?;
+    start(context, drawn, interrupts).await
 }
 
 pub async fn run_saved(context: &Context, args: RunArgs) -> Result<u8, Failure> {
@@ -44,55 +45,58 @@ pub async fn run_saved(context: &Context, args: RunArgs) -> Result<u8, Failure> 
         )
         .hint("draw it up again with this causeway"));
     }
-    if context.store.migration(plan.id.as_str())?.is_some() {
+    if let Some(stored) = context.store.migration(plan.id.as_str())? {
+        let hint = match state_of(&stored)?.phase {
+            phase if phase.is_final() => "it has ended; draw up a new plan".to_owned(),
+            _ => format!("causeway resume {}", plan.id),
+        };
         let what = format!("{} was begun already", plan.id);
-        return Err(Failure::new(Kind::Refused, what).hint(format!("causeway resume {}", plan.id)));
+        return Err(Failure::new(Kind::Refused, what).hint(hint));
     }
     let login = login(context, &plan.vm.name, &args.login)?.ok_or_else(|| {
         Failure::new(Kind::Refused, format!("no way into {} is known", plan.vm.name))
             .hint("name one with --guest root@ADDRESS")
     })?;
-    let visit = still_holds(context, &plan, &login).await?;
-    agree(context, &plan, &visit, args.yes).await?;
-    start(context, &plan, &login, &visit).await
+    let mut interrupts = Interrupts::listen();
+    let visit = still_holds(context, &plan, &login, &mut interrupts).await?;
+    let drawn = Drawn { plan, login, visit };
+    agree(context, &drawn, args.yes, &mut interrupts).await?;
+    start(context, drawn, interrupts).await
 }
 
 /// Shows the plan and asks. If it does not come to a migration, the agent's visit is over.
-async fn agree(context: &Context, plan: &Plan, visit: &Visit, yes: bool) -> Result<(), Failure> {
+async fn agree(
+    context: &Context,
+    Drawn { plan, visit, .. }: &Drawn,
+    yes: bool,
+    interrupts: &mut Interrupts,
+) -> Result<(), Failure> {
     if context.json {
         show::line(&serde_json::json!({ "plan": plan }).to_string());
     } else {
         show::error(&plan_text(plan));
     }
-    if yes || visit.unless_interrupted(show::asked("\nGo ahead?")).await? {
+    if yes || visit.unless_interrupted(interrupts, show::asked("\nGo ahead?")).await? {
         return Ok(());
     }
     visit.end().await;
     Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"))
 }
 
-async fn start(
-    context: &Context,
-    plan: &Plan,
-    login: &GuestLogin,
-    visit: &Visit,
-) -> Result<u8, Failure> {
-    // The key first: an agent that waits for a key which nobody has would stand in the way.
-    let key = context.store.write_private(&key_file(plan), visit.key());
-    if let Err(error) =
-        key.and_then(|_| context.store.create_migration(plan, login, crate::now_ms()))
-    {
-        visit.end().await;
-        return Err(error.into());
+async fn start(context: &Context, drawn: Drawn, interrupts: Interrupts) -> Result<u8, Failure> {
+    let Drawn { plan, login, visit } = drawn;
+    let created_ms = crate::now_ms();
+    let stored = Stored { plan, login, created_ms, records: Vec::new() };
+    let create = || context.store.create_migration(&stored.plan, &stored.login, created_ms);
+    // What cannot run is not begun.
+    let prepared = prepare_with(context, &stored, Arc::clone(visit.guest()));
+    match prepared.and_then(|prepared| create().map(|()| prepared).map_err(Failure::from)) {
+        Ok((run, listening)) => follow(context, run, listening, created_ms, interrupts).await,
+        Err(failure) => {
+            visit.end().await;
+            Err(failure)
+        }
     }
-    let stored = Stored {
-        plan: plan.clone(),
-        login: login.clone(),
-        created_ms: crate::now_ms(),
-        records: Vec::new(),
-    };
-    let (run, progress) = prepare_with(context, &stored, Arc::clone(visit.guest()))?;
-    follow(context, run, progress, stored.created_ms).await
 }
 
 /// What the engine says while it runs, and the operator's wish, kept alive with it.
@@ -144,7 +148,7 @@ fn prepare_with(
         guest,
         custody,
         journal: Box::new(MigrationJournal { store: store.clone(), id: plan.id.clone() }),
-        identity: coordinator_key(context, plan)?,
+        identity: keys::of_coordinator(store, &plan.id)?,
         agent_binary: context.agent_binary(),
         appliance: context.appliance(pool)?,
         operator: Arc::new(Person {
@@ -166,39 +170,18 @@ fn prepare_with(
     Ok((run, Listening { progress, wish: wish_sender }))
 }
 
-fn key_file(plan: &Plan) -> String {
-    format!("keys/{}.key", plan.id)
-}
-
-/// The key that the agents of this migration know the coordinator by, the same after a crash.
-fn coordinator_key(context: &Context, plan: &Plan) -> Result<Identity, Failure> {
-    let name = key_file(plan);
-    let path = context.store.path().join(&name);
-    let broken = |error: &dyn std::error::Error| {
-        Failure::new(Kind::Refused, format!("cannot use {}", path.display())).caused_by(error)
-    };
-    let bytes = if path.exists() {
-        std::fs::read(&path).map_err(|error| broken(&error))?
-    } else {
-        let bytes = Identity::generate_pkcs8();
-        context.store.write_private(&name, &bytes)?;
-        bytes
-    };
-    let bytes = zeroize::Zeroizing::new(bytes);
-    Identity::from_pkcs8(&bytes).map_err(|error| broken(&error))
-}
-
 /// Runs it, showing progress, until it ends or halts.
 pub async fn follow(
     context: &Context,
     mut run: Run,
     listening: Listening,
     created_ms: i64,
+    interrupts: Interrupts,
 ) -> Result<u8, Failure> {
     let Listening { progress, wish } = listening;
     let disks = run.plan.disks.iter().map(|disk| disk.target.clone()).collect();
     let shown = tokio::task::spawn(show::watch(progress, disks, context.json));
-    let interrupts = tokio::task::spawn(interrupts(wish));
+    let interrupts = tokio::task::spawn(pass_on(interrupts, wish));
     let ended = engine::migrate(&mut run).await;
     interrupts.abort();
     // The bars end when the last watcher is gone.
@@ -233,15 +216,9 @@ fn rolled_back(context: &Context, run: &Run) -> u8 {
 }
 
 /// The first interrupt asks the engine to stop where nothing is at stake.
-async fn interrupts(wish: watch::Sender<Wish>) {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+async fn pass_on(mut interrupts: Interrupts, wish: watch::Sender<Wish>) {
     loop {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
+        interrupts.next().await;
         show::error("stopping; a switchover that has begun is finished first");
         if wish.send(Wish::Interrupt).is_err() {
             return;

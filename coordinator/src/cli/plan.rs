@@ -17,6 +17,8 @@ use crate::context::Context;
 use crate::facts;
 use crate::failure::{Failure, Kind};
 use crate::guest::{GuestLogin, SshGuest};
+use crate::interrupts::Interrupts;
+use crate::keys;
 use crate::show::{line, plan_text};
 use crate::visit::Visit;
 
@@ -29,7 +31,7 @@ pub struct Drawn {
 }
 
 pub async fn plan(context: &Context, args: PlanArgs) -> Result<u8, Failure> {
-    let drawn = draw_up(context, args.ask).await?;
+    let drawn = draw_up(context, args.ask, &mut Interrupts::listen()).await?;
     drawn.visit.end().await;
     if let Some(path) = &args.output {
         let text = toml::to_string_pretty(&drawn.plan).map_err(|error| {
@@ -57,12 +59,17 @@ pub async fn plan(context: &Context, args: PlanArgs) -> Result<u8, Failure> {
 }
 
 /// Looks into everything and draws up the plan.
-pub async fn draw_up(context: &Context, ask: Ask) -> Result<Drawn, Failure> {
+pub async fn draw_up(
+    context: &Context,
+    ask: Ask,
+    interrupts: &mut Interrupts,
+) -> Result<Drawn, Failure> {
     let (from, to) = (site_name(&ask.from)?, site_name(&ask.to)?);
     let login = login(context, &ask.vm, &ask.login)?;
     let request = request(context, &ask, from, to)?;
     let visit = login.as_ref().map(|login| visit(context, &request, login)).transpose()?;
-    let plan = of_request(context, &request, visit.as_ref(), ask.line.map(Bytes)).await?;
+    let line = ask.line.map(Bytes);
+    let plan = of_request(context, &request, visit.as_ref(), line, interrupts).await?;
     // A plan is refused without a login.
     match (login, visit) {
         (Some(login), Some(visit)) => Ok(Drawn { plan, login, visit }),
@@ -72,7 +79,10 @@ pub async fn draw_up(context: &Context, ask: Ask) -> Result<Drawn, Failure> {
 
 fn visit(context: &Context, request: &Request, login: &GuestLogin) -> Result<Visit, Failure> {
     let guest = SshGuest::new(request.from.clone(), login.clone(), context.agent_binary())?;
-    Ok(Visit::new(guest, request.id.clone()))
+    let (store, id) = (context.store.clone(), request.id.clone());
+    let key = keys::of_coordinator(&store, &id)?;
+    let forget = move || keys::forget_coordinator(&store, &id);
+    Ok(Visit::new(guest, request.id.clone(), key, forget))
 }
 
 /// Looks into everything and decides. If it comes to no plan, `visit` is over.
@@ -81,10 +91,11 @@ async fn of_request(
     request: &Request,
     visit: Option<&Visit>,
     line: Option<Bytes>,
+    interrupts: &mut Interrupts,
 ) -> Result<Plan, Failure> {
     let drawing = drawn(context, request, visit, line);
     let Some(visit) = visit else { return drawing.await };
-    let drawn = visit.unless_interrupted(drawing).await?;
+    let drawn = visit.unless_interrupted(interrupts, drawing).await?;
     if drawn.is_err() {
         visit.end().await;
     }
@@ -158,6 +169,7 @@ pub async fn still_holds(
     context: &Context,
     plan: &Plan,
     login: &GuestLogin,
+    interrupts: &mut Interrupts,
 ) -> Result<Visit, Failure> {
     let request = Request {
         id: plan.id.clone(),
@@ -173,7 +185,7 @@ pub async fn still_holds(
         options: plan.options.clone(),
     };
     let visit = visit(context, &request, login)?;
-    let now = of_request(context, &request, Some(&visit), None).await?;
+    let now = of_request(context, &request, Some(&visit), None, interrupts).await?;
     let changed: Vec<_> = [
         ("the VM", now.vm != plan.vm),
         ("its disks", shapes(&now) != shapes(plan)),

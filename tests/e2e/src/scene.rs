@@ -243,8 +243,8 @@ impl Scene {
         command
     }
 
-    /// As a person runs it, at a terminal: its input is what is typed, its output what is seen.
-    pub fn at_terminal(&self, arguments: &[&str]) -> Command {
+    /// As a person runs it, at a terminal, until it asks: its input is what is typed then.
+    pub fn at_the_question(&self, arguments: &[&str]) -> Result<Child> {
         let mut typed = format!("exec '{}'", self.programs.causeway().display());
         for word in arguments {
             typed += &format!(" '{word}'");
@@ -255,9 +255,17 @@ impl Scene {
             .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
             .args(["-qefc", &typed, "/dev/null"])
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit());
-        script
+            .stdout(Stdio::piped());
+        let mut asking = script.spawn().context("cannot run script")?;
+        let screen = asking.stdout.as_mut().context("stdout is piped")?;
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"Go ahead? [y/N] ") {
+            let mut byte = [0];
+            let read = screen.read(&mut byte)?;
+            ensure!(read > 0, "it did not ask:\n{}", String::from_utf8_lossy(&seen));
+            seen.extend(byte);
+        }
+        Ok(asking)
     }
 
     pub fn causeway(&self, arguments: &[&str]) -> Result<Ran> {

@@ -195,6 +195,7 @@ fn a_frozen_guest_always_thaws() {
     source.wait_until("grep -q vda2 /proc/swaps").unwrap();
     source.wait_until("test $(wc -l < /run/hooks) = 10").unwrap();
     source.wait_until("! grep -q causeway-warde /proc/[0-9]*/comm").unwrap();
+    drop(talk);
 
     // And when it is removed; nothing is left.
     let mut talk = tracking(&source);
@@ -203,6 +204,8 @@ fn a_frozen_guest_always_thaws() {
         .ssh("cp /run/causeway/test/causeway-agent /run/a; /run/a remove --dir /run/causeway/test")
         .unwrap();
     source.wait_until_it_writes().expect("still frozen after the removal");
+    drop(talk);
+    source.wait_until("! pidof causeway-agent").unwrap();
     assert_eq!(
         source
             .ssh("ls -A /run/causeway/test 2>/dev/null; grep -l causeway /proc/[0-9]*/comm; true")

@@ -24,15 +24,26 @@ const CUT: Duration = Duration::from_secs(8);
 /// Breaks something and answers with what goes on.
 type Break = fn(&Scene, Halfway) -> Halfway;
 
-/// Bytes that the operator's machine relays from the first round until the decision, with
-/// `breaks` one after the other, the n-th when n times `apart` have gone over.
-fn bytes_of_a_copy(breaks: &[Break], apart: u64) -> u64 {
+/// A migration that waits before its decision.
+struct Copied {
+    scene: Scene,
+    gate: Gate,
+    copying: Halfway,
+    /// What the operator's machine relayed from the first round on.
+    bytes: u64,
+}
+
+/// Copies with `breaks` one after the other, the n-th when n times `apart` have gone over.
+fn copy(breaks: &[Break], apart: u64) -> Copied {
     let options = SceneOptions { write_rate: 0, records: 1, ..SceneOptions::default() };
     let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
     let gate = Gate::new(scene.dir()).unwrap();
     let command = gate.command();
     // What is sent as it is can be counted.
-    let more = ["--gate", &command, "--compress", "0", "--limit-rate", RATE];
+    let mut more = vec!["--gate", &command, "--compress", "0"];
+    if !breaks.is_empty() {
+        more.extend(["--limit-rate", RATE]);
+    }
     let mut copying = scene.migrate_until("phase: copying", &more).unwrap();
     let before = scene.operator_bytes().unwrap();
     let mut due = before;
@@ -51,18 +62,25 @@ fn bytes_of_a_copy(breaks: &[Break], apart: u64) -> u64 {
         panic!("{:?}", copying.finish());
     }
     let bytes = scene.operator_bytes().unwrap() - before;
+    Copied { scene, gate, copying, bytes }
+}
+
+/// The bytes of a copy in which nothing breaks.
+static WHOLE: LazyLock<u64> = LazyLock::new(|| {
+    let Copied { scene: _scene, gate, copying, bytes } = copy(&[], 0);
+    copying.kill().unwrap();
+    gate.open().unwrap();
+    bytes
+});
+
+/// `lost`: what is known to be on its way and to be lost with what breaks.
+fn next_to_nothing_is_sent_again_after(breaks: &[Break], apart: u64, lost: u64) {
+    let whole = *WHOLE;
+    let Copied { scene, gate, copying, bytes } = copy(breaks, apart);
     scene.disks_are_equal().unwrap();
     gate.open().unwrap();
     copying.finish().unwrap().must_exit(0);
     scene.ledger_is_whole(scene.at_west).unwrap();
-    bytes
-}
-
-static WHOLE: LazyLock<u64> = LazyLock::new(|| bytes_of_a_copy(&[], 0));
-
-/// `lost`: what is known to be on its way and to be lost with what breaks.
-fn next_to_nothing_is_sent_again_after(breaks: &[Break], apart: u64, lost: u64) {
-    let (whole, bytes) = (*WHOLE, bytes_of_a_copy(breaks, apart));
     println!("{whole} bytes in one go, {bytes} with {} breaks", breaks.len());
     let times = u64::try_from(breaks.len()).unwrap();
     let allowed = whole + times * (whole / 100 + ELSE) + lost;

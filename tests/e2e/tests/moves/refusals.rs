@@ -1,6 +1,6 @@
 //! Every reason to refuse is found before anything is touched.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 
 use e2e::{Ran, Scene, SceneOptions, VM};
 use lab::{Boot, Scenario, VmSpec};
@@ -83,21 +83,12 @@ fn who_does_not_agree_finds_the_guest_as_it_was(scene: &Scene) {
     for (typed, said) in [(&b"n\n"[..], "not agreed to"), (CTRL_C, "interrupted")] {
         let words = scene.ask("migrate", &[]).unwrap();
         let words: Vec<_> = words.iter().map(String::as_str).collect();
-        let mut asking = scene.at_terminal(&words).spawn().unwrap();
-        let mut screen = asking.stdout.take().unwrap();
-        let mut seen = Vec::new();
-        while !seen.ends_with(b"Go ahead? [y/N] ") {
-            let mut byte = [0];
-            let read = screen.read(&mut byte).unwrap();
-            assert!(read > 0, "it did not ask:\n{}", String::from_utf8_lossy(&seen));
-            seen.extend(byte);
-        }
-        assert!(scene.guest_is_clean(scene.at_east).is_err(), "no agent waits for the answer");
+        let mut asking = scene.at_the_question(&words).unwrap();
+        let there = scene.guest_is_clean(scene.at_east).unwrap_err().to_string();
+        assert!(there.contains("left in the guest"), "no agent waits for the answer: {there}");
         asking.stdin.as_mut().unwrap().write_all(typed).unwrap();
-        screen.read_to_end(&mut seen).unwrap();
-        let seen = String::from_utf8_lossy(&seen);
-        assert!(seen.contains(said), "{seen}");
-        assert_eq!(asking.wait().unwrap().code(), Some(3), "{seen}");
+        let ran = Scene::finish(asking).unwrap().must_exit(3);
+        assert!(ran.stdout.contains(said), "{}", ran.stdout);
         scene.guest_is_clean(scene.at_east).unwrap();
         scene.west_is_clean().unwrap();
     }

@@ -11,35 +11,47 @@ const CONTENT: u64 = 20 << 20;
 #[test]
 fn a_running_guest_moves_by_a_saved_plan_and_loses_nothing() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
-    let bytes_before = scene.operator_bytes().unwrap();
     let saved = scene.dir().join("plan.toml").display().to_string();
-    let words = scene.ask("plan", &["--output", &saved]).unwrap();
+    let words = scene.ask("plan", &["--output", &saved, "--hold"]).unwrap();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     scene.causeway(&words).unwrap().must_exit(0);
-    let login = words.iter().position(|word| *word == "--guest").expect("it is asked for");
-    let run = [&["run", &saved, "--yes"], &words[login..login + 6]].concat();
     let other = scene.dir().join("other-state");
     let copied = Command::new("cp").arg("-r").args([&scene.state, &other]).status().unwrap();
     assert!(copied.success());
+
+    let login = words.iter().position(|word| *word == "--guest").expect("it is asked for");
+    let run = [&["run", &saved], &words[login..login + 6]].concat();
+    // A power cut at the question leaves an agent behind, which works for the next try.
+    let mut asking = scene.at_the_question(&run).unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", asking.id());
+    let coordinator = std::fs::read_to_string(children).unwrap();
+    Command::new("kill").args(["-9", coordinator.trim()]).status().unwrap();
+    asking.wait().unwrap();
+    let run = [&run[..], &["--yes"]].concat();
     let words: Vec<_> = run.iter().map(|word| (*word).to_owned()).collect();
-    let going = scene.until("phase: copying", &words).unwrap();
+    let mut held = scene.until("phase: copying", &words).unwrap();
+    let before = scene.operator_bytes().unwrap();
+    held.wait_for("holding: `causeway switchover").unwrap();
+    // There is no route between the sites: all data went over the operator's machine.
+    let relayed = scene.operator_bytes().unwrap() - before;
+    assert!(relayed > CONTENT, "{relayed} bytes: the counter does not count");
+
     // Not those that pass a stream on: they come and go.
     let serving = "for pid in $(pidof causeway-agent); do \
                    grep -q serve /proc/$pid/cmdline && echo $pid; done; true";
     let agent = || scene.ssh(scene.at_east).unwrap().run(serving).unwrap();
-    let before = agent();
-    assert!(!before.trim().is_empty());
+    let working = agent();
+    assert!(!working.trim().is_empty());
     // Somebody else runs the same plan: the agent that works for the first one is left alone.
     let somebody = scene.command(&run).env("CAUSEWAY_STATE", other).output().unwrap();
     let somebody = Ran::of(&somebody).must_exit(3);
     assert!(somebody.stderr.contains("another coordinator"), "{}", somebody.stderr);
-    assert_eq!(agent(), before);
-    let ran = going.finish().unwrap().must_exit(0);
+    assert_eq!(agent(), working);
+
+    scene.causeway(&["switchover", &scene.id().unwrap()]).unwrap().must_exit(0);
+    let ran = held.finish().unwrap().must_exit(0);
     let again = scene.causeway(&run).unwrap().must_exit(3);
     assert!(again.stderr.contains("was begun already"), "{}", again.stderr);
-    // There is no route between the sites: all data went over the operator's machine.
-    let relayed = scene.operator_bytes().unwrap() - bytes_before;
-    assert!(relayed > CONTENT, "{relayed} bytes: the counter does not count");
     assert!(ran.stdout.contains("web1 runs at west"), "{}", ran.stdout);
     assert!(ran.stdout.contains("tracker bpf"), "{}", ran.stdout);
     scene.ledger_is_whole(scene.at_west).unwrap();
