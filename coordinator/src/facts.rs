@@ -4,17 +4,17 @@
 //! Nothing is changed, but for the agent, which is put into the guest's memory to look around.
 
 use engine::State;
-use guest_ssh::SshError;
 use model::{SiteName, SiteReport, Vm, VmId};
 use plan::{
     Facts, GuestFacts, GuestFinding, GuestMount, GuestSwap, GuestWriter, Problem, Request, Taken,
 };
-use site::{Site, SiteError, SiteErrorKind};
+use site::Site;
 use units::Bytes;
 use wire::control::{GuestReport, Severity};
 
 use crate::context::Context;
-use crate::visit::{Unseen, Visit};
+use crate::failure::{chain, problem};
+use crate::visit::Visit;
 
 /// Both sites, the VM and the guest of `visit`, side by side.
 pub async fn gather(
@@ -38,7 +38,7 @@ pub async fn gather(
     let guest = match (visit, &vm) {
         // Without its VM nothing is known to be the right guest.
         (_, Err(problem)) => Err(vec![problem.clone()]),
-        (Ok(visit), Ok(_)) => look_inside(context, request, visit).await,
+        (Ok(visit), Ok(_)) => look_inside(context, visit).await,
         (Err(problem), Ok(_)) => Err(vec![problem]),
     };
     Facts {
@@ -89,28 +89,13 @@ fn kept_by(context: &Context, site: &SiteName, vm: VmId) -> Option<String> {
     })
 }
 
-async fn look_inside(
-    context: &Context,
-    request: &Request,
-    visit: &Visit,
-) -> Result<GuestFacts, Vec<Problem>> {
+async fn look_inside(context: &Context, visit: &Visit) -> Result<GuestFacts, Vec<Problem>> {
     let binary = context.agent_binary();
     let refusals = visit.guest().refusals(&binary).await.map_err(|error| vec![problem(&error)])?;
     if !refusals.is_empty() {
         return Err(refusals.into_iter().map(|error| problem(&error)).collect());
     }
-    match visit.look(&request.vm, &binary).await {
-        Ok(report) => Ok(facts_of(*report)),
-        Err(Unseen::Access(error)) => Err(vec![problem(&error)]),
-        Err(Unseen::Agent { why, hint }) => Err(vec![Problem {
-            code: "guest-agent".to_owned(),
-            text: format!("the agent in {} does not work: {why}", request.vm),
-            hint: hint.unwrap_or_else(|| {
-                "see --verbose; `causeway-agent selfcheck` in the guest says what its kernel allows"
-                    .to_owned()
-            }),
-        }]),
-    }
+    visit.look(&binary).await.map(|report| facts_of(*report)).map_err(|problem| vec![problem])
 }
 
 fn facts_of(report: GuestReport) -> GuestFacts {
@@ -182,43 +167,4 @@ fn appliance(context: &Context) -> Result<(), Problem> {
     }
     let agent = agent.display();
     Err(problem(format!("the helper was built with another version of the agent than {agent}")))
-}
-
-/// A site's error as a reason against a plan.
-pub fn problem(error: &SiteError) -> Problem {
-    let ssh = error.source.as_deref().and_then(|cause| cause.downcast_ref::<SshError>());
-    let code = ssh.map_or_else(|| code_of(error.kind), SshError::code);
-    let hint = error.hint.clone();
-    Problem {
-        code: code.to_owned(),
-        text: chain(error),
-        hint: hint.unwrap_or_else(|| "look at the site with `causeway site check`".to_owned()),
-    }
-}
-
-const fn code_of(kind: SiteErrorKind) -> &'static str {
-    match kind {
-        SiteErrorKind::Unreachable => "unreachable",
-        SiteErrorKind::Denied => "denied",
-        SiteErrorKind::NotFound => "not-found",
-        SiteErrorKind::Conflict => "conflict",
-        SiteErrorKind::WrongState => "wrong-state",
-        SiteErrorKind::Exhausted => "exhausted",
-        SiteErrorKind::Unsupported => "unsupported",
-        SiteErrorKind::Platform | SiteErrorKind::Internal => "platform",
-    }
-}
-
-/// An error and its causes in one line; a cause that says the same again is left out.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -4,7 +4,9 @@
 use std::error::Error;
 
 use engine::{Halt, StepError};
-use plan::Refusal;
+use guest_ssh::SshError;
+use plan::{Problem, Refusal};
+use site::{SiteError, SiteErrorKind};
 
 use crate::cli::exit;
 use crate::store::StoreError;
@@ -149,4 +151,43 @@ pub fn halted(id: &units::MigrationId, vm: &str, halt: &Halt) -> Failure {
         failure.hints.push(format!("or take everything back: causeway abort {id}"));
     }
     failure
+}
+
+/// A site's error as a reason against a plan.
+pub fn problem(error: &SiteError) -> Problem {
+    let ssh = error.source.as_deref().and_then(|cause| cause.downcast_ref::<SshError>());
+    let code = ssh.map_or_else(|| code_of(error.kind), SshError::code);
+    let hint = error.hint.clone();
+    Problem {
+        code: code.to_owned(),
+        text: chain(error),
+        hint: hint.unwrap_or_else(|| "look at the site with `causeway site check`".to_owned()),
+    }
+}
+
+const fn code_of(kind: SiteErrorKind) -> &'static str {
+    match kind {
+        SiteErrorKind::Unreachable => "unreachable",
+        SiteErrorKind::Denied => "denied",
+        SiteErrorKind::NotFound => "not-found",
+        SiteErrorKind::Conflict => "conflict",
+        SiteErrorKind::WrongState => "wrong-state",
+        SiteErrorKind::Exhausted => "exhausted",
+        SiteErrorKind::Unsupported => "unsupported",
+        SiteErrorKind::Platform | SiteErrorKind::Internal => "platform",
+    }
+}
+
+/// An error and its causes in one line; a cause that says the same again is left out.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -54,23 +54,33 @@ fn parsed<T: std::str::FromStr<Err = handover::KeyError>>(text: &str) -> Result<
 }
 
 fn signing_key(store: &Store, name: &str) -> Result<SigningKey, Failure> {
+    let seed = stored(store, name, || {
+        let mut seed = Zeroizing::new(vec![0; 32]);
+        getrandom::fill(&mut seed).map_err(|error| {
+            Failure::new(Kind::Refused, format!("the system gives no random bytes: {error}"))
+        })?;
+        Ok(seed)
+    })?;
+    let bytes: Option<[u8; 32]> = seed.as_slice().try_into().ok();
+    bytes.map(|bytes| SigningKey::from_bytes(&bytes)).ok_or_else(|| {
+        Failure::new(Kind::Refused, format!("{} is not a key", store.path().join(name).display()))
+            .hint("restore it from a backup: it names this installation, and open attempts are refused under another")
+    })
+}
+
+/// What the file holds, made where there is none. Only a missing one is made anew.
+fn stored(
+    store: &Store,
+    name: &str,
+    make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, Failure>,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let path = store.path().join(name);
     match fs::read(&path) {
-        Ok(bytes) => {
-            let bytes = Zeroizing::new(bytes);
-            let bytes: Option<[u8; 32]> = bytes.as_slice().try_into().ok();
-            bytes.map(|bytes| SigningKey::from_bytes(&bytes)).ok_or_else(|| {
-                Failure::new(Kind::Refused, format!("{} is not a key", path.display()))
-                    .hint("restore it from a backup: it names this installation, and open attempts are refused under another")
-            })
-        }
+        Ok(bytes) => Ok(Zeroizing::new(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let mut seed = Zeroizing::new([0; 32]);
-            getrandom::fill(seed.as_mut()).map_err(|error| {
-                Failure::new(Kind::Refused, format!("the system gives no random bytes: {error}"))
-            })?;
-            store.write_private(name, seed.as_ref())?;
-            Ok(SigningKey::from_bytes(&seed))
+            let bytes = make()?;
+            store.write_private(name, &bytes)?;
+            Ok(bytes)
         }
         Err(error) => Err(Failure::new(Kind::Refused, format!("cannot read {}", path.display()))
             .caused_by(&error)),
@@ -84,18 +94,11 @@ fn coordinator_file(id: &MigrationId) -> String {
 /// The key that the agents of a migration know the coordinator by, the same after a crash.
 pub fn of_coordinator(store: &Store, id: &MigrationId) -> Result<secure::Identity, Failure> {
     let name = coordinator_file(id);
-    let path = store.path().join(&name);
-    let broken = |error: &dyn std::error::Error| {
-        Failure::new(Kind::Refused, format!("cannot use {}", path.display())).caused_by(error)
-    };
-    let bytes = if path.exists() {
-        fs::read(&path).map_err(|error| broken(&error))?
-    } else {
-        let bytes = secure::Identity::generate_pkcs8();
-        store.write_private(&name, &bytes)?;
-        bytes
-    };
-    secure::Identity::from_pkcs8(&Zeroizing::new(bytes)).map_err(|error| broken(&error))
+    let bytes = stored(store, &name, || Ok(Zeroizing::new(secure::Identity::generate_pkcs8())))?;
+    secure::Identity::from_pkcs8(&bytes).map_err(|error| {
+        let what = format!("{} is not a key", store.path().join(&name).display());
+        Failure::new(Kind::Refused, what).caused_by(&error)
+    })
 }
 
 /// No agent knows it any more.

@@ -1,70 +1,65 @@
 //! The agent's visit to the guest of a plan in the making. Where the migration follows at once it
 //! stays: nothing is uploaded and started twice.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use engine::{Agent, AgentError};
-use site::{GuestAccess, SiteError};
+use plan::{Problem, Request};
+use site::GuestAccess;
 use transfer::secure::Identity;
 use units::MigrationId;
-use wire::control::{ErrorCode, GuestReport, Reply, Request};
+use wire::control::{self, GuestReport, Reply};
 
-use crate::facts::chain;
-use crate::failure::{Failure, Kind};
-use crate::guest::SshGuest;
+use crate::context::Context;
+use crate::failure::{Failure, Kind, chain, problem};
+use crate::guest::{GuestLogin, SshGuest};
 use crate::interrupts::Interrupts;
-use crate::show;
+use crate::store::Store;
+use crate::{keys, show};
 
 pub struct Visit {
     guest: Arc<SshGuest>,
+    store: Store,
     id: MigrationId,
+    /// Its name, for messages.
+    vm: String,
     /// Stored before the agent is there: it knows its coordinator by the first key that it is shown,
     /// and the migration, or another try after a crash, comes with the same.
     key: Identity,
-    forget_key: Box<dyn Fn() + Send + Sync>,
-    agent: AtomicU8,
+    agent: Cell<Presence>,
 }
 
-/// What of the visit is in the guest.
-const NOTHING: u8 = 0;
-/// Perhaps an agent of ours, perhaps one that works for somebody else who runs the same plan.
-const SOMEBODYS: u8 = 1;
-const OURS: u8 = 2;
-
-/// Why the guest was not looked at.
-pub enum Unseen {
-    Access(SiteError),
-    Agent { why: String, hint: Option<String> },
-}
-
-impl From<SiteError> for Unseen {
-    fn from(error: SiteError) -> Self {
-        Self::Access(error)
-    }
-}
-
-impl From<AgentError> for Unseen {
-    fn from(error: AgentError) -> Self {
-        let hint = match &error {
-            AgentError::Refused { failure, .. } => failure.hint.clone(),
-            _ => None,
-        };
-        Self::Agent { why: chain(&error), hint }
-    }
+/// Whose agent is in the guest, in the place of this plan's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Nobodys,
+    /// Ours, or that of somebody who runs the same plan from elsewhere.
+    Unknown,
+    Ours,
+    /// It refuses us or is mute. It may be at work.
+    NotOurs,
 }
 
 impl Visit {
-    /// `forget_key` deletes the stored `key` when the visit comes to nothing.
+    /// Nothing is in the guest yet.
     pub fn new(
-        guest: Arc<SshGuest>,
-        id: MigrationId,
-        key: Identity,
-        forget_key: impl Fn() + Send + Sync + 'static,
-    ) -> Self {
-        Self { guest, id, key, forget_key: Box::new(forget_key), agent: AtomicU8::new(NOTHING) }
+        context: &Context,
+        request: &Request,
+        vm: &str,
+        login: &GuestLogin,
+    ) -> Result<Self, Failure> {
+        let binary = context.agent_binary();
+        Ok(Self {
+            guest: SshGuest::new(request.from.clone(), login.clone(), binary)?,
+            key: keys::of_coordinator(&context.store, &request.id)?,
+            store: context.store.clone(),
+            id: request.id.clone(),
+            vm: vm.to_owned(),
+            agent: Cell::new(Presence::Nobodys),
+        })
     }
 
     pub fn guest(&self) -> &Arc<SshGuest> {
@@ -72,43 +67,78 @@ impl Visit {
     }
 
     /// Installs the agent and lets it look around.
-    pub async fn look(&self, vm: &str, binary: &Path) -> Result<Box<GuestReport>, Unseen> {
-        self.agent.store(SOMEBODYS, Ordering::Relaxed);
-        self.guest.install(&self.id, binary).await?;
-        let agent = self.greet(vm).await?;
-        match agent.call(Request::Inspect).await? {
+    pub async fn look(&self, binary: &Path) -> Result<Box<GuestReport>, Problem> {
+        self.agent.set(Presence::Unknown);
+        self.guest.install(&self.id, binary).await.map_err(|error| problem(&error))?;
+        let agent = self.greet().await?;
+        let asked = agent.call(control::Request::Inspect).await;
+        match asked.map_err(|error| self.agent_problem(&error))? {
             Reply::Guest(report) => Ok(report),
-            other => Err(agent.unexpected(&other).into()),
+            other => Err(self.agent_problem(&agent.unexpected(&other))),
         }
     }
 
-    async fn greet(&self, vm: &str) -> Result<Agent, Unseen> {
-        let stream = self.guest.open(&self.id).await?;
-        let agent = Agent::greet(&format!("in {vm}"), stream, &self.key, &self.id).await;
-        match &agent {
-            Ok(_) => self.agent.store(OURS, Ordering::Relaxed),
-            Err(error) if is_foreign(error) => self.agent.store(NOTHING, Ordering::Relaxed),
-            Err(_) => {}
+    async fn greet(&self) -> Result<Agent, Problem> {
+        let stream = self.guest.open(&self.id).await.map_err(|error| problem(&error))?;
+        let at = format!("in {}", self.vm);
+        let greeted = Agent::greet(&at, stream, &self.key, &self.id).await;
+        match &greeted {
+            Ok(_) => self.agent.set(Presence::Ours),
+            Err(AgentError::Refused { .. } | AgentError::Silent { .. }) => {
+                self.agent.set(Presence::NotOurs);
+            }
+            Err(AgentError::Lost { .. } | AgentError::Protocol { .. }) => {}
         }
-        Ok(agent?)
+        greeted.map_err(|error| self.agent_problem(&error))
     }
 
-    /// Takes the agent out of the guest again, if it is not somebody else's.
-    pub async fn end(&self) {
-        if self.agent.load(Ordering::Relaxed) == SOMEBODYS {
-            // Whatever comes of it: only an agent that says so is not ours.
-            let _asked = self.greet("the guest").await;
+    fn agent_problem(&self, error: &AgentError) -> Problem {
+        let hint = match error {
+            AgentError::Refused { failure, .. } => failure.hint.clone(),
+            _ => None,
+        };
+        Problem {
+            code: "guest-agent".to_owned(),
+            text: format!("the agent in {} does not work: {}", self.vm, chain(error)),
+            hint: hint.unwrap_or_else(|| {
+                "see --verbose; `causeway-agent selfcheck` in the guest says what its kernel allows"
+                    .to_owned()
+            }),
         }
-        if self.agent.swap(NOTHING, Ordering::Relaxed) != NOTHING
-            && let Err(error) = self.guest.remove(&self.id).await
+    }
+
+    /// Takes the agent out of the guest again, and says if something may be left. An interrupt ends
+    /// the waiting.
+    pub async fn end(&self, interrupts: &mut Interrupts) {
+        let left = tokio::select! {
+            left = self.leave() => left,
+            () = interrupts.next() => Err("interrupted".to_owned()),
+        };
+        match left {
+            Ok(()) => keys::forget_coordinator(&self.store, &self.id),
+            Err(why) => show::error(&format!(
+                "an agent may stay in the memory of {}, until its next boot or for seven days: {why}",
+                self.vm
+            )),
+        }
+    }
+
+    async fn leave(&self) -> Result<(), String> {
+        if self.agent.get() == Presence::Unknown
+            && let Err(problem) = self.greet().await
         {
-            let why = chain(&error);
-            show::error(&format!(
-                "the agent stays in the guest's memory, until its next boot or for seven days: {why}"
-            ));
-            return;
+            tracing::info!(problem.text, "whose agent is in the guest");
         }
-        (self.forget_key)();
+        match self.agent.get() {
+            Presence::Nobodys => {}
+            Presence::NotOurs => return Err("it is not known to be this coordinator's".to_owned()),
+            // One that does not listen works for nobody.
+            Presence::Unknown | Presence::Ours => {
+                self.guest.remove(&self.id).await.map_err(|error| chain(&error))?;
+            }
+        }
+        self.agent.set(Presence::Nobodys);
+        Ok(())
     }
 
     /// Waits for `what`, but leaves the guest when the operator interrupts.
@@ -121,17 +151,7 @@ impl Visit {
             done = what => return Ok(done),
             () = interrupts.next() => {}
         }
-        tokio::select! {
-            () = self.end() => Err(Failure::new(Kind::Refused, "interrupted, nothing was touched")),
-            () = interrupts.next() => {
-                let left = "interrupted; the agent may be left in the guest's memory, until its next \
-                            boot or for seven days";
-                Err(Failure::new(Kind::Refused, left))
-            }
-        }
+        self.end(interrupts).await;
+        Err(Failure::new(Kind::Refused, "interrupted before anything was begun"))
     }
-}
-
-fn is_foreign(error: &AgentError) -> bool {
-    matches!(error, AgentError::Refused { failure, .. } if failure.code == ErrorCode::Foreign)
 }

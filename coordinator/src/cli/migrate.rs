@@ -79,11 +79,11 @@ async fn agree(
     if yes || visit.unless_interrupted(interrupts, show::asked("\nGo ahead?")).await? {
         return Ok(());
     }
-    visit.end().await;
+    visit.end(interrupts).await;
     Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"))
 }
 
-async fn start(context: &Context, drawn: Drawn, interrupts: Interrupts) -> Result<u8, Failure> {
+async fn start(context: &Context, drawn: Drawn, mut interrupts: Interrupts) -> Result<u8, Failure> {
     let Drawn { plan, login, visit } = drawn;
     let created_ms = crate::now_ms();
     let stored = Stored { plan, login, created_ms, records: Vec::new() };
@@ -93,7 +93,7 @@ async fn start(context: &Context, drawn: Drawn, interrupts: Interrupts) -> Resul
     match prepared.and_then(|prepared| create().map(|()| prepared).map_err(Failure::from)) {
         Ok((run, listening)) => follow(context, run, listening, created_ms, interrupts).await,
         Err(failure) => {
-            visit.end().await;
+            visit.end(&mut interrupts).await;
             Err(failure)
         }
     }

@@ -16,9 +16,8 @@ use super::site::site_name;
 use crate::context::Context;
 use crate::facts;
 use crate::failure::{Failure, Kind};
-use crate::guest::{GuestLogin, SshGuest};
+use crate::guest::GuestLogin;
 use crate::interrupts::Interrupts;
-use crate::keys;
 use crate::show::{line, plan_text};
 use crate::visit::Visit;
 
@@ -31,8 +30,9 @@ pub struct Drawn {
 }
 
 pub async fn plan(context: &Context, args: PlanArgs) -> Result<u8, Failure> {
-    let drawn = draw_up(context, args.ask, &mut Interrupts::listen()).await?;
-    drawn.visit.end().await;
+    let mut interrupts = Interrupts::listen();
+    let drawn = draw_up(context, args.ask, &mut interrupts).await?;
+    drawn.visit.end(&mut interrupts).await;
     if let Some(path) = &args.output {
         let text = toml::to_string_pretty(&drawn.plan).map_err(|error| {
             Failure::new(Kind::Refused, "the plan cannot be written as TOML").caused_by(&error)
@@ -67,7 +67,8 @@ pub async fn draw_up(
     let (from, to) = (site_name(&ask.from)?, site_name(&ask.to)?);
     let login = login(context, &ask.vm, &ask.login)?;
     let request = request(context, &ask, from, to)?;
-    let visit = login.as_ref().map(|login| visit(context, &request, login)).transpose()?;
+    let visit =
+        login.as_ref().map(|login| Visit::new(context, &request, &ask.vm, login)).transpose()?;
     let line = ask.line.map(Bytes);
     let plan = of_request(context, &request, visit.as_ref(), line, interrupts).await?;
     // A plan is refused without a login.
@@ -75,14 +76,6 @@ pub async fn draw_up(
         (Some(login), Some(visit)) => Ok(Drawn { plan, login, visit }),
         _ => Err(Failure::new(Kind::Usage, "no --guest was given")),
     }
-}
-
-fn visit(context: &Context, request: &Request, login: &GuestLogin) -> Result<Visit, Failure> {
-    let guest = SshGuest::new(request.from.clone(), login.clone(), context.agent_binary())?;
-    let (store, id) = (context.store.clone(), request.id.clone());
-    let key = keys::of_coordinator(&store, &id)?;
-    let forget = move || keys::forget_coordinator(&store, &id);
-    Ok(Visit::new(guest, request.id.clone(), key, forget))
 }
 
 /// Looks into everything and decides. If it comes to no plan, `visit` is over.
@@ -97,7 +90,7 @@ async fn of_request(
     let Some(visit) = visit else { return drawing.await };
     let drawn = visit.unless_interrupted(interrupts, drawing).await?;
     if drawn.is_err() {
-        visit.end().await;
+        visit.end(interrupts).await;
     }
     drawn
 }
@@ -184,7 +177,7 @@ pub async fn still_holds(
             .collect(),
         options: plan.options.clone(),
     };
-    let visit = visit(context, &request, login)?;
+    let visit = Visit::new(context, &request, &plan.vm.name, login)?;
     let now = of_request(context, &request, Some(&visit), None, interrupts).await?;
     let changed: Vec<_> = [
         ("the VM", now.vm != plan.vm),
@@ -198,7 +191,7 @@ pub async fn still_holds(
     if changed.is_empty() {
         return Ok(visit);
     }
-    visit.end().await;
+    visit.end(interrupts).await;
     let what = format!("changed since the plan was drawn up: {}", changed.join(", "));
     Err(Failure::new(Kind::Refused, what).hint("look at it again with `causeway plan`"))
 }
@@ -236,7 +229,7 @@ fn request(
     }
     networks.extend(pairs("--network", &ask.network)?);
     Ok(Request {
-        id: new_id(&ask.vm),
+        id: free_id(context, &ask.vm)?,
         vm: ask.vm.clone(),
         from,
         to,
@@ -315,6 +308,16 @@ fn time(text: &str) -> Result<i64, Failure> {
         Failure::new(Kind::Usage, format!("--at is not a time: {text}"))
             .hint("write 2026-11-21T02:00, or with an offset: 2026-11-21T02:00+01:00")
     })
+}
+
+/// Four digits are met again some day, and an id stands for an agent, a key and a ledger.
+fn free_id(context: &Context, vm: &str) -> Result<MigrationId, Failure> {
+    loop {
+        let id = new_id(vm);
+        if context.store.migration(id.as_str())?.is_none() {
+            return Ok(id);
+        }
+    }
 }
 
 /// The VM's name as far as an id can hold it, the day, and four random digits.

@@ -6,8 +6,7 @@ use serde_json::json;
 use super::args::SiteAdd;
 use super::exit;
 use crate::context::Context;
-use crate::facts;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, problem};
 use crate::show::line;
 use crate::sites::{HostLogin, SiteConfig};
 
@@ -91,7 +90,7 @@ pub async fn check(context: &Context, names: &[String]) -> Result<u8, Failure> {
             Ok(report) => line(&text(&site.name, &report)),
             Err(error) => {
                 code = exit::REFUSED;
-                let problem = facts::problem(&error);
+                let problem = problem(&error);
                 if context.json {
                     let value =
                         json!({ "site": site.name, "error": problem.text, "hint": problem.hint });

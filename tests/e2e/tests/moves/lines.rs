@@ -25,7 +25,7 @@ fn a_guest_that_writes_faster_than_the_line_ends_in_a_verdict_and_runs_on() {
 }
 
 #[test]
-#[ignore = "2 emulated minutes for the same verdict as the test above; runs in `make more`"]
+#[ignore = "2 emulated minutes for one more way to the verdict of the test above; runs in `make more`"]
 fn a_hold_that_is_released_into_too_much_writing_ends_in_a_verdict_as_well() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
     // Held while it fits; then it writes far more than the line carries.

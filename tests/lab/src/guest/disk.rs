@@ -162,8 +162,8 @@ pub(super) fn install_grub(image: &Path) -> Result<()> {
     let grub = Path::new("/usr/lib/grub/i386-pc");
     let boot = fs::read(grub.join("boot.img")).context("package grub-pc-bin is missing")?;
     let core = image.with_extension("core");
-    let modules = "biosdisk part_msdos ext2 normal search search_fs_uuid linux linux16 echo test serial \
-                   configfile boot ls cat reboot halt";
+    let modules = "biosdisk part_msdos ext2 normal search search_fs_uuid linux linux16 echo test \
+                   serial configfile boot ls cat reboot halt";
     run(Command::new("grub-mkimage")
         .args(["-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o"])
         .arg(&core)
