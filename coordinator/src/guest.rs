@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use guest_ssh::{AgentBinary, AgentDir, Guest, HostKeyPolicy, SshAuth, SshError, SshTarget};
+use guest_ssh::{
+    AgentBinary, AgentDir, Guest, GuestReport, HostKeyPolicy, SshAuth, SshError, SshTarget,
+};
 use model::SiteName;
 use serde::{Deserialize, Serialize};
 use site::{ByteStream, GuestAccess, GuestProbe, Privilege, Remedy, SiteError, SiteErrorKind};
@@ -108,6 +111,10 @@ pub struct SshGuest {
     /// The agent's program on this machine.
     agent: PathBuf,
     guest: OnceCell<Guest>,
+    /// What was found there before the agent was.
+    report: OnceCell<GuestReport>,
+    /// The agent was spoken to: the next `install` leaves it as it is.
+    runs: AtomicBool,
     binary: OnceCell<AgentBinary>,
     /// Where the agent lives in this guest: looked for once, the same for every stream.
     dir: OnceCell<AgentDir>,
@@ -122,6 +129,8 @@ impl SshGuest {
             target,
             agent,
             guest: OnceCell::new(),
+            report: OnceCell::new(),
+            runs: AtomicBool::new(false),
             binary: OnceCell::new(),
             dir: OnceCell::new(),
         }))
@@ -154,8 +163,7 @@ impl SshGuest {
         migration: &MigrationId,
         agent: &AgentBinary,
     ) -> Result<AgentDir, SiteError> {
-        let guest = self.guest().await?;
-        let report = guest.probe().await.map_err(|error| self.error("look around", error))?;
+        let (guest, report) = self.report().await?;
         if let Some(refusal) = report.refusals(guest, agent).into_iter().next() {
             return Err(self.error("install the agent", refusal));
         }
@@ -174,11 +182,22 @@ impl SshGuest {
         })
     }
 
+    async fn report(&self) -> Result<(&Guest, &GuestReport), SiteError> {
+        let guest = self.guest().await?;
+        let report = self.report.get_or_try_init(|| guest.probe()).await;
+        Ok((guest, report.map_err(|error| self.error("look around", error))?))
+    }
+
+    /// The agent answered just now, so that the next `install` need not sum it up and start it. If it
+    /// has gone by then, opening a stream to it fails, and the `install` after that is a whole one.
+    pub fn agent_runs(&self) {
+        self.runs.store(true, Ordering::Relaxed);
+    }
+
     /// All that keeps the agent from being installed, for the plan.
     pub async fn refusals(&self, agent: &Path) -> Result<Vec<SiteError>, SiteError> {
         let agent = self.binary(agent).await?;
-        let guest = self.guest().await?;
-        let report = guest.probe().await.map_err(|error| self.error("look around", error))?;
+        let (guest, report) = self.report().await?;
         let refusals = report.refusals(guest, agent);
         Ok(refusals.into_iter().map(|e| self.error("install the agent", e)).collect())
     }
@@ -211,7 +230,7 @@ impl SshGuest {
 /// Logins that are tried before a guest counts as unreachable.
 const DIALS: u32 = 3;
 
-fn probe_of(report: guest_ssh::GuestReport) -> GuestProbe {
+fn probe_of(report: GuestReport) -> GuestProbe {
     GuestProbe {
         os: report.os.get("PRETTY_NAME").cloned().unwrap_or_default(),
         kernel: report.kernel,
@@ -237,6 +256,9 @@ impl GuestAccess for SshGuest {
     }
 
     async fn install(&self, migration: &MigrationId, agent: &Path) -> Result<(), SiteError> {
+        if self.runs.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
         let binary = self.binary(agent).await?;
         let dir = self.installed_dir(migration).await?;
         let guest = self.guest().await?;

@@ -73,7 +73,10 @@ impl Visit {
         let agent = self.greet().await?;
         let asked = agent.call(control::Request::Inspect).await;
         match asked.map_err(|error| self.agent_problem(&error))? {
-            Reply::Guest(report) => Ok(report),
+            Reply::Guest(report) => {
+                self.guest.agent_runs();
+                Ok(report)
+            }
             other => Err(self.agent_problem(&agent.unexpected(&other))),
         }
     }

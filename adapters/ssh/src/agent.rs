@@ -212,26 +212,24 @@ impl Guest {
         dir: &AgentDir,
     ) -> Result<Installed, SshError> {
         let attempt = format!("making {dir} in the guest");
-        let made = self.script_as_root(&attempt, MAKE_DIR, &[dir.as_str()]).await?;
+        let program = dir.program();
+        let made = self.script_as_root(&attempt, MAKE_DIR, &[dir.as_str(), &program]).await?;
         if made.exit == Exit::Status(FOREIGN) {
             return Err(SshError::ForeignDir { dir: dir.to_string() });
         }
-        let unpacks = made.success(&attempt)?.answer() == "unpacks";
+        let made = made.success(&attempt)?.answer();
+        let says = |word| made.split(' ').any(|said| said == word);
 
-        let was_there =
-            self.sha256_of(&dir.program(), agent).await?.as_ref() == Some(&agent.sha256);
+        let was_there = says("exists")
+            && self.sha256_of(&program, agent).await?.as_ref() == Some(&agent.sha256);
+        let part = format!("{program}.part");
         if !was_there {
-            let part = format!("{}.part", dir.program());
-            self.upload(agent, &part, unpacks).await?;
-            let attempt = "putting the agent in place";
-            self.script_as_root(attempt, PUT_IN_PLACE, &[&part, &dir.program()])
-                .await?
-                .success(attempt)?;
+            self.upload(agent, &part, says("unpacks")).await?;
         }
+        let script = if was_there { RUN } else { PUT_IN_PLACE_AND_RUN };
         let attempt = "running the agent in the guest";
-        let command = self.as_root(&[&dir.program(), "--version"]).await?;
-        let output = self.exec(&command, Bytes::new()).await?.success(attempt)?;
-        let version = output.answer();
+        let output = self.script_as_root(attempt, script, &[&program, &part]).await?;
+        let version = output.success(attempt)?.answer();
         info!(version, was_there, "agent installed");
         Ok(Installed { dir: dir.clone(), version, was_there })
     }
@@ -241,14 +239,20 @@ impl Guest {
     async fn upload(&self, agent: &AgentBinary, to: &str, unpacks: bool) -> Result<(), SshError> {
         let attempt = "uploading the agent";
         let (receive, bytes) = match unpacks {
-            true => ("umask 077; gzip -dc >\"$1\"", agent.packed().await),
-            false => ("umask 077; cat >\"$1\"", agent.bytes.clone()),
+            true => ("gzip -dc", agent.packed().await),
+            false => ("cat", agent.bytes.clone()),
         };
-        let command = self.as_root(&["sh", "-c", receive, "sh", to]).await?;
+        // Summed up at once, where there is what sums up: every command is a round trip and a process.
+        let receive = format!("umask 077; {receive} >\"$1\" && {{ sha256sum <\"$1\" || :; }}");
+        let command = self.as_root(&["sh", "-c", &receive, "sh", to]).await?;
         let limits = ExecLimits { time: time_for(bytes.len()), ..ExecLimits::default() };
         let connection = self.control().await?;
-        connection.run(attempt, &command, bytes, limits).await?.success(attempt)?;
-        let arrived = self.sha256_of(to, agent).await?.unwrap_or_else(|| "nothing".to_owned());
+        let output = connection.run(attempt, &command, bytes, limits).await?.success(attempt)?;
+        let arrived = match sum_of(&output) {
+            Some(sum) => Some(sum),
+            None => self.sha256_of(to, agent).await?,
+        };
+        let arrived = arrived.unwrap_or_else(|| "nothing".to_owned());
         if arrived == agent.sha256 {
             return Ok(());
         }
@@ -262,7 +266,7 @@ impl Guest {
         let attempt = "summing up the agent in the guest";
         let output = self.script_as_root(attempt, SHA256_OF, &[path]).await?;
         match output.exit {
-            Exit::Status(0) => Ok(output.answer().split(' ').next().map(str::to_owned)),
+            Exit::Status(0) => Ok(Some(sum_of(&output).unwrap_or_else(|| output.answer()))),
             Exit::Status(NOT_THERE) => Ok(None),
             Exit::Status(NO_TOOL) => {
                 let command = self.as_root(&["cat", path]).await?;
@@ -338,6 +342,14 @@ fn garbled(output: &Output, attempt: &str) -> SshError {
     SshError::Garbled { attempt: attempt.to_owned(), answer }
 }
 
+/// What `sha256sum` printed, if it did.
+fn sum_of(output: &Output) -> Option<String> {
+    let answer = output.answer();
+    let sum = answer.split(' ').next().unwrap_or_default();
+    let is_sum = sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_sum.then(|| sum.to_owned())
+}
+
 fn failed(output: Output, attempt: &str) -> SshError {
     let stderr = printable_tail(&output.stderr, 1000);
     SshError::Failed { attempt: attempt.to_owned(), exit: output.exit, stderr }
@@ -360,8 +372,10 @@ const NOT_STARTED: u32 = 44;
 /// The guest may be frozen, and then whoever as much as asks to write to its disks waits until it
 /// is thawed. `mkdir -p` asks that for every part of a path, `/run` included, which lies in the root
 /// file system; so only what is missing is made.
+/// Says whether gzip unpacks, and whether there is a program `$2` already.
 /// Asks gzip for a word that was packed: a name on the path says little about what it does.
 const MAKE_DIR: &str = r#"
+unpacks= exists=
 umask 022
 parent=${1%/*}
 [ -d "$parent" ] || mkdir "$parent" || [ -d "$parent" ] || exit 1
@@ -370,10 +384,13 @@ if ! mkdir "$1" 2>/dev/null; then
     [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] || exit 41
     chmod 700 "$1" || exit
 fi
-if [ "$(printf '\037\213\010\000\000\000\000\000\002\377\253\250\254\342\002\000\322\174\352\341\004\000\000\000' | gzip -dc 2>/dev/null)" = xyz ]; then echo unpacks; fi
+if [ "$(printf '\037\213\010\000\000\000\000\000\002\377\253\250\254\342\002\000\322\174\352\341\004\000\000\000' | gzip -dc 2>/dev/null)" = xyz ]; then unpacks=unpacks; fi
+if [ -f "$2" ]; then exists=exists; fi
+echo "$unpacks $exists"
 "#;
 
-const PUT_IN_PLACE: &str = r#"chmod 700 "$1" && mv -f "$1" "$2""#;
+const RUN: &str = r#"exec "$1" --version"#;
+const PUT_IN_PLACE_AND_RUN: &str = r#"chmod 700 "$2" && mv -f "$2" "$1" && exec "$1" --version"#;
 
 const SHA256_OF: &str = r#"
 [ -f "$1" ] || exit 42
