@@ -42,16 +42,16 @@ ON_REAL = CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --prof
 test e2e more: BUILT := --bins --tests
 test: unit e2e
 
-# Unit, property and golden tests: no root, no emulator.
+# Unit, property and golden tests: no root, no emulator. Many of them wait.
 unit: deps
-	$(CARGO) test --locked --profile lab --workspace
+	RUST_TEST_THREADS=6 $(CARGO) test --locked --profile lab --workspace
 
 e2e: programs
 	$(ON_REAL) $(addprefix --test ,$(REAL)) -- --test-threads=$(THREADS)
 
 # What `make test` leaves out, twenty moves in a row among it.
 more: programs
-	$(ON_REAL) --test moves -- --ignored --test-threads=$(THREADS)
+	$(ON_REAL) --test moves --test labs -- --ignored --test-threads=$(THREADS)
 	$(ON_REAL) $(addprefix --test ,$(MORE)) -- --include-ignored --test-threads=$(THREADS)
 
 demo: programs

@@ -189,7 +189,7 @@ impl Scene {
         }
         let mut spec = VmSpec::new(VM, Boot::Disk);
         let disks = match options.guest {
-            Guest::Small => small::build()?.clone_to(&east.pool_dir(), &guest)?,
+            Guest::Small => small::build(&guest)?.clone_to(&east.pool_dir(), &guest)?,
             Guest::Debian => {
                 spec = spec.memory_mib(768).vcpus(2);
                 debian::build()?.clone_to(&east.pool_dir(), &guest)?

@@ -37,7 +37,7 @@ impl Source {
         for bytes in data {
             options = options.data(*bytes, content, Format::Raw);
         }
-        let disks = small::build()?.clone_to(dir.path(), &options)?;
+        let disks = small::build(&options)?.clone_to(dir.path(), &options)?;
         let machine = Machine {
             start: Start::Disk,
             disks: &disks,

@@ -7,10 +7,10 @@ use e2e::{Gate, Halfway, Scene, SceneOptions, VM};
 use lab::{Between, Scenario};
 
 /// Bytes that have gone over the operator's machine when it breaks.
-const MIDDLE: u64 = 16 << 20;
-/// ... and between two breaks; all of them fit into the 43 MiB that are copied, with what goes over
+const MIDDLE: u64 = 12 << 20;
+/// ... and between two breaks; all of them fit into the 30 MiB that are copied, with what goes over
 /// while a break is made (logging in to a busy guest takes seconds).
-const APART: u64 = 6 << 20;
+const APART: u64 = 4 << 20;
 /// Slow, so that the copy lasts.
 const RATE: &str = "2M";
 /// Greetings, tables of hashes, and what the guest wrote in the time that the break cost.

@@ -6,7 +6,7 @@ use e2e::{Ran, Scene, SceneOptions, VM};
 use lab::Scenario;
 
 /// Less than the guest's disk has, after compression.
-const CONTENT: u64 = 20 << 20;
+const CONTENT: u64 = 16 << 20;
 
 #[test]
 fn a_running_guest_moves_by_a_saved_plan_and_loses_nothing() {

@@ -50,6 +50,12 @@ pub enum Content {
     Blank,
 }
 
+impl Content {
+    pub(super) fn is_xfs(self) -> bool {
+        matches!(self, Self::Xfs | Self::LvmXfs)
+    }
+}
+
 /// A data disk that is not mounted yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DataDisk {

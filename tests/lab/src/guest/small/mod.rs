@@ -50,14 +50,13 @@ const ROOT_MODULES: &[&str] = &[
     "ena",
     "xen-blkfront",
     "xen-netfront",
-    "xfs",
-    "dm-mod",
-    "dm-snapshot",
-    "loop",
     "evdev",
     "button",
-    "act_mirred",
 ];
+
+/// ... for data disks with XFS and LVM. With `lvm` and its libraries a third of all that there is,
+/// and copied by every migration, so that only guests with such disks have it.
+const XFS_MODULES: &[&str] = &["xfs", "dm-mod"];
 
 /// The image in the cache, and its parts for a direct boot.
 #[derive(Debug, Clone)]
@@ -77,14 +76,20 @@ struct Uuids {
     swap: String,
 }
 
-/// The image of the day: made if its ingredients changed.
-pub fn build() -> Result<SmallImage> {
+/// The image of the day for guests with these options: made if its ingredients changed.
+pub fn build(options: &GuestOptions) -> Result<SmallImage> {
     let kernel = kernel::debian_cloud()?;
     let uuids =
         Uuids { root: Noise::new("small root").uuid(), swap: Noise::new("small swap").uuid() };
     let cmdline = format!("root=UUID={} ro {KERNEL_WORDS} quiet", uuids.root);
     let initrd = initrd(&kernel)?;
-    let tree = root_tree(&kernel, &initrd, &uuids, &cmdline)?;
+    let mut tree = root_tree(&kernel, &initrd, &uuids, &cmdline)?;
+    let with_xfs = options.data.iter().any(|data| data.content.is_xfs());
+    let modules = if with_xfs { [ROOT_MODULES, XFS_MODULES].concat() } else { ROOT_MODULES.into() };
+    Modules::of(&kernel)?.add_to(&mut tree, &modules)?;
+    if with_xfs {
+        tree.program("lvm")?;
+    }
     let recipe = include_str!("mod.rs").to_owned() + include_str!("../disk.rs");
     let hash = blake3::hash(format!("{}{recipe}", tree.hash()).as_bytes()).to_hex();
     let dir = cache::entry(&format!("small/image-{}", &hash[..16]), |dir| {
@@ -171,14 +176,11 @@ fn root_tree(kernel: &Kernel, initrd: &[u8], uuids: &Uuids, cmdline: &str) -> Re
     ] {
         tree.dir(path, mode);
     }
-    for name in ["dropbear", "lvm"] {
-        tree.program(name)?;
-    }
+    tree.program("dropbear")?;
     tree.program("/usr/lib/openssh/sftp-server")?;
     // Where dropbear looks for it.
     tree.link("usr/lib/sftp-server", "../../bin/sftp-server");
     tree.copy("bin/ledger", &program::ledger()?)?;
-    Modules::of(kernel)?.add_to(&mut tree, ROOT_MODULES)?;
 
     let version = &kernel.version;
     tree.copy(&format!("boot/vmlinuz-{version}"), &kernel.vmlinuz)?;
