@@ -91,7 +91,7 @@ fn kept_by(context: &Context, site: &SiteName, vm: VmId) -> Option<String> {
 
 async fn look_inside(context: &Context, visit: &Visit) -> Result<GuestFacts, Vec<Problem>> {
     let binary = context.agent_binary();
-    let refusals = visit.guest().refusals(&binary).await.map_err(|error| vec![problem(&error)])?;
+    let refusals = visit.refusals(&binary).await.map_err(|error| vec![problem(&error)])?;
     if !refusals.is_empty() {
         return Err(refusals.into_iter().map(|error| problem(&error)).collect());
     }

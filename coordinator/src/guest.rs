@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use guest_ssh::{
-    AgentBinary, AgentDir, Guest, GuestReport, HostKeyPolicy, SshAuth, SshError, SshTarget,
+    AgentBinary, AgentDir, Guest, GuestReport, HostKeyPolicy, Installed, SshAuth, SshError,
+    SshTarget,
 };
 use model::SiteName;
 use serde::{Deserialize, Serialize};
 use site::{ByteStream, GuestAccess, GuestProbe, Privilege, Remedy, SiteError, SiteErrorKind};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 use units::MigrationId;
 
 use crate::failure::{Failure, Kind};
@@ -113,8 +113,8 @@ pub struct SshGuest {
     guest: OnceCell<Guest>,
     /// What was found there before the agent was.
     report: OnceCell<GuestReport>,
-    /// The agent was spoken to: the next `install` leaves it as it is.
-    runs: AtomicBool,
+    /// What this process put there: it is not sent and summed up again while it can be started.
+    installed: Mutex<Option<Installed>>,
     binary: OnceCell<AgentBinary>,
     /// Where the agent lives in this guest: looked for once, the same for every stream.
     dir: OnceCell<AgentDir>,
@@ -130,7 +130,7 @@ impl SshGuest {
             agent,
             guest: OnceCell::new(),
             report: OnceCell::new(),
-            runs: AtomicBool::new(false),
+            installed: Mutex::new(None),
             binary: OnceCell::new(),
             dir: OnceCell::new(),
         }))
@@ -164,7 +164,7 @@ impl SshGuest {
         agent: &AgentBinary,
     ) -> Result<AgentDir, SiteError> {
         let (guest, report) = self.report().await?;
-        if let Some(refusal) = report.refusals(guest, agent).into_iter().next() {
+        if let Some(refusal) = report.refusals(guest, migration, agent).into_iter().next() {
             return Err(self.error("install the agent", refusal));
         }
         report.agent_dir(migration, agent).map_err(|error| self.error("install the agent", error))
@@ -188,17 +188,15 @@ impl SshGuest {
         Ok((guest, report.map_err(|error| self.error("look around", error))?))
     }
 
-    /// The agent answered just now, so that the next `install` need not sum it up and start it. If it
-    /// has gone by then, opening a stream to it fails, and the `install` after that is a whole one.
-    pub fn agent_runs(&self) {
-        self.runs.store(true, Ordering::Relaxed);
-    }
-
     /// All that keeps the agent from being installed, for the plan.
-    pub async fn refusals(&self, agent: &Path) -> Result<Vec<SiteError>, SiteError> {
+    pub async fn refusals(
+        &self,
+        migration: &MigrationId,
+        agent: &Path,
+    ) -> Result<Vec<SiteError>, SiteError> {
         let agent = self.binary(agent).await?;
         let (guest, report) = self.report().await?;
-        let refusals = report.refusals(guest, agent);
+        let refusals = report.refusals(guest, migration, agent);
         Ok(refusals.into_iter().map(|e| self.error("install the agent", e)).collect())
     }
 
@@ -256,15 +254,21 @@ impl GuestAccess for SshGuest {
     }
 
     async fn install(&self, migration: &MigrationId, agent: &Path) -> Result<(), SiteError> {
-        if self.runs.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
         let binary = self.binary(agent).await?;
         let dir = self.installed_dir(migration).await?;
         let guest = self.guest().await?;
         let failed = |error| self.error("install the agent", error);
+        let mut before = self.installed.lock().await;
+        if let Some(installed) = before.take()
+            && installed.dir == dir
+            && guest.start(&installed, &[]).await.is_ok()
+        {
+            *before = Some(installed);
+            return Ok(());
+        }
         let installed = guest.install(binary, &dir).await.map_err(failed)?;
         guest.start(&installed, &[]).await.map_err(failed)?;
+        *before = Some(installed);
         Ok(())
     }
 

@@ -33,7 +33,9 @@ async fn main() -> ExitCode {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Its complaint that the terminal is gone would be a panic.
+    let log = tracing_subscriber::fmt().log_internal_errors(false);
+    log.with_env_filter(filter).with_writer(std::io::stderr).init();
     cli::run(cli).await
 }
 

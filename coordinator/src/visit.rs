@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use engine::{Agent, AgentError};
 use plan::{Problem, Request};
-use site::GuestAccess;
+use site::{GuestAccess, SiteError};
 use transfer::secure::Identity;
 use units::MigrationId;
 use wire::control::{self, GuestReport, Reply};
@@ -66,6 +66,11 @@ impl Visit {
         &self.guest
     }
 
+    /// All that keeps the agent from being installed.
+    pub async fn refusals(&self, binary: &Path) -> Result<Vec<SiteError>, SiteError> {
+        self.guest.refusals(&self.id, binary).await
+    }
+
     /// Installs the agent and lets it look around.
     pub async fn look(&self, binary: &Path) -> Result<Box<GuestReport>, Problem> {
         self.agent.set(Presence::Unknown);
@@ -73,10 +78,7 @@ impl Visit {
         let agent = self.greet().await?;
         let asked = agent.call(control::Request::Inspect).await;
         match asked.map_err(|error| self.agent_problem(&error))? {
-            Reply::Guest(report) => {
-                self.guest.agent_runs();
-                Ok(report)
-            }
+            Reply::Guest(report) => Ok(report),
             other => Err(self.agent_problem(&agent.unexpected(&other))),
         }
     }
@@ -115,7 +117,7 @@ impl Visit {
     pub async fn end(&self, interrupts: &mut Interrupts) {
         let left = tokio::select! {
             left = self.leave() => left,
-            () = interrupts.next() => Err("interrupted".to_owned()),
+            () = interrupts.insisted() => Err("interrupted".to_owned()),
         };
         match left {
             Ok(()) => keys::forget_coordinator(&self.store, &self.id),

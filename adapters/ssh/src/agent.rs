@@ -386,7 +386,7 @@ if ! mkdir "$1" 2>/dev/null; then
 fi
 if [ "$(printf '\037\213\010\000\000\000\000\000\002\377\253\250\254\342\002\000\322\174\352\341\004\000\000\000' | gzip -dc 2>/dev/null)" = xyz ]; then unpacks=unpacks; fi
 if [ -f "$2" ]; then exists=exists; fi
-echo "$unpacks $exists"
+echo "made $unpacks $exists"
 "#;
 
 const RUN: &str = r#"exec "$1" --version"#;
@@ -482,17 +482,23 @@ if [ -x "$dir/causeway-agent" ]; then
     done
     kill -9 $! 2>/dev/null
 fi
-for pid in $running; do
-    for signal in TERM KILL; do
-        turns=0
-        serves $pid && kill -s $signal $pid 2>/dev/null
-        while serves $pid && [ $turns -lt 50 ]; do
-            nap
+end() {
+    for pid in $*; do
+        for signal in TERM KILL; do
+            turns=0
+            serves $pid && kill -s $signal $pid 2>/dev/null
+            while serves $pid && [ $turns -lt 50 ]; do
+                nap
+            done
         done
+        if serves $pid; then echo "process $pid does not end" >&2; exit 1; fi
+        echo "stopped=$pid"
     done
-    if serves $pid; then echo "process $pid does not end" >&2; exit 1; fi
-    echo "stopped=$pid"
-done
+}
+end $running
+rm -rf -- "$dir"
+# One that somebody who was interrupted has started since. Without the program none comes after it.
+end $(agents)
 rm -rf -- "$dir" || exit 1
 for file in $files; do echo "deleted=$dir/$file"; done
 rmdir /run/causeway 2>/dev/null

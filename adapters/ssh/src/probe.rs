@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use units::MigrationId;
+
 use crate::agent::{AgentBinary, AgentDir};
 use crate::error::SshError;
 use crate::guest::{Guest, Privilege};
@@ -34,6 +36,8 @@ pub struct GuestReport {
     pub missing_tools: Vec<String>,
     /// Directories that an agent might live under, best first.
     pub places: Vec<Place>,
+    /// Directories of agents that are there.
+    pub agents: Vec<String>,
 }
 
 /// A directory that might hold the agent.
@@ -76,8 +80,13 @@ impl Guest {
 }
 
 impl GuestReport {
-    /// Everything that keeps this agent from being installed here; nothing if it can be.
-    pub fn refusals(&self, guest: &Guest, agent: &AgentBinary) -> Vec<SshError> {
+    /// Everything that keeps this agent from being installed here; nothing if it can be, or is.
+    pub fn refusals(
+        &self,
+        guest: &Guest,
+        migration: &MigrationId,
+        agent: &AgentBinary,
+    ) -> Vec<SshError> {
         let mut refusals = Vec::new();
         if self.privilege.is_none() {
             let endpoint = guest.target().endpoint();
@@ -101,17 +110,29 @@ impl GuestReport {
                 guest: self.machine.clone(),
             });
         }
-        refusals.extend(self.place_for(agent).err());
+        if self.agent_there(migration).is_none() {
+            refusals.extend(self.place_for(agent).err());
+        }
         refusals
     }
 
-    /// Where to install the agent for this migration: in memory, with room, able to run it.
+    /// Where the agent of this migration is. Where there is none, where to install it: in memory,
+    /// with room, able to run it.
     pub fn agent_dir(
         &self,
-        migration: &units::MigrationId,
+        migration: &MigrationId,
         agent: &AgentBinary,
     ) -> Result<AgentDir, SshError> {
-        Ok(AgentDir::under(&self.place_for(agent)?.path, migration))
+        match self.agent_there(migration) {
+            Some(there) => Ok(there),
+            None => Ok(AgentDir::under(&self.place_for(agent)?.path, migration)),
+        }
+    }
+
+    /// What it takes up itself may leave no room for another one.
+    fn agent_there(&self, migration: &MigrationId) -> Option<AgentDir> {
+        let mut places = self.places.iter().map(|place| AgentDir::under(&place.path, migration));
+        places.find(|dir| self.agents.iter().any(|there| there == dir.as_str()))
     }
 
     fn place_for(&self, agent: &AgentBinary) -> Result<&Place, SshError> {
@@ -133,6 +154,7 @@ impl GuestReport {
             os: BTreeMap::new(),
             missing_tools: Vec::new(),
             places: Vec::new(),
+            agents: Vec::new(),
         };
         let (mut mounts, mut run, mut free, mut whole) =
             (Vec::new(), Vec::new(), Vec::new(), false);
@@ -148,6 +170,7 @@ impl GuestReport {
                 "mount" => mounts.extend(mount(&value)),
                 "free" => free.extend(free_bytes(&value)),
                 "runs" => run.push(value),
+                "agent" => report.agents.push(value),
                 "end" => whole = true,
                 _ => {}
             }
@@ -253,6 +276,9 @@ for place in /run/causeway /run /dev/shm /tmp; do
         rm -rf $try
     fi
 done
+for dir in /run/causeway/* /dev/shm/causeway-* /tmp/causeway-*; do
+    [ -d "$dir" ] && [ ! -L "$dir" ] && [ -O "$dir" ] && echo "agent=$dir"
+done
 echo end=
 "#;
 
@@ -293,6 +319,16 @@ mod tests {
     fn a_place_without_room_is_never_chosen() {
         let report = report(&ANSWER.replace("/dev/shm 200000", "/dev/shm 2000"));
         assert!(report.place_for(&AgentBinary::new(vec![0; 1000]).unwrap()).is_err());
+    }
+
+    #[test]
+    fn an_agent_that_is_there_is_found_though_it_left_no_room_for_another() {
+        let full = ANSWER.replace("/dev/shm 200000", "/dev/shm 2000");
+        let report = report(&full.replace("end=", "agent=/dev/shm/causeway-web1\nend="));
+        let agent = AgentBinary::new(vec![0; 1000]).unwrap();
+        let dir = report.agent_dir(&"web1".parse().unwrap(), &agent).unwrap();
+        assert_eq!(dir.as_str(), "/dev/shm/causeway-web1");
+        assert!(report.agent_dir(&"web2".parse().unwrap(), &agent).is_err());
     }
 
     #[test]

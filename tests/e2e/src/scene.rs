@@ -268,6 +268,13 @@ impl Scene {
         Ok(asking)
     }
 
+    /// The process id of the coordinator that asks, a child of the terminal's program.
+    pub fn who_asks(asking: &Child) -> Result<String> {
+        let children = format!("/proc/{0}/task/{0}/children", asking.id());
+        let children = std::fs::read_to_string(&children).context(children)?;
+        Ok(children.trim().to_owned())
+    }
+
     pub fn causeway(&self, arguments: &[&str]) -> Result<Ran> {
         Ok(Ran::of(&self.command(arguments).output().context("cannot run causeway")?))
     }

@@ -6,6 +6,8 @@ use guest_ssh::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use units::MigrationId;
+
 use super::login::SUDO;
 use super::world::{Kind, Server};
 
@@ -40,6 +42,10 @@ fn agent() -> AgentBinary {
     AgentBinary::new(AGENT).unwrap()
 }
 
+fn id() -> MigrationId {
+    "web1".parse().unwrap()
+}
+
 fn dir() -> AgentDir {
     "/dev/shm/causeway-web1".parse().unwrap()
 }
@@ -67,8 +73,8 @@ async fn a_probe_sees_what_is_there_and_leaves_nothing() {
         assert_eq!(seen.missing_tools, Vec::<String>::new());
         let runs = |path| seen.places.iter().find(|p| p.path == path).unwrap().runs_programs;
         assert!(!runs("/run") && runs("/dev/shm"), "{:?}", seen.places);
-        assert_eq!(seen.refusals(&guest, &agent()).len(), 0);
-        let place = seen.agent_dir(&"web1".parse().unwrap(), &agent()).unwrap();
+        assert_eq!(seen.refusals(&guest, &id(), &agent()).len(), 0);
+        let place = seen.agent_dir(&id(), &agent()).unwrap();
         assert_eq!(place, dir());
         assert_eq!(sh(&guest, "ls -A /dev/shm").await, "");
     }
@@ -87,7 +93,7 @@ async fn everything_in_the_way_is_told_at_once() {
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
     elf.resize(64, 0);
     elf[18] = 243;
-    let refusals = seen.refusals(&guest, &AgentBinary::new(elf).unwrap());
+    let refusals = seen.refusals(&guest, &id(), &AgentBinary::new(elf).unwrap());
     let kinds: Vec<_> = refusals.iter().map(|refusal| format!("{refusal:?}")).collect();
     for expected in ["NotPrivileged", "MissingTools { tools: [\"tr\"] }", "WrongMachine", "NoPlace"]
     {
@@ -101,11 +107,11 @@ async fn what_the_hint_says_makes_a_place() {
         mount --bind /tmp /tmp; mount -o remount,bind,noexec /tmp";
     let server = Server::start_with(Kind::OpenSsh, bare);
     let guest = Guest::connect(&server.target("root")).await.unwrap();
-    let refusals = report(&guest).await.refusals(&guest, &agent());
+    let refusals = report(&guest).await.refusals(&guest, &id(), &agent());
     let [refusal @ SshError::NoPlace { .. }] = &refusals[..] else { panic!("{refusals:?}") };
     let hint = refusal.hint().unwrap();
     sh(&guest, hint.split('`').nth(1).unwrap()).await;
-    let place = report(&guest).await.agent_dir(&"web1".parse().unwrap(), &agent()).unwrap();
+    let place = report(&guest).await.agent_dir(&id(), &agent()).unwrap();
     assert_eq!(place.as_str(), "/run/causeway/web1");
     let installed = guest.install(&agent(), &place).await.unwrap();
     guest.start(&installed, &[]).await.unwrap();
@@ -209,7 +215,7 @@ async fn a_login_shell_that_chats_is_understood() {
     let guest = Guest::connect(&server.target("root")).await.unwrap();
     assert!(sh(&guest, "true").await.starts_with("Welcome"));
     assert_eq!(guest.privilege().await.unwrap(), Privilege::Root);
-    assert_eq!(report(&guest).await.refusals(&guest, &agent()).len(), 0);
+    assert_eq!(report(&guest).await.refusals(&guest, &id(), &agent()).len(), 0);
     let installed = guest.install(&agent(), &dir()).await.unwrap();
     assert_eq!(installed.version, "causeway-agent 0.0.1-standin");
     assert!(guest.install(&agent(), &dir()).await.unwrap().was_there);
@@ -224,7 +230,10 @@ async fn a_full_memory_leaves_no_half_an_agent_in_place() {
     let server = Server::start_with(Kind::OpenSsh, tight);
     let guest = Guest::connect(&server.target("root")).await.unwrap();
     let big = AgentBinary::new([AGENT.as_bytes(), &vec![7; 3_000_000]].concat()).unwrap();
-    assert!(matches!(report(&guest).await.refusals(&guest, &big)[..], [SshError::NoPlace { .. }]));
+    assert!(matches!(
+        report(&guest).await.refusals(&guest, &id(), &big)[..],
+        [SshError::NoPlace { .. }]
+    ));
     let error = guest.install(&big, &dir()).await.unwrap_err();
     assert!(
         matches!(&error, SshError::Failed { stderr, .. } if stderr.contains("No space")),
@@ -301,6 +310,21 @@ async fn a_hangup_does_not_end_the_agent_where_setsid_is_missing() {
     let Started::Now { pid } = guest.start(&installed, &[]).await.unwrap() else { panic!() };
     sh(&guest, &format!("kill -HUP {pid}; sleep 0.2")).await;
     assert_eq!(guest.start(&installed, &[]).await.unwrap(), Started::Before { pid });
+}
+
+#[tokio::test]
+async fn an_agent_that_is_started_while_it_is_removed_does_not_stay() {
+    let server = Server::start(Kind::OpenSsh);
+    let guest = Guest::connect(&server.target("root")).await.unwrap();
+    // While it puts the guest back, the start of somebody who was interrupted comes through.
+    let start =
+        "system(\"setsid $0 serve --dir $dir >/dev/null 2>&1 </dev/null &\"); sleep 1; exit 0";
+    let slow = AGENT.replace("'remove') { exit 0", &format!("'remove') {{ {start}"));
+    guest.install(&AgentBinary::new(slow).unwrap(), &dir()).await.unwrap();
+    let removed = guest.remove(&dir()).await.unwrap();
+    assert_eq!(removed.stopped.len(), 1, "it was not started in between");
+    assert_eq!(sh(&guest, "pgrep -f 'serve --di[r]' || true").await, "");
+    assert_eq!(sh(&guest, "ls -A /dev/shm").await, "");
 }
 
 #[tokio::test]

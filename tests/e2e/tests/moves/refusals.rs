@@ -1,6 +1,9 @@
 //! Every reason to refuse is found before anything is touched.
 
 use std::io::Write as _;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use e2e::{Ran, Scene, SceneOptions, VM};
 use lab::{Boot, Scenario, VmSpec};
@@ -92,6 +95,21 @@ fn who_does_not_agree_finds_the_guest_as_it_was(scene: &Scene) {
         scene.guest_is_clean(scene.at_east).unwrap();
         scene.west_is_clean().unwrap();
     }
+
+    // The terminal is closed.
+    let words = scene.ask("migrate", &[]).unwrap();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let mut asking = scene.at_the_question(&words).unwrap();
+    let coordinator = Scene::who_asks(&asking).unwrap();
+    asking.kill().unwrap();
+    asking.wait().unwrap();
+    let coordinator = Path::new("/proc").join(coordinator);
+    let patience = Instant::now() + Duration::from_secs(60);
+    while coordinator.exists() {
+        assert!(Instant::now() < patience, "it waits for an answer that cannot come");
+        sleep(Duration::from_millis(50));
+    }
+    scene.guest_is_clean(scene.at_east).unwrap();
 }
 
 fn bare(name: &str, uuid: &str, more: &str) -> String {

@@ -23,9 +23,8 @@ fn a_running_guest_moves_by_a_saved_plan_and_loses_nothing() {
     let run = [&["run", &saved], &words[login..login + 6]].concat();
     // A power cut at the question leaves an agent behind, which works for the next try.
     let mut asking = scene.at_the_question(&run).unwrap();
-    let children = format!("/proc/{0}/task/{0}/children", asking.id());
-    let coordinator = std::fs::read_to_string(children).unwrap();
-    Command::new("kill").args(["-9", coordinator.trim()]).status().unwrap();
+    let coordinator = Scene::who_asks(&asking).unwrap();
+    Command::new("kill").args(["-9", &coordinator]).status().unwrap();
     asking.wait().unwrap();
     let run = [&run[..], &["--yes"]].concat();
     let words: Vec<_> = run.iter().map(|word| (*word).to_owned()).collect();

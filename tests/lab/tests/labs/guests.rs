@@ -110,7 +110,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() -> Result<()> {
     let options = GuestOptions::new("cut")
         .ledger(scene.ledger())
         .data(ODD, Content::Ext4, Format::Qcow2)
-        .data(ODD, Content::Xfs, Format::Raw);
+        .data(ODD, Content::LvmXfs, Format::Raw);
     let disks = small::build(&options)?.clone_to(scene.dir.path(), &options)?;
     for boot in 0..3 {
         let qemu = scene.boot(&disks, &format!("console{boot}"))?;
