@@ -15,13 +15,13 @@ use crate::store::Store;
 
 /// Signs the migration receipts, and names this installation in every ledger record.
 pub fn install_key(store: &Store) -> Result<SigningKey, Failure> {
-    signing_key(store, "install.key")
+    signing_key(store, "install.key", "ledger")
 }
 
 /// Signs what a site's role says. The roles run inside this program, each with its own key, as
 /// they will when a mobility agent takes them over.
 pub fn site_key(store: &Store, site: &SiteName) -> Result<SigningKey, Failure> {
-    signing_key(store, &format!("keys/site-{site}.key"))
+    signing_key(store, &format!("keys/site-{site}.key"), &format!("ledger/{site}"))
 }
 
 /// Who the two site roles are, each believing the other.
@@ -53,8 +53,16 @@ fn parsed<T: std::str::FromStr<Err = handover::KeyError>>(text: &str) -> Result<
     })
 }
 
-fn signing_key(store: &Store, name: &str) -> Result<SigningKey, Failure> {
+/// `used` holds something once something was signed with it. A new key then would make every receipt
+/// and mark of the lost one look forged, and let who owns a VM look unknown.
+fn signing_key(store: &Store, name: &str, used: &str) -> Result<SigningKey, Failure> {
     let seed = stored(store, name, || {
+        let (key, used) = (store.path().join(name), store.path().join(used));
+        if fs::read_dir(&used).is_ok_and(|mut entries| entries.next().is_some()) {
+            let lost =
+                format!("{} is missing, and {} was made with it", key.display(), used.display());
+            return Err(Failure::new(Kind::Refused, lost).hint("restore it from a backup"));
+        }
         let mut seed = Zeroizing::new(vec![0; 32]);
         getrandom::fill(&mut seed).map_err(|error| {
             Failure::new(Kind::Refused, format!("the system gives no random bytes: {error}"))
@@ -106,5 +114,30 @@ pub fn forget_coordinator(store: &Store, id: &MigrationId) {
     let path = store.path().join(coordinator_file(id));
     if let Err(error) = fs::remove_file(&path) {
         tracing::warn!(%error, path = %path.display(), "a key that nobody needs is left");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_something_was_signed_with_is_never_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (east, west): (SiteName, SiteName) = ("east".parse().unwrap(), "west".parse().unwrap());
+        let before = site_key(&store, &east).unwrap();
+        let install = install_key(&store).unwrap();
+        assert_eq!(site_key(&store, &east).unwrap(), before);
+        fs::create_dir(dir.path().join("ledger/east")).unwrap();
+        fs::write(dir.path().join("ledger/east/ledger"), "").unwrap();
+        assert_eq!(site_key(&store, &east).unwrap(), before);
+        assert_eq!(install_key(&store).unwrap(), install);
+
+        fs::remove_file(dir.path().join("keys/site-east.key")).unwrap();
+        fs::remove_file(dir.path().join("install.key")).unwrap();
+        assert!(site_key(&store, &east).is_err());
+        assert!(install_key(&store).is_err());
+        site_key(&store, &west).unwrap();
     }
 }

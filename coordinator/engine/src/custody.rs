@@ -149,9 +149,34 @@ impl Custody {
     /// between them.
     pub fn attempt_under_way(&self) -> Option<Epoch> {
         let last = self.last_epoch();
-        let known = self.destination.role.state(last) == DestinationState::Known
-            && self.destination.role.attempt(last) == Some(&self.attempt(last));
-        known.then_some(last)
+        let begun = self.destination_state(last) == DestinationState::Known
+            && matches!(self.source_state(last), SourceState::Unknown | SourceState::Known);
+        self.attempt_of_ours().filter(|_| begun)
+    }
+
+    /// This migration's attempt that has not ended, however far it went: more than the journal knows,
+    /// where that was restored from a backup. One that was revoked ends with the source's release.
+    pub fn attempt_of_ours(&self) -> Option<Epoch> {
+        use SourceState as S;
+        let last = self.last_epoch();
+        let ours = self.destination.role.attempt(last) == Some(&self.attempt(last));
+        let ended = matches!(self.destination_state(last), DestinationState::Revoked(_))
+            && !matches!(
+                self.source_state(last),
+                S::Fencing | S::Fenced(_) | S::Released { settled: false }
+            );
+        (ours && !ended).then_some(last)
+    }
+
+    /// Have the ledgers more of this migration than that it began?
+    pub fn went_further(&self) -> bool {
+        self.attempt_of_ours().is_some_and(|epoch| {
+            use {DestinationState as D, SourceState as S};
+            let copying =
+                matches!(self.destination_state(epoch), D::Known | D::Placed | D::Synced(_));
+            let untouched = matches!(self.source_state(epoch), S::Unknown | S::Known);
+            !(copying && untouched)
+        })
     }
 
     fn last_epoch(&self) -> Epoch {

@@ -66,7 +66,7 @@ pub enum StepError {
     OutOfPatience { whom: String, waited: Duration, last: Box<Self> },
 
     #[error("the fence of {vm} at {site} does not hold: {what}")]
-    FenceOpen { vm: String, site: SiteName, what: String },
+    FenceOpen { vm: String, site: SiteName, what: String, runs: bool },
 
     /// The operator asked to stop.
     #[error("interrupted")]
@@ -143,6 +143,10 @@ impl StepError {
             Self::WontConverge(divergence) => divergence.remedies(),
             Self::PoolHidden { pool, .. } => vec![format!(
                 "start it (libvirt: virsh pool-start {pool}), then repeat this command"
+            )],
+            Self::FenceOpen { vm, site, runs: true, .. } => vec![format!(
+                "if somebody started it, stop it at {site} (libvirt: virsh destroy {vm}) and repeat this \
+                 command; what it wrote since its fence is not in the copy"
             )],
             Self::Superseded { .. } => {
                 vec!["`causeway abort` takes back what this one left at its destination".to_owned()]

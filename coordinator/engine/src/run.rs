@@ -75,6 +75,8 @@ pub struct Run {
     pub voided: usize,
     /// When something of this round was last acknowledged, or it began.
     pub arrived_at: Instant,
+    /// This process looked at the source's fence, and made its receipt of it.
+    pub fenced_now: bool,
 }
 
 impl Run {

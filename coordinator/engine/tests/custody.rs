@@ -9,6 +9,7 @@ use engine::custody::{Custody, CustodyError, CustodyOf, mark_seen};
 use handover::{DestinationState, Identity, Refusal, SigningKey, SourceState};
 use journal::StoreId;
 use model::{SiteName, VmId};
+use site::{FenceStage, Site};
 use site_memory::{Seed, World};
 use units::{Digest, Epoch};
 
@@ -107,4 +108,45 @@ async fn another_migration_waits_for_it_and_comes_after_it_was_revoked() {
     assert_eq!(custody.attempt_under_way(), None, "it has ended");
     drop(custody);
     assert_eq!(scene.open(&mut scene.custody(8)).await.unwrap(), Epoch(epoch.0 + 1));
+}
+
+/// An attempt of plan 7 that began its fence, and the custody that made it.
+async fn fenced(scene: &Scene) -> (Custody, Epoch) {
+    let mut custody = scene.custody(7);
+    let epoch = scene.open(&mut custody).await.unwrap();
+    let east = scene.world.site(&scene.east);
+    let record = east.fence_capture(scene.vm, FenceStage::Definition).await.unwrap();
+    custody.fence_intent(epoch, &record, &[Digest([1; 32])]).unwrap();
+    (custody, epoch)
+}
+
+#[tokio::test]
+async fn an_old_journal_does_not_make_a_fence_forgotten() {
+    let scene = Scene::new();
+    let (custody, epoch) = fenced(&scene).await;
+    assert!(custody.went_further());
+    drop(custody);
+    // The journal was restored from before the attempt; the ledgers were not.
+    let custody = scene.custody(7);
+    assert_eq!(custody.attempt_under_way(), None, "it is not to be begun once more");
+    assert_eq!(custody.attempt_of_ours(), Some(epoch), "what is taken back is this one");
+    assert!(custody.went_further());
+    drop(custody);
+    let other = scene.custody(8);
+    assert_eq!(other.attempt_of_ours(), None, "another migration does not take it back");
+    assert!(!other.went_further());
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_begun_or_has_ended_is_given_up_like_none() {
+    let scene = Scene::new();
+    assert!(!scene.custody(7).went_further());
+    let mut custody = scene.custody(7);
+    let epoch = scene.open(&mut custody).await.unwrap();
+    assert_eq!(custody.attempt_of_ours(), Some(epoch));
+    assert!(!custody.went_further(), "only begun");
+    let seen = mark_seen(&scene.world.site(&scene.west), scene.vm).await;
+    custody.revoke(epoch, &seen, None).unwrap();
+    assert_eq!(custody.attempt_of_ours(), None, "ended");
+    assert!(!custody.went_further());
 }

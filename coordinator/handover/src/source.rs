@@ -196,6 +196,11 @@ impl SourceRole {
         }
     }
 
+    /// The attempt of this epoch, if this site has heard of it.
+    pub fn attempt(&self, epoch: Epoch) -> Option<&Attempt> {
+        self.ledger.held(epoch).map(|held| &held.attempt)
+    }
+
     pub fn last_epoch(&self) -> Epoch {
         self.ledger.last_epoch()
     }

@@ -60,8 +60,11 @@ pub enum Held {
 pub struct Verdict {
     pub verdict: VerdictKind,
     pub strength: Strength,
-    /// `None` while it runs nowhere, or nobody knows.
+    /// `None` while it runs nowhere, or nobody knows. The destination from the decision on.
     pub lives_at: Option<Side>,
+    /// Was it started where it was decided to live? `None` if that is not the destination, or not
+    /// known.
+    pub started: Option<bool>,
     /// What was seen, one fact a line.
     pub evidence: Vec<String>,
     pub next: Next,
@@ -153,9 +156,26 @@ pub fn verdict(evidence: &Evidence) -> Verdict {
         verdict: judgement.verdict,
         strength: judgement.strength,
         lives_at: judgement.lives_at,
+        started: match judgement.verdict {
+            VerdictKind::Completed => started(evidence),
+            _ => None,
+        },
         evidence: in_words(evidence),
         next: judgement.next,
         safe,
+    }
+}
+
+fn started(evidence: &Evidence) -> Option<bool> {
+    use DestinationState as D;
+    // It is retired once the destination has answered.
+    if let Some(SourceState::Retired { .. } | SourceState::Destroyed) = evidence.source {
+        return Some(true);
+    }
+    match (&evidence.destination, evidence.destination_platform) {
+        (_, Platform::Running) | (Some(D::Started(_) | D::Healthy(_)), _) => Some(true),
+        (Some(D::Granted(_) | D::Marked(_)), _) => Some(false),
+        (Some(D::Unknown | D::Known | D::Placed | D::Synced(_) | D::Revoked(_)) | None, _) => None,
     }
 }
 
@@ -212,6 +232,10 @@ fn judge(evidence: &Evidence) -> Judgement {
         (Decided::Revoked(strength), Some(S::Fencing | S::Fenced(_))) => {
             is(V::RolledBack, strength, Some(Side::Source), Next::ReleaseSource, &[Next::Resume])
         }
+        // A later attempt has the VM, wherever that went.
+        (Decided::Revoked(strength), Some(S::Superseded)) => {
+            is(V::RolledBack, strength, seen_at_source, Next::Nothing, &[])
+        }
         (Decided::Revoked(strength), Some(_)) => {
             is(V::RolledBack, strength, Some(Side::Source), Next::Nothing, &[])
         }
@@ -219,17 +243,29 @@ fn judge(evidence: &Evidence) -> Judgement {
             is(V::NotMigrated, strength, seen_at_source, Next::ReleaseSource, &[])
         }
 
+        // A later attempt has the VM, wherever that went.
+        (Decided::NotYet | Decided::Unreadable, Some(S::Superseded)) => {
+            is(V::NotMigrated, Strength::Proven, seen_at_source, Next::Abort, &[])
+        }
+        // Somebody started what was fenced: no fence stops everything.
+        (Decided::NotYet, Some(S::Fenced(_))) if seen_at_source.is_some() => {
+            let next = Next::FenceAgain(Side::Source);
+            is(V::NeedsOperator, Strength::Observed, seen_at_source, next, &[])
+        }
         (Decided::NotYet, Some(S::Fencing | S::Fenced(_))) => {
             let also_safe: &[Next] =
                 if evidence.mark == MarkSeen::Unknown { &[] } else { &[Next::Abort] };
             is(V::InHandover, Strength::Proven, None, Next::Resume, also_safe)
         }
-        (Decided::NotYet, Some(S::Known | S::Superseded)) => {
+        (Decided::NotYet, Some(S::Known)) => {
             let kind = if copying(evidence) { V::Resumable } else { V::NotStarted };
             is(kind, Strength::Proven, Some(Side::Source), Next::Resume, &[Next::Abort])
         }
         (Decided::NotYet, Some(S::Unknown))
-            if evidence.destination == Some(DestinationState::Unknown) =>
+            if matches!(
+                evidence.destination,
+                Some(DestinationState::Unknown | DestinationState::Known)
+            ) =>
         {
             is(V::NotStarted, Strength::Proven, Some(Side::Source), Next::Resume, &[Next::Abort])
         }
@@ -238,7 +274,7 @@ fn judge(evidence: &Evidence) -> Judgement {
         }
 
         // No fence was ever made, so nothing can have been granted.
-        (Decided::Unreadable, Some(S::Known | S::Superseded | S::Unknown)) => {
+        (Decided::Unreadable, Some(S::Known | S::Unknown)) => {
             is(V::NotMigrated, Strength::Proven, Some(Side::Source), Next::Resume, &[])
         }
         // No fence receipt was ever given, so nothing can have been granted.
@@ -317,7 +353,9 @@ fn after_grant(evidence: &Evidence) -> Next {
 fn split(decided: Decided, source: Option<&SourceState>) -> Judgement {
     let (lives_at, next) = match (decided, source) {
         (Decided::Granted(_), _) => (Some(Side::Destination), Next::FenceAgain(Side::Source)),
-        (Decided::Revoked(_), _) | (_, Some(SourceState::Known | SourceState::Superseded)) => {
+        // Both may be a later attempt's doing.
+        (_, Some(SourceState::Superseded)) => (None, Next::CallForHelp),
+        (Decided::Revoked(_), _) | (_, Some(SourceState::Known)) => {
             (Some(Side::Source), Next::FenceAgain(Side::Destination))
         }
         // Nothing gave the destination the right to run.

@@ -88,9 +88,13 @@ pub struct PlannedNic {
 pub struct PlanDigestError(#[from] serde_json::Error);
 
 impl Plan {
-    /// What receipts bind themselves to: BLAKE3 of the plan as JSON in field order.
+    /// What receipts bind themselves to: BLAKE3 of the plan as JSON in field order. Without what
+    /// `resume` may change, or the attempt in the ledgers would be another plan's.
     pub fn digest(&self) -> Result<Digest, PlanDigestError> {
-        let json = serde_json::to_vec(self)?;
+        let mut bound = self.clone();
+        let Options { max_downtime_ms, limit_rate, limit_read, .. } = &mut bound.options;
+        (*max_downtime_ms, *limit_rate, *limit_read) = (0, None, None);
+        let json = serde_json::to_vec(&bound)?;
         Ok(Digest(
             *blake3::Hasher::new_derive_key("causeway plan v1").update(&json).finalize().as_bytes(),
         ))

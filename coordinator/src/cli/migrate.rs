@@ -165,6 +165,7 @@ fn prepare_with(
         attested: None,
         voided: 0,
         arrived_at: tokio::time::Instant::now(),
+        fenced_now: false,
         plan: plan.clone(),
     };
     Ok((run, Listening { progress, wish: wish_sender }))

@@ -6,13 +6,14 @@
 use engine::custody::{mark_seen, read_ledger};
 use engine::{Phase, State};
 use handover::{
-    DestinationRole, Evidence, MarkSeen, Platform, Record, Side, SourceRole, Strength, Verdict,
-    VerdictKind, verdict,
+    Attempt, DestinationRole, Evidence, MarkSeen, Next, PlanDigest, Platform, Record, Side,
+    SourceRole, Strength, Verdict, VerdictKind, verdict,
 };
 use model::{Power, SiteName, VmId};
 use plan::Plan;
 use serde_json::json;
 use site::{PlaceholderState, Site};
+use units::Epoch;
 
 use super::act::{find, state_of};
 use super::exit;
@@ -113,46 +114,55 @@ async fn gather(
         plan.vm.id.to_string().parse().map_err(|error: handover::KeyError| {
             Failure::new(Kind::Undecided, "the plan's VM has no ledger key").caused_by(&error)
         })?;
-    // Without a record of ours the ledger's own last attempt is asked about.
-    let epoch = state.epoch.unwrap_or_default();
+    let unreadable = |error: &dyn std::error::Error| {
+        Failure::new(Kind::Undecided, "a ledger contradicts itself").caused_by(error)
+    };
+    let of = |site: &SiteName| if asks(site) { ledger(context, site) } else { Ok(None) };
+    let destination_key = destination_me.key.verifying_key();
+    let replayed = |records: Vec<Record>| SourceRole::replay(source_me, vm.clone(), &records);
+    let source = of(&plan.from)?.map(replayed).transpose();
+    let source = source.map_err(|error| unreadable(&error))?;
+    let replayed =
+        |records: Vec<Record>| DestinationRole::replay(destination_me, vm.clone(), &records);
+    let destination = of(&plan.to)?.map(replayed).transpose();
+    let destination = destination.map_err(|error| unreadable(&error))?;
+    // Killed between the ledgers and the journal, or with a journal from a backup, only they know of
+    // the attempt.
+    let digest = plan.digest().map_err(|error| unreadable(&error))?;
+    let ours = |attempt: &&Attempt| attempt.plan == PlanDigest(digest);
+    let at_destination = destination.as_ref().and_then(|role| role.attempt(role.last_epoch()));
+    let at_source = source.as_ref().and_then(|role| role.attempt(role.last_epoch()));
+    let known = [at_destination, at_source].into_iter().flatten().find(ours);
+    let epoch = state.epoch.or(known.map(|attempt| attempt.epoch)).unwrap_or_default();
+
+    // Between its two records of the beginning an attempt is in one of them alone; what the journal
+    // knows of is in both.
+    let behind =
+        |last: Option<Epoch>| state.epoch.zip(last).is_some_and(|(ours, last)| last < ours);
     let mut evidence = Evidence {
         epoch,
-        source: None,
-        destination: None,
+        source: source.as_ref().map(|role| role.state(epoch)),
+        destination: destination.as_ref().map(|role| role.state(epoch)),
         mark: MarkSeen::Unknown,
         source_platform: Platform::Unreachable,
         destination_platform: Platform::Unreachable,
         held: None,
         behind: None,
     };
-    let unreadable = |error: &dyn std::error::Error| {
-        Failure::new(Kind::Undecided, "a ledger contradicts itself").caused_by(error)
-    };
+    if behind(source.map(|role| role.last_epoch())) {
+        evidence.behind = Some(Side::Source);
+    }
+    if behind(destination.map(|role| role.last_epoch())) {
+        evidence.behind = Some(Side::Destination);
+    }
     if asks(&plan.from) {
-        if let Some(records) = ledger(context, &plan.from)? {
-            let role = SourceRole::replay(source_me, vm.clone(), &records);
-            let role = role.map_err(|error| unreadable(&error))?;
-            evidence.source = Some(role.state(epoch));
-            if role.last_epoch() < epoch {
-                evidence.behind = Some(Side::Source);
-            }
-        }
         let site = context.site(&plan.from)?;
         evidence.source_platform = source_platform(&*site, plan.vm.id).await;
     }
     if asks(&plan.to) {
-        let key = destination_me.key.verifying_key();
-        if let Some(records) = ledger(context, &plan.to)? {
-            let role = DestinationRole::replay(destination_me, vm, &records);
-            let role = role.map_err(|error| unreadable(&error))?;
-            evidence.destination = Some(role.state(epoch));
-            if role.last_epoch() < epoch {
-                evidence.behind = Some(Side::Destination);
-            }
-        }
         let site = context.site(&plan.to)?;
         evidence.mark = match mark_seen(&*site, plan.vm.id).await {
-            MarkSeen::Present(mark) if mark.verify(mark.attempt(), &key).is_err() => {
+            MarkSeen::Present(mark) if mark.verify(mark.attempt(), &destination_key).is_err() => {
                 MarkSeen::Unknown
             }
             seen => seen,
@@ -196,11 +206,39 @@ fn lives_at<'p>(plan: &'p Plan, verdict: &Verdict) -> Option<&'p SiteName> {
     })
 }
 
-/// The command that goes on, where there is something to go on with.
-fn next_command(plan: &Plan, state: &State) -> Option<String> {
-    match state.phase {
-        Phase::Retired | Phase::RolledBack => None,
-        _ => Some(format!("causeway resume {}", plan.id)),
+/// The command that does what the verdict says is next, where there is one: the rest is for people
+/// and their platform.
+fn next_command(plan: &Plan, state: &State, verdict: &Verdict) -> Option<String> {
+    let verb = match verdict.next {
+        _ if state.phase.is_final() => return None,
+        // Nothing that decides anything: tidying up.
+        Next::Nothing | Next::Resume | Next::ReleaseSource => "resume",
+        Next::Abort => "abort",
+        // With the source's word it may turn out that it can go on.
+        Next::Revoke => "status",
+        Next::HealDestination
+        | Next::RestoreDestination
+        | Next::FenceAgain(_)
+        | Next::Quarantine(_)
+        | Next::CallForHelp => return None,
+    };
+    Some(format!("causeway {verb} {}", plan.id))
+}
+
+/// What is next in words, with the command where there is one.
+fn next_line(plan: &Plan, state: &State, verdict: &Verdict) -> Option<String> {
+    let words = match verdict.next {
+        Next::Nothing => Next::Resume.to_string(),
+        Next::Revoke => "ask both sites".to_owned(),
+        next => next.to_string(),
+    };
+    match (next_command(plan, state, verdict), verdict.next) {
+        (Some(command), _) => Some(format!("{words}: {command}")),
+        // It has ended, and these were for our commands.
+        (None, Next::Nothing | Next::Resume | Next::ReleaseSource | Next::Abort | Next::Revoke) => {
+            None
+        }
+        (None, _) => Some(words),
     }
 }
 
@@ -211,7 +249,11 @@ fn word(verdict: &Verdict) -> &'static str {
         VerdictKind::NotMigrated => "not migrated",
         VerdictKind::InHandover => "in handover: nobody may start either copy by hand",
         VerdictKind::RolledBack => "rolled back",
-        VerdictKind::Completed => "fully migrated",
+        VerdictKind::Completed => match verdict.started {
+            Some(true) => "fully migrated",
+            Some(false) => "decided for its destination, not started there yet",
+            None => "decided for its destination, not known whether it was started there",
+        },
         VerdictKind::NeedsOperator => "needs an operator",
         VerdictKind::AlarmSplit => "ALARM: both copies run",
     }
@@ -230,14 +272,17 @@ fn value(plan: &Plan, state: &State, verdict: &Verdict) -> serde_json::Value {
     json!({
         "id": plan.id, "vm": plan.vm.name, "from": plan.from, "to": plan.to,
         "phase": state.phase, "rounds": state.next_round, "wire": state.wire,
-        "verdict": verdict, "lives_at": lives_at(plan, verdict), "next": next_command(plan, state),
+        "verdict": verdict, "lives_at": lives_at(plan, verdict), "next": next_command(plan, state, verdict),
         "why": state.why,
     })
 }
 
 fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
-    let lives = lives_at(plan, verdict)
-        .map_or_else(|| "runs nowhere that is known".to_owned(), |site| format!("lives at {site}"));
+    let lives = match (lives_at(plan, verdict), verdict.verdict, verdict.started) {
+        (None, ..) => "runs nowhere that is known".to_owned(),
+        (Some(site), VerdictKind::Completed, None | Some(false)) => format!("belongs to {site}"),
+        (Some(site), ..) => format!("lives at {site}"),
+    };
     let mut lines = vec![format!(
         "{}   {} {lives}   {} ({})",
         plan.id,
@@ -252,8 +297,8 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
     for evidence in &verdict.evidence {
         lines.push(format!("  evidence  {evidence}"));
     }
-    if let Some(command) = next_command(plan, state) {
-        lines.push(format!("  next      {}: {command}", verdict.next));
+    if let Some(next) = next_line(plan, state, verdict) {
+        lines.push(format!("  next      {next}"));
     }
     lines.join("\n")
 }

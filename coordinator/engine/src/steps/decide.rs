@@ -3,6 +3,7 @@
 
 use handover::DestinationRequest;
 
+use super::fence::still_fenced;
 use crate::custody::{mark_of, mark_seen};
 use crate::error::StepError;
 use crate::record::Record;
@@ -18,6 +19,10 @@ pub(crate) async fn decide(run: &mut Run) -> Result<Record, StepError> {
     {
         run.watcher.step(format!("asking the gate: {gate}"));
         run.operator.passes(&gate).await.map_err(|why| StepError::GateShut { gate, why })?;
+    }
+    let looked_just_now = run.fenced_now && run.plan.options.gate.is_none();
+    if !looked_just_now && !run.custody.is_granted(epoch) {
+        still_fenced(run).await?;
     }
     let seen = mark_seen(&*run.destination, vm).await;
     let receipt = run.custody.grant(epoch, &seen)?;

@@ -3,6 +3,7 @@
 
 use wire::control::Request;
 
+use crate::custody::CustodyError;
 use crate::error::{Halt, StepError};
 use crate::links::chain;
 use crate::phase::Phase;
@@ -17,6 +18,12 @@ pub(crate) async fn after_failure(run: &mut Run, cause: StepError) -> Result<Rec
     let phase = run.state.phase;
     tracing::warn!(?phase, cause = %chain(&cause), "step failed");
     match phase {
+        // The ledgers know more than the journal, which came from a backup. They are right.
+        Phase::Planned | Phase::Preparing | Phase::Copying | Phase::Holding | Phase::Draining
+            if run.custody.went_further() && !matches!(cause, StepError::Journal(_)) =>
+        {
+            Err(Halt::Undecided { phase, cause })
+        }
         // Nothing of the VM was touched, and it will not work: leave nothing behind.
         Phase::Planned | Phase::Preparing if is_final(&cause) => {
             Ok(Record::GaveUp { why: chain(&cause) })
@@ -44,7 +51,11 @@ fn is_final(cause: &StepError) -> bool {
     !cause.is_line()
         && !matches!(
             cause,
-            StepError::Interrupted | StepError::Journal(_) | StepError::OutOfPatience { .. }
+            StepError::Interrupted
+                | StepError::Journal(_)
+                // What became of a record that could not be written is known after the next start.
+                | StepError::Custody(CustodyError::Append { .. })
+                | StepError::OutOfPatience { .. }
         )
 }
 

@@ -18,8 +18,9 @@ use crate::run::Run;
 
 pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     let mut removed = Vec::new();
-    // Killed between the ledgers and the journal, an attempt stands in the ledgers alone.
-    let epoch = run.state.epoch.or_else(|| run.custody.attempt_under_way());
+    // Killed between the ledgers and the journal, or with a journal from a backup, an attempt stands
+    // in the ledgers alone.
+    let epoch = run.state.epoch.or_else(|| run.custody.attempt_of_ours());
     if let Some(epoch) = epoch {
         let seen = mark_seen(&*run.destination, run.vm()).await;
         let receipt = run.custody.revoke(epoch, &seen, run.attested.clone())?;

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use wire::control::Request;
 
+use super::fence::still_off;
 use crate::error::StepError;
 use crate::progress::Progress;
 use crate::record::Record;
@@ -34,6 +35,7 @@ pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
     }
     run.links.cut();
     let spec = run.placeholder()?;
+    still_off(run).await?;
     run.tell_destination(DestinationRequest::Start).await?;
     run.watcher.step(format!("starting {} at {}", spec.name, run.plan.to));
     run.destination.start_from_own_disk(&spec).await?;

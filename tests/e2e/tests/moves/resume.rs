@@ -57,7 +57,7 @@ impl Killing {
             // The fence's intent is recorded about now.
             "phase: fencing" | "powering off" => &["lives at east", "in handover"],
             "phase: deciding" => &["in handover"],
-            AFTER_THE_GATE => &["lives at west"],
+            AFTER_THE_GATE => &["belongs to west", "lives at west"],
             _ => &["lives at east"],
         };
         assert!(truths.iter().any(|truth| status.contains(truth)), "after {words:?}: {status}");

@@ -55,8 +55,11 @@ fn a_gate_that_says_no_brings_the_fenced_source_back_which_then_moves_without_a_
     scene.ledger_is_whole(scene.at_west).unwrap();
 }
 
-/// Bytes over the operator's machine while the disks are copied.
+/// Bytes over the operator's machine while the disks are copied. Before the decision somebody starts
+/// the source by hand.
 fn relayed(scene: &Scene, more: &[&str]) -> u64 {
+    let saved = scene.dir().join("saved.xml");
+    std::fs::write(&saved, scene.east().virsh(&["dumpxml", VM]).unwrap()).unwrap();
     let gate = Gate::new(scene.dir()).unwrap();
     let command = gate.command();
     let more = [more, &["--gate", &command]].concat();
@@ -65,8 +68,17 @@ fn relayed(scene: &Scene, more: &[&str]) -> u64 {
     assert!(gate.is_reached(copying.child()).unwrap(), "it ended before its decision");
     let after = scene.operator_bytes().unwrap();
     scene.disks_are_equal().unwrap();
+
+    scene.east().virsh(&["create", &saved.display().to_string()]).unwrap();
     gate.open().unwrap();
-    copying.finish().unwrap().must_exit(0);
+    let ran = copying.finish().unwrap().must_exit(5);
+    assert!(ran.stderr.contains("virsh destroy"), "{}", ran.stderr);
+    let status = scene.causeway(&["status"]).unwrap().must_exit(5);
+    for words in ["lives at east", "needs an operator (observed)", "stop the copy at the source"] {
+        assert!(status.stdout.contains(words), "{}", status.stdout);
+    }
+    scene.east().virsh(&["destroy", VM]).unwrap();
+    scene.causeway(&["resume", &scene.id().unwrap()]).unwrap().must_exit(0);
     scene.ledger_is_whole(scene.at_west).unwrap();
     after - before
 }
