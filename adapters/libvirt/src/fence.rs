@@ -269,6 +269,13 @@ fn remains_open(xml: &DomainXml, disks: &[FencedDisk], config: &LibvirtConfig) -
                 .to_owned(),
         );
     }
+    if config.host.is_none() && !disks.is_empty() {
+        open.push(
+            "a saved memory image (virsh save) can be restored, and goes on from memory without \
+             looking for its system"
+                .to_owned(),
+        );
+    }
     let behind: Vec<_> =
         xml.disks.iter().flat_map(|disk| disk.behind.iter().map(String::as_str)).collect();
     if !behind.is_empty() {
@@ -277,7 +284,7 @@ fn remains_open(xml: &DomainXml, disks: &[FencedDisk], config: &LibvirtConfig) -
     if config.host.is_none() {
         open.push(
             "a power cut of the host within about half a minute of the fence may lose the notices \
-             on the disks, not the definition's fence"
+             on the disks and, where /etc/libvirt is neither on ext4 nor XFS, the definition's fence"
                 .to_owned(),
         );
     }

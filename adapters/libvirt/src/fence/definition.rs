@@ -93,6 +93,7 @@ pub(super) fn apply(
     match &config.fenced {
         Some(note) if note.id == record.id => {
             domain.set_autostart(false)?;
+            connection.define_domain_xml(&text)?;
             return refuse_saved_memory(&domain);
         }
         Some(_) => return Err(another_fence()),
@@ -107,7 +108,13 @@ pub(super) fn apply(
     let fenced = xml::fenced(&fence).map_err(unwritable)?;
     // A transient VM becomes persistent by this, and so stays known once it is off.
     let domain = connection.define_domain_xml(&fenced)?;
-    Ok(domain.set_autostart(false)?)
+    domain.set_autostart(false)?;
+    // libvirt (virFileRewrite) syncs the file that it writes, and not the folder in which it is
+    // renamed and its autostart ends. Written once more, a file is synced behind both: on ext4 and
+    // XFS, which log in order, that takes them along, and a power cut does not bring the old
+    // definition back.
+    connection.define_domain_xml(&fenced)?;
+    Ok(())
 }
 
 /// A start would go on from it, with the definition and the disks that the image names: past every
