@@ -44,7 +44,7 @@ test: unit e2e
 
 # Unit, property and golden tests: no root, no emulator. Many of them wait.
 unit: deps
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --locked --profile lab --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-3} $(CARGO) test --locked --profile lab --workspace
 
 e2e: programs
 	$(ON_REAL) $(addprefix --test ,$(REAL)) -- --test-threads=$(THREADS)
