@@ -133,7 +133,7 @@ async fn gather(
     let at_destination = destination.as_ref().and_then(|role| role.attempt(role.last_epoch()));
     let at_source = source.as_ref().and_then(|role| role.attempt(role.last_epoch()));
     let known = [at_destination, at_source].into_iter().flatten().find(ours);
-    let epoch = state.epoch.or(known.map(|attempt| attempt.epoch)).unwrap_or_default();
+    let epoch = state.epoch.or_else(|| known.map(|attempt| attempt.epoch)).unwrap_or_default();
 
     // Between its two records of the beginning an attempt is in one of them alone; what the journal
     // knows of is in both.
