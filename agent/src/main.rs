@@ -11,13 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use causeway_agent::daemon::place::{Place, PlaceError};
 use causeway_agent::daemon::{self, Parent, Serve, ServeError, pipe, remove};
-use causeway_agent::failure::chain;
 use causeway_agent::inspect::{self, Tree};
 use causeway_agent::log::Log;
 use causeway_agent::quiesce::warden;
 use causeway_agent::{init, runtime, selfcheck};
 use clap::Parser;
 use cli::{Cli, Command};
+use units::chain;
 
 fn main() -> ExitCode {
     // Both: a program of some other name is no helper, and a helper is nothing but init. It powers

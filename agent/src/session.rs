@@ -24,13 +24,12 @@ use tracing::{debug, info, warn};
 use transfer::control::{self, ControlError, ControlReader};
 use transfer::meet;
 use transfer::secure::{self, Identity, PublicKey, Trust};
-use units::MigrationId;
+use units::{MigrationId, chain};
 use wire::control::{
     AgentRole, CONTROL_VERSION, ErrorCode, Event, Failure, Message, Reply, Request,
 };
 use wire::purpose::Purpose;
 
-use crate::failure::chain;
 use reopened::UntilReopened;
 
 /// Bytes both ways. Dropping it closes it.

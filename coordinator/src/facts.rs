@@ -9,11 +9,11 @@ use plan::{
     Facts, GuestFacts, GuestFinding, GuestMount, GuestSwap, GuestWriter, Problem, Request, Taken,
 };
 use site::Site;
-use units::Bytes;
+use units::{Bytes, chain};
 use wire::control::{GuestReport, Severity};
 
 use crate::context::Context;
-use crate::failure::{chain, problem};
+use crate::failure::problem;
 use crate::visit::Visit;
 
 /// Both sites, the VM and the guest of `visit`, side by side.

@@ -7,6 +7,7 @@ use engine::{Halt, StepError};
 use guest_ssh::SshError;
 use plan::{Problem, Refusal};
 use site::{SiteError, SiteErrorKind};
+use units::chain;
 
 use crate::cli::exit;
 use crate::store::StoreError;
@@ -176,18 +177,4 @@ const fn code_of(kind: SiteErrorKind) -> &'static str {
         SiteErrorKind::Unsupported => "unsupported",
         SiteErrorKind::Platform | SiteErrorKind::Internal => "platform",
     }
-}
-
-/// An error and its causes in one line; a cause that says the same again is left out.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

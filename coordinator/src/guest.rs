@@ -259,12 +259,13 @@ impl GuestAccess for SshGuest {
         let guest = self.guest().await?;
         let failed = |error| self.error("install the agent", error);
         let mut before = self.installed.lock().await;
-        if let Some(installed) = before.take()
-            && installed.dir == dir
-            && guest.start(&installed, &[]).await.is_ok()
-        {
-            *before = Some(installed);
-            return Ok(());
+        if let Some(installed) = &*before {
+            match guest.start(installed, &[]).await {
+                Ok(_) => return Ok(()),
+                // It is gone, or broken: it is put there anew.
+                Err(SshError::AgentNotStarted { log }) => tracing::info!(log, "the agent is gone"),
+                Err(error) => return Err(failed(error)),
+            }
         }
         let installed = guest.install(binary, &dir).await.map_err(failed)?;
         guest.start(&installed, &[]).await.map_err(failed)?;

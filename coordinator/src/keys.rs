@@ -58,10 +58,18 @@ fn parsed<T: std::str::FromStr<Err = handover::KeyError>>(text: &str) -> Result<
 fn signing_key(store: &Store, name: &str, used: &str) -> Result<SigningKey, Failure> {
     let seed = stored(store, name, || {
         let (key, used) = (store.path().join(name), store.path().join(used));
-        if fs::read_dir(&used).is_ok_and(|mut entries| entries.next().is_some()) {
-            let lost =
-                format!("{} is missing, and {} was made with it", key.display(), used.display());
-            return Err(Failure::new(Kind::Refused, lost).hint("restore it from a backup"));
+        let is_used = match fs::read_dir(&used) {
+            Ok(mut entries) => entries.next().is_some(),
+            // What cannot be looked at may well hold something.
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        if is_used {
+            let (key, used) = (key.display(), used.display());
+            return Err(Failure::new(
+                Kind::Refused,
+                format!("{key} is missing, and {used} was made with it"),
+            )
+            .hint("restore it from a backup"));
         }
         let mut seed = Zeroizing::new(vec![0; 32]);
         getrandom::fill(&mut seed).map_err(|error| {

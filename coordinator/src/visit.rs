@@ -10,11 +10,11 @@ use engine::{Agent, AgentError};
 use plan::{Problem, Request};
 use site::{GuestAccess, SiteError};
 use transfer::secure::Identity;
-use units::MigrationId;
+use units::{MigrationId, chain};
 use wire::control::{self, GuestReport, Reply};
 
 use crate::context::Context;
-use crate::failure::{Failure, Kind, chain, problem};
+use crate::failure::{Failure, Kind, problem};
 use crate::guest::{GuestLogin, SshGuest};
 use crate::interrupts::Interrupts;
 use crate::store::Store;

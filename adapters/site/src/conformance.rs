@@ -14,7 +14,7 @@ mod source;
 use std::fmt;
 
 use model::{Disk, VmId};
-use units::MigrationId;
+use units::{MigrationId, chain};
 
 use crate::{ApplianceFiles, PlaceholderSpec, Remedy, Site, SiteError, SiteErrorKind};
 
@@ -97,14 +97,4 @@ fn refused<T>(
             Err(Breach { rule, found })
         }
     }
-}
-
-fn chain(error: &SiteError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -23,12 +23,11 @@ use tokio::sync::Mutex as AsyncMutex;
 use tracing::{info, warn};
 use transfer::secure::{self, Identity, PublicKey, Trust};
 use transfer::{BlockRead, Receiver, ReceiverLimits};
-use units::MigrationId;
+use units::{MigrationId, chain};
 use wire::control::{
     AgentDisk, AgentRole, AgentStatus, BootFinding, ErrorCode, Event, Failure, Reply, Request,
 };
 
-use crate::failure::chain;
 use crate::inspect::{self, Tree};
 use crate::session::{ByteStream, Events, Role, failure, lock};
 use error::{DestinationError, to_failure};

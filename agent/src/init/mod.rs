@@ -18,12 +18,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 use tracing::{error, info, warn};
 use transfer::secure::Identity;
+use units::chain;
 
 use self::arguments::{ArgumentError, Arguments};
 use self::ports::Port;
 use self::system::SystemError;
 use crate::destination::Destination;
-use crate::failure::chain;
 use crate::inspect::{self, Tree};
 use crate::session::{Allowed, Events, Host, Role as _, Tasks};
 

@@ -2,9 +2,9 @@
 
 use rustix::mount::{MountFlags, mount_remount};
 use serde::{Deserialize, Serialize};
+use units::chain;
 
 use super::{hooks, services};
-use crate::failure::chain;
 use crate::sys;
 
 /// One thing that was done. Recorded before it is done: undoing what was not done is harmless.

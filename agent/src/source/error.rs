@@ -8,10 +8,10 @@ use track::{ChooseError, DeviceError};
 use transfer::meet::MeetError;
 use transfer::secure::{PublicKeyError, SecureError};
 use transfer::{OpenDiskError, SenderError};
-use units::Bytes;
+use units::{Bytes, chain};
 use wire::control::{ErrorCode, Failure};
 
-use crate::failure::{Blame, chain};
+use crate::failure::Blame;
 use crate::quiesce::{QuiesceError, QuiesceFailed};
 
 #[derive(Debug, Error)]

@@ -31,7 +31,6 @@ mod changes;
 mod codec;
 pub mod control;
 mod disk;
-mod failure;
 mod frames;
 pub mod meet;
 mod receiver;

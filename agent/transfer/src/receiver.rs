@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use units::{BlockSize, Bytes, Digest, DiskNo, MigrationId};
+use units::{BlockSize, Bytes, Digest, DiskNo, MigrationId, chain};
 use wire::control::{ErrorCode as ControlCode, Failure};
 use wire::data::{DATA_VERSION, ErrorCode};
 
@@ -42,7 +42,6 @@ use self::generation::Generation;
 use self::target::Target;
 use crate::buffer::Pool;
 use crate::disk::BlockWrite;
-use crate::failure::chain;
 use crate::frames::StreamError;
 
 /// A disk to be written.

@@ -37,7 +37,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use units::{BlockIndex, BlockSize, Bytes, Digest, DiskNo, MigrationId};
+use units::{BlockIndex, BlockSize, Bytes, Digest, DiskNo, MigrationId, chain};
 use wire::control::{ErrorCode as ControlCode, Failure, RoundProgress};
 use wire::data::{DATA_VERSION, ErrorCode};
 
@@ -48,7 +48,6 @@ use self::source::Source;
 use crate::buffer::Pool;
 use crate::changes::Changes;
 use crate::disk::BlockRead;
-use crate::failure::chain;
 use crate::frames::StreamError;
 
 /// A disk to be copied.

@@ -186,7 +186,7 @@ async fn read_messages<S: tokio::io::AsyncRead>(
             Ok(Some(Message::Event(event))) => events.send(event).await.is_ok(),
             Ok(None) => return,
             Err(error) => {
-                tracing::warn!(error = %crate::links::chain(&error), "control stream ended");
+                tracing::warn!(error = %units::chain(&error), "control stream ended");
                 return;
             }
         };

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use handover::Refusal;
-use model::SiteName;
+use model::{Power, SiteName};
 use plan::rounds::Divergence;
-use site::SiteError;
+use site::{FenceStage, SiteError};
 use thiserror::Error;
 use wire::control::{ErrorCode, Failure};
 
@@ -65,8 +65,11 @@ pub enum StepError {
     #[error("the line to {whom} stayed broken for {} s", waited.as_secs())]
     OutOfPatience { whom: String, waited: Duration, last: Box<Self> },
 
-    #[error("the fence of {vm} at {site} does not hold: {what}")]
-    FenceOpen { vm: String, site: SiteName, what: String, runs: bool },
+    #[error("the fence of {vm} at {site} does not hold: {stage:?} is not in place")]
+    FenceOpen { vm: String, site: SiteName, stage: FenceStage },
+
+    #[error("{vm} at {site} is {power} in spite of its fence")]
+    RunsFenced { vm: String, site: SiteName, power: Power },
 
     /// The operator asked to stop.
     #[error("interrupted")]
@@ -144,7 +147,7 @@ impl StepError {
             Self::PoolHidden { pool, .. } => vec![format!(
                 "start it (libvirt: virsh pool-start {pool}), then repeat this command"
             )],
-            Self::FenceOpen { vm, site, runs: true, .. } => vec![format!(
+            Self::RunsFenced { vm, site, .. } => vec![format!(
                 "if somebody started it, stop it at {site} (libvirt: virsh destroy {vm}) and repeat this \
                  command; what it wrote since its fence is not in the copy"
             )],

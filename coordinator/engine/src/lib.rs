@@ -74,8 +74,7 @@ pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
 /// Once the destination's ledger has granted, there is nothing to call off.
 pub async fn abort(run: &mut Run, why: &str) -> Result<(), StepError> {
     if run.state.phase != Phase::RollingBack {
-        let epoch = run.state.epoch.or_else(|| run.custody.attempt_of_ours());
-        if epoch.is_some_and(|epoch| run.custody.is_granted(epoch)) {
+        if run.epoch_in_ledgers().is_some_and(|epoch| run.custody.is_granted(epoch)) {
             return Err(StepError::Custody(handover::Refusal::AlreadyGranted.into()));
         }
         run.record(Record::GaveUp { why: why.to_owned() }).await?;

@@ -7,7 +7,7 @@ use plan::Route;
 use site::Takeover;
 use tokio::time::{Instant, sleep};
 use transfer::meet::{self, MeetError};
-use units::Bytes;
+use units::{Bytes, chain};
 use wire::control::{
     AgentDisk, DiskProgress, Endpoint, ErrorCode, Event, Reply, Request, RoundEnd, RoundProgress,
     TrackerReport, TrackerWish,
@@ -328,17 +328,6 @@ pub(crate) fn helper_args(route: &Route) -> Vec<String> {
             vec![format!("causeway.net={address}"), format!("causeway.listen={DIRECT_PORT}")]
         }
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl StepError {

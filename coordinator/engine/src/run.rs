@@ -106,6 +106,12 @@ impl Run {
         self.state.epoch.unwrap_or_default()
     }
 
+    /// As [`Run::epoch`], and where the journal has none, since its process was killed before or it
+    /// came from a backup, that of the attempt which the ledgers have of this migration.
+    pub(crate) fn epoch_in_ledgers(&self) -> Option<Epoch> {
+        self.state.epoch.or_else(|| self.custody.attempt_of_ours())
+    }
+
     /// A request to the destination's role, given what its placeholder shows now.
     pub(crate) async fn tell_destination(
         &mut self,

@@ -147,14 +147,12 @@ async fn gather(
         source_platform: Platform::Unreachable,
         destination_platform: Platform::Unreachable,
         held: None,
-        behind: None,
+        behind: if behind(destination.as_ref().map(DestinationRole::last_epoch)) {
+            Some(Side::Destination)
+        } else {
+            behind(source.as_ref().map(SourceRole::last_epoch)).then_some(Side::Source)
+        },
     };
-    if behind(source.map(|role| role.last_epoch())) {
-        evidence.behind = Some(Side::Source);
-    }
-    if behind(destination.map(|role| role.last_epoch())) {
-        evidence.behind = Some(Side::Destination);
-    }
     if asks(&plan.from) {
         let site = context.site(&plan.from)?;
         evidence.source_platform = source_platform(&*site, plan.vm.id).await;
@@ -206,40 +204,24 @@ fn lives_at<'p>(plan: &'p Plan, verdict: &Verdict) -> Option<&'p SiteName> {
     })
 }
 
-/// The command that does what the verdict says is next, where there is one: the rest is for people
+/// What is next, in words, and the command that does it where there is one: the rest is for people
 /// and their platform.
-fn next_command(plan: &Plan, state: &State, verdict: &Verdict) -> Option<String> {
-    let verb = match verdict.next {
-        _ if state.phase.is_final() => return None,
+fn next(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option<String>)> {
+    let (next, verb) = match verdict.next {
         // Nothing that decides anything: tidying up.
-        Next::Nothing | Next::Resume | Next::ReleaseSource => "resume",
-        Next::Abort => "abort",
+        Next::Nothing | Next::Resume => (Next::Resume.to_string(), "resume"),
+        Next::ReleaseSource => (verdict.next.to_string(), "resume"),
+        Next::Abort => (verdict.next.to_string(), "abort"),
         // With the source's word it may turn out that it can go on.
-        Next::Revoke => "status",
+        Next::Revoke => ("ask both sites".to_owned(), "status"),
         Next::HealDestination
         | Next::RestoreDestination
         | Next::FenceAgain(_)
         | Next::Quarantine(_)
-        | Next::CallForHelp => return None,
+        | Next::CallForHelp => return Some((verdict.next.to_string(), None)),
     };
-    Some(format!("causeway {verb} {}", plan.id))
-}
-
-/// What is next in words, with the command where there is one.
-fn next_line(plan: &Plan, state: &State, verdict: &Verdict) -> Option<String> {
-    let words = match verdict.next {
-        Next::Nothing => Next::Resume.to_string(),
-        Next::Revoke => "ask both sites".to_owned(),
-        next => next.to_string(),
-    };
-    match (next_command(plan, state, verdict), verdict.next) {
-        (Some(command), _) => Some(format!("{words}: {command}")),
-        // It has ended, and these were for our commands.
-        (None, Next::Nothing | Next::Resume | Next::ReleaseSource | Next::Abort | Next::Revoke) => {
-            None
-        }
-        (None, _) => Some(words),
-    }
+    let goes_on = !state.phase.is_final();
+    goes_on.then(|| (next, Some(format!("causeway {verb} {}", plan.id))))
 }
 
 fn word(verdict: &Verdict) -> &'static str {
@@ -272,7 +254,8 @@ fn value(plan: &Plan, state: &State, verdict: &Verdict) -> serde_json::Value {
     json!({
         "id": plan.id, "vm": plan.vm.name, "from": plan.from, "to": plan.to,
         "phase": state.phase, "rounds": state.next_round, "wire": state.wire,
-        "verdict": verdict, "lives_at": lives_at(plan, verdict), "next": next_command(plan, state, verdict),
+        "verdict": verdict, "lives_at": lives_at(plan, verdict),
+        "next": next(plan, state, verdict).and_then(|(_, command)| command),
         "why": state.why,
     })
 }
@@ -297,8 +280,10 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
     for evidence in &verdict.evidence {
         lines.push(format!("  evidence  {evidence}"));
     }
-    if let Some(next) = next_line(plan, state, verdict) {
-        lines.push(format!("  next      {next}"));
+    match next(plan, state, verdict) {
+        Some((next, Some(command))) => lines.push(format!("  next      {next}: {command}")),
+        Some((next, None)) => lines.push(format!("  next      {next}")),
+        None => {}
     }
     lines.join("\n")
 }

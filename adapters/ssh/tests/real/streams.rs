@@ -57,11 +57,11 @@ async fn echo(stream: ByteStream, total: usize) {
 }
 
 #[tokio::test]
-async fn an_echo_of_24_mib_with_a_slow_reader_is_exact() {
+async fn an_echo_of_64_mib_with_a_slow_reader_is_exact() {
     for kind in KINDS {
         let server = Server::start(kind);
         let guest = Guest::connect(&server.target("root")).await.unwrap();
-        echo(guest.open("cat").await.unwrap(), 24 * MIB).await;
+        echo(guest.open("cat").await.unwrap(), 64 * MIB).await;
     }
 }
 

@@ -63,7 +63,7 @@ fn of_kernel(tree: &Tree, version: &str) -> Vec<BootFinding> {
     if let Err(cause) = listed {
         return vec![warning(
             CHECK,
-            format!("/{image} was not checked: {}", crate::failure::chain(&cause)),
+            format!("/{image} was not checked: {}", units::chain(&cause)),
             "check with lsinitramfs or lsinitrd that it holds virtio_blk and virtio_pci",
         )];
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio_util::sync::CancellationToken;
-use units::{BlockIndex, Bytes, DiskNo};
+use units::{BlockIndex, Bytes, DiskNo, chain};
 use wire::data::ErrorCode;
 
 use super::job::{Job, Writer};
@@ -14,7 +14,6 @@ use super::sync::{SyncQueue, Written};
 use super::target::Target;
 use super::{ReceiverError, ReceiverLimits};
 use crate::buffer::Pool;
-use crate::failure::chain;
 
 /// See the [module above](super).
 pub struct Generation {

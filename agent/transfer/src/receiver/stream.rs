@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
-use units::{Bytes, DiskNo};
+use units::{Bytes, DiskNo, chain};
 use wire::data::{
     ALIVE_EVERY_MS, Block, Content, DATA_VERSION, DEAD_AFTER_MS, Frame, NackReason, credit_cost,
 };
@@ -16,7 +16,6 @@ use super::job::{Job, run_ranges};
 use super::ledger::{Ledger, Settled};
 use super::outbox::{End, Outbox, Reply};
 use super::{ReceiverError, Shared};
-use crate::failure::chain;
 use crate::frames::{FrameReader, FrameWriter, halves};
 
 /// One stream, as the threads that write for it see it.

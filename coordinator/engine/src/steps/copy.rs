@@ -42,8 +42,7 @@ async fn look_at_copy(run: &mut Run) -> Result<(), StepError> {
         Ok(Reply::Boot { findings }) => findings,
         Ok(other) => return Err(helper.unexpected(&other).into()),
         Err(error) if error.is_line() => {
-            run.watcher
-                .warn(format!("the copy was not looked at: {}", crate::links::chain(&error)));
+            run.watcher.warn(format!("the copy was not looked at: {}", units::chain(&error)));
             run.links.cut();
             return Ok(());
         }
@@ -161,7 +160,7 @@ async fn one_round(run: &mut Run) -> Result<(), StepError> {
                     let whom = "the agents".to_owned();
                     return Err(StepError::OutOfPatience { whom, waited, last: Box::new(error) });
                 }
-                let why = crate::links::chain(&error);
+                let why = units::chain(&error);
                 run.watcher.tell(Progress::Reconnecting { whom: "the agents".to_owned(), why });
                 run.links.cut();
             }

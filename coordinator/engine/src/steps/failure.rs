@@ -1,11 +1,11 @@
 //! What to make of a step that failed: try again from an earlier phase, take everything back, or
 //! stop and say where things stand. Nothing here decides who may run.
 
+use units::chain;
 use wire::control::Request;
 
 use crate::custody::CustodyError;
 use crate::error::{Halt, StepError};
-use crate::links::chain;
 use crate::phase::Phase;
 use crate::record::Record;
 use crate::run::Run;

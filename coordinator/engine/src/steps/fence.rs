@@ -9,10 +9,9 @@
 use handover::{ContentBasis, SourceState};
 use model::{Power, WriteCount};
 use site::{FenceStage, SiteErrorKind, StoppedBy, UnfenceRecord};
-use units::Digest;
+use units::{Digest, chain};
 
 use crate::error::StepError;
-use crate::links::chain;
 use crate::record::{Record, StoredCount};
 use crate::run::Run;
 
@@ -133,65 +132,71 @@ fn same_counts(sealed: &[StoredCount], now: &[WriteCount]) -> Result<(), StepErr
 
 /// Looks, rather than trusting that what was applied is there.
 async fn check_fence(run: &Run, records: &[UnfenceRecord]) -> Result<(), StepError> {
-    let vm = run.vm();
-    let open = |what: String, runs: bool| StepError::FenceOpen {
-        vm: run.plan.vm.name.clone(),
-        site: run.plan.from.clone(),
-        what,
-        runs,
-    };
-    let power = run.source.power(vm).await?;
+    is_off(run).await?;
+    is_in_place(run, records).await
+}
+
+async fn is_off(run: &Run) -> Result<Power, StepError> {
+    let power = run.source.power(run.vm()).await?;
     if power.is_loaded() {
-        return Err(open(format!("it is {power}"), true));
+        let (vm, site) = (run.plan.vm.name.clone(), run.plan.from.clone());
+        return Err(StepError::RunsFenced { vm, site, power });
     }
+    Ok(power)
+}
+
+async fn is_in_place(run: &Run, records: &[UnfenceRecord]) -> Result<(), StepError> {
     for record in records {
-        if !run.source.fence_holds(vm, record).await? {
-            return Err(open(format!("{:?} is not in place", record.stage), false));
+        if !run.source.fence_holds(run.vm(), record).await? {
+            let (vm, site) = (run.plan.vm.name.clone(), run.plan.from.clone());
+            return Err(StepError::FenceOpen { vm, site, stage: record.stage });
         }
     }
     Ok(())
 }
 
 /// The source once more, before the decision: no fence stops everything that a person can do at a
-/// platform, and a gate or days until `resume` give them time. A source that does not answer, or does
-/// not know the VM any more, is as its ledger has it: it may be gone for good, and the VM must not go
-/// with it.
+/// platform, and a gate or days until `resume` give them time. A source that does not answer, or
+/// does not know the VM any more, is as its ledger has it: it may be gone for good, and the VM must
+/// not go with it.
 pub(super) async fn still_fenced(run: &Run) -> Result<(), StepError> {
-    if let Ok(Power::Absent) = run.source.power(run.vm()).await {
-        let (vm, site) = (&run.plan.vm.name, &run.plan.from);
-        run.watcher.warn(format!("{site} does not know {vm} any more"));
+    match fenced_as_recorded(run).await {
+        Err(StepError::Site(error)) if error.kind == SiteErrorKind::Unreachable => {
+            not_looked_at(run, &chain(&error));
+            Ok(())
+        }
+        looked => looked,
+    }
+}
+
+async fn fenced_as_recorded(run: &Run) -> Result<(), StepError> {
+    if is_off(run).await? == Power::Absent {
+        not_looked_at(run, "the site does not know it any more");
         return Ok(());
     }
     let mut records = Vec::new();
     for stage in [FenceStage::Definition, FenceStage::Disks] {
         records.extend(run.custody.unfence_record(run.epoch(), stage)?);
     }
-    match check_fence(run, &records).await {
-        Err(StepError::Site(error)) if error.kind == SiteErrorKind::Unreachable => {
-            not_looked_at(run, &error);
-            Ok(())
-        }
-        looked => looked,
-    }
+    is_in_place(run, &records).await
 }
 
 /// As [`still_fenced`], before the destination is started: it is decided, so only a source that is
 /// seen to run holds it up.
 pub(super) async fn still_off(run: &Run) -> Result<(), StepError> {
-    match check_fence(run, &[]).await {
+    match is_off(run).await {
         Err(StepError::Site(error)) => {
-            not_looked_at(run, &error);
+            not_looked_at(run, &chain(&error));
             Ok(())
         }
-        looked => looked,
+        looked => looked.map(drop),
     }
 }
 
-fn not_looked_at(run: &Run, error: &site::SiteError) {
+fn not_looked_at(run: &Run, why: &str) {
     let (vm, site) = (&run.plan.vm.name, &run.plan.from);
     run.watcher.warn(format!(
-        "{vm} at {site} could not be looked at once more, its fence stands in the ledger: {}",
-        chain(error)
+        "{vm} at {site} could not be looked at once more, its fence stands in the ledger: {why}"
     ));
 }
 

@@ -18,10 +18,7 @@ use crate::run::Run;
 
 pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     let mut removed = Vec::new();
-    // Killed between the ledgers and the journal, or with a journal from a backup, an attempt stands
-    // in the ledgers alone.
-    let epoch = run.state.epoch.or_else(|| run.custody.attempt_of_ours());
-    if let Some(epoch) = epoch {
+    if let Some(epoch) = run.epoch_in_ledgers() {
         let seen = mark_seen(&*run.destination, run.vm()).await;
         let receipt = run.custody.revoke(epoch, &seen, run.attested.clone())?;
         release_source(run, epoch, receipt).await?;
@@ -108,8 +105,7 @@ async fn tidy_guest(run: &mut Run, removed: &mut Vec<String>) {
     if let Some(agent) = run.links.source.take()
         && let Err(error) = agent.tell(thaw).await
     {
-        run.watcher
-            .warn(format!("the guest was not told to thaw: {}", crate::links::chain(&error)));
+        run.watcher.warn(format!("the guest was not told to thaw: {}", units::chain(&error)));
     }
     match run.guest.remove(&run.plan.id).await {
         Ok(files) => {
@@ -117,7 +113,7 @@ async fn tidy_guest(run: &mut Run, removed: &mut Vec<String>) {
         }
         Err(error) => run.watcher.warn(format!(
             "the agent could not be removed from the guest; it is on a tmpfs and goes with the next boot: {}",
-            crate::links::chain(&error)
+            units::chain(&error)
         )),
     }
 }

@@ -76,7 +76,7 @@ async fn probe(run: &Run) -> Result<String, String> {
                 Ok("the platform says that it runs; nothing in the guest was asked".to_owned())
             }
             Ok(other) => Err(format!("the platform says: {other:?}")),
-            Err(error) => Err(crate::links::chain(&error)),
+            Err(error) => Err(units::chain(&error)),
         },
         Probe::Tcp { address } => {
             connect(address).await?;

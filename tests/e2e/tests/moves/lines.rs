@@ -49,6 +49,7 @@ fn three_disks_of_odd_sizes_are_equal_byte_by_byte_when_the_line_breaks_before_t
             ((24 << 20) + 37 * 512, Content::Ext4, Format::Raw),
             ((16 << 20) + 512, Content::Ext4, Format::Raw),
         ],
+        write_rate: 1 << 20,
         ..SceneOptions::default()
     };
     let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
