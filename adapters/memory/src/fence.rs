@@ -141,7 +141,11 @@ pub(crate) fn undo(estate: &mut Estate, vm: VmId, record: &UnfenceRecord) -> Res
         }
         FenceStage::Disks => {
             for saved in &body.disks {
-                replace(estate, saved, &saved.fenced(), &saved.header)?;
+                // Unfenced already, and used since perhaps.
+                let volume = estate.volumes.get(&saved.key());
+                if volume.is_some_and(|volume| lock(&volume.data).starts_with(BANNER)) {
+                    replace(estate, saved, &saved.fenced(), &saved.header)?;
+                }
             }
         }
     }

@@ -210,6 +210,13 @@ impl World {
         })
     }
 
+    /// As [`site::Site::power`], and no call to the cloud.
+    pub fn power(&self, site: &SiteName, vm: VmId) -> Power {
+        self.edit_estate(site, |estate| {
+            estate.machines.get(&vm).map_or(Power::Absent, |machine| machine.vm.power)
+        })
+    }
+
     // --- faults -------------------------------------------------------------------------------
 
     /// The `nth` call in this world, counted from 1 over all sites and methods.

@@ -7,9 +7,8 @@
 //! What undoes a fence can be large (it holds the first and last blocks of disks), so it lies in a
 //! file of its own, on the disk before the ledger's record that names it by its hash.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+mod shelf;
+
 use std::path::{Path, PathBuf};
 
 use handover::{
@@ -24,6 +23,9 @@ use serde::{Deserialize, Serialize};
 use site::{FenceStage, Mark, PlaceholderState, Site, UnfenceRecord};
 use thiserror::Error;
 use units::{Digest, Epoch, MigrationId};
+
+use shelf::LEDGER;
+pub use shelf::{Folder, Shelf};
 
 /// The journal's kind for site ledgers.
 pub const LEDGER_KIND: u16 = 1;
@@ -66,7 +68,7 @@ pub enum CustodyError {
 
 /// Both ledgers, open and locked.
 pub struct Custody {
-    folder: PathBuf,
+    shelf: Box<dyn Shelf>,
     vm: VmKey,
     source: Half<SourceRole>,
     destination: Half<DestinationRole>,
@@ -98,8 +100,8 @@ pub struct CustodyOf {
 }
 
 impl Custody {
-    /// Opens `folder/SITE/ledger` of both sites, creating them where they are missing.
-    pub fn open(folder: &Path, of: CustodyOf) -> Result<Self, CustodyError> {
+    /// Opens the ledgers of both sites, creating them where they are missing.
+    pub fn open(shelf: Box<dyn Shelf>, of: CustodyOf) -> Result<Self, CustodyError> {
         let [source_id, destination_id] = of.ids;
         let template = Attempt {
             install: of.source.install.clone(),
@@ -111,13 +113,13 @@ impl Custody {
         };
         let (source_site, destination_site) =
             (of.source.site.to_string(), of.destination.site.to_string());
-        let (journal, records) = open_ledger(folder, &source_site, source_id)?;
+        let (journal, records) = open_ledger(&*shelf, &source_site, source_id)?;
         let role = SourceRole::replay(of.source, of.vm.clone(), &records)?;
         let source = Half { site: source_site, journal, role };
-        let (journal, records) = open_ledger(folder, &destination_site, destination_id)?;
+        let (journal, records) = open_ledger(&*shelf, &destination_site, destination_id)?;
         let role = DestinationRole::replay(of.destination, of.vm.clone(), &records)?;
         let destination = Half { site: destination_site, journal, role };
-        Ok(Self { folder: folder.to_owned(), vm: of.vm, source, destination, template })
+        Ok(Self { shelf, vm: of.vm, source, destination, template })
     }
 
     /// Opens the next attempt in both ledgers, the destination's first: whoever finds leftovers at
@@ -242,10 +244,11 @@ impl Custody {
             if named.stage != stage {
                 continue;
             }
-            let path = self.folder.join(&self.source.site).join(&named.file);
-            let body = fs::read(&path)
-                .map_err(|cause| CustodyError::File { path: path.clone(), cause })?;
-            let tampered = || CustodyError::Tampered { path: path.clone() };
+            let site = &self.source.site;
+            let path = || self.shelf.path(site, &named.file);
+            let body = self.shelf.kept(site, &named.file);
+            let body = body.map_err(|cause| CustodyError::File { path: path(), cause })?;
+            let tampered = || CustodyError::Tampered { path: path() };
             if Digest(*blake3::hash(&body).as_bytes()) != named.blake3 {
                 return Err(tampered());
             }
@@ -330,12 +333,12 @@ impl Custody {
             FenceStage::Disks => "disks",
         };
         let file = format!("unfence-{}-{epoch}-{stage}.json", self.vm);
-        let folder = self.folder.join(&self.source.site);
-        let path = folder.join(&file);
+        let site = &self.source.site;
         let unfit = |error: &dyn std::fmt::Display| CustodyError::Unfit { what: error.to_string() };
         let body = serde_json::to_vec(record).map_err(|error| unfit(&error))?;
-        write_durably(&folder, &path, &body)
-            .map_err(|cause| CustodyError::File { path: path.clone(), cause })?;
+        self.shelf
+            .keep(site, &file, &body)
+            .map_err(|cause| CustodyError::File { path: self.shelf.path(site, &file), cause })?;
         let named = UnfenceFile {
             stage: record.stage,
             file,
@@ -391,33 +394,30 @@ pub fn mark_of(migration: &MigrationId, epoch: Epoch, receipt: &GrantReceipt) ->
     Mark { migration: migration.clone(), epoch, receipt: receipt.to_string() }
 }
 
-/// A site's ledger, read without taking its lock; `None` where there is none. A ledger that is not
-/// there proves nothing, while an empty one would.
+/// A site's ledger, read without taking its lock; `None` where there is none, or its creation was cut
+/// short. A ledger that is not there proves nothing, while an empty one would.
 pub fn read_ledger(folder: &Path, site: &SiteName) -> Result<Option<Vec<Record>>, CustodyError> {
-    let path = folder.join(site.as_str()).join("ledger");
+    let path = Folder(folder.to_owned()).path(site.as_str(), LEDGER);
     if !path.exists() {
         return Ok(None);
     }
     let contents =
         journal::read(&path).map_err(|cause| CustodyError::Open { path: path.clone(), cause })?;
-    decode(&path, &contents.records).map(Some)
+    contents.map(|contents| decode(&path, &contents.records)).transpose()
 }
 
 fn open_ledger(
-    folder: &Path,
+    shelf: &dyn Shelf,
     site: &str,
     id: StoreId,
 ) -> Result<(Journal, Vec<Record>), CustodyError> {
-    let folder = folder.join(site);
-    fs::create_dir_all(&folder)
-        .map_err(|cause| CustodyError::File { path: folder.clone(), cause })?;
-    let path = folder.join("ledger");
-    let opened = Journal::open(&path, LEDGER_KIND, id)
-        .map_err(|cause| CustodyError::Open { path: path.clone(), cause })?;
+    let path = || shelf.path(site, LEDGER);
+    let opened = shelf.ledger(site).and_then(|on| Journal::open_on(on, LEDGER_KIND, id));
+    let opened = opened.map_err(|cause| CustodyError::Open { path: path(), cause })?;
     if let Some(torn) = opened.torn {
         tracing::info!(?torn, site, "an interrupted ledger record was cut off");
     }
-    Ok((opened.journal, decode(&path, &opened.records)?))
+    Ok((opened.journal, decode(&path(), &opened.records)?))
 }
 
 fn decode(path: &Path, records: &[journal::Record]) -> Result<Vec<Record>, CustodyError> {
@@ -452,14 +452,4 @@ fn split<E>(actions: Vec<Action<E>>) -> Result<(Vec<Record>, Vec<E>), CustodyErr
 
 fn content_of(digests: &[Digest]) -> Result<Content, CustodyError> {
     Content::new(digests.to_vec()).map_err(|error| CustodyError::Unfit { what: error.to_string() })
-}
-
-fn write_durably(folder: &Path, path: &Path, body: &[u8]) -> std::io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-    file.write_all(body)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(folder)?.sync_all()
 }

@@ -16,6 +16,7 @@ mod agents;
 pub mod custody;
 mod discard;
 mod error;
+pub mod evidence;
 mod links;
 mod phase;
 mod progress;
@@ -73,7 +74,7 @@ pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
 /// # Errors
 /// Once the destination's ledger has granted, there is nothing to call off.
 pub async fn abort(run: &mut Run, why: &str) -> Result<(), StepError> {
-    if run.state.phase != Phase::RollingBack {
+    if !matches!(run.state.phase, Phase::RollingBack | Phase::RolledBack) {
         if run.epoch_in_ledgers().is_some_and(|epoch| run.custody.is_granted(epoch)) {
             return Err(StepError::Custody(handover::Refusal::AlreadyGranted.into()));
         }

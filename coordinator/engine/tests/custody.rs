@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use engine::custody::{Custody, CustodyError, CustodyOf, mark_seen};
+use engine::custody::{Custody, CustodyError, CustodyOf, Folder, mark_seen};
 use handover::{DestinationState, Identity, Refusal, SigningKey, SourceState};
 use journal::StoreId;
 use model::{SiteName, VmId};
@@ -53,7 +53,7 @@ impl Scene {
             ids: [StoreId([1; 16]), StoreId([2; 16])],
             plan: Digest([plan; 32]),
         };
-        Custody::open(self.ledgers(), of).unwrap()
+        Custody::open(Box::new(Folder(self.ledgers().to_owned())), of).unwrap()
     }
 
     async fn open(&self, custody: &mut Custody) -> Result<Epoch, CustodyError> {

@@ -285,6 +285,13 @@ fn judge(evidence: &Evidence) -> Judgement {
         (Decided::Unreadable, Some(_)) if matches!(evidence.mark, MarkSeen::Absent { .. }) => {
             is(V::InHandover, Strength::Observed, None, Next::Abort, &[])
         }
+        // There is no ledger at all, and nothing at the destination: killed before it began, or all of
+        // it was removed since.
+        (Decided::Unreadable, None)
+            if evidence.mark == MarkSeen::NoPlaceholder && seen_at_source.is_some() =>
+        {
+            is(V::NotMigrated, Strength::Observed, seen_at_source, Next::Resume, &[])
+        }
         (Decided::Unreadable, _) => {
             is(V::NeedsOperator, Strength::Unknown, seen(evidence), Next::RestoreDestination, &[])
         }

@@ -169,19 +169,28 @@ impl Journal {
     }
 }
 
-/// Reads a journal without locking or changing it, also while another process writes to it.
-pub fn read(path: &Path) -> Result<Contents, OpenError> {
+/// Reads a journal without locking or changing it, also while another process writes to it. `None`:
+/// it is being created, or was and the power failed, and there is no record in it.
+pub fn read(path: &Path) -> Result<Option<Contents>, OpenError> {
     let file = std::fs::File::open(path).map_err(failed("open it"))?;
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE + 1), &mut bytes)
         .map_err(failed("read it"))?;
+    parse(&bytes)
+}
+
+/// As [`read`], of a whole file.
+pub fn parse(bytes: &[u8]) -> Result<Option<Contents>, OpenError> {
     let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     if len > MAX_FILE {
         return Err(OpenError::TooLarge { len });
     }
-    let scan = format::scan(&bytes)?;
+    if format::creation_unfinished(bytes) {
+        return Ok(None);
+    }
+    let scan = format::scan(bytes)?;
     let Header { kind, id } = scan.header;
-    Ok(Contents { kind, id, records: scan.records, torn: scan.torn })
+    Ok(Some(Contents { kind, id, records: scan.records, torn: scan.torn }))
 }
 
 /// Why a journal was not opened. Nothing in it was changed, unless the cause is [`Self::Io`].

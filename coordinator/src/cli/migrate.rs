@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use engine::custody::{Custody, CustodyOf};
+use engine::custody::{Custody, CustodyOf, Folder};
 use engine::{Links, Progress, Run, State, Watcher, Wish};
 use plan::{PLAN_VERSION, Plan};
 use tokio::sync::watch;
@@ -134,10 +134,12 @@ fn prepare_with(
             .map(|id| journal::StoreId(id.into_bytes())),
         plan: digest,
     };
-    let custody = Custody::open(&store.path().join("ledger"), custody).map_err(|error| {
-        refuse("the ledgers cannot be opened", &error)
-            .hint("nothing was done; a damaged ledger is restored from its backup, never by hand")
-    })?;
+    let custody =
+        Custody::open(Box::new(Folder(store.path().join("ledger"))), custody).map_err(|error| {
+            refuse("the ledgers cannot be opened", &error).hint(
+                "nothing was done; a damaged ledger is restored from its backup, never by hand",
+            )
+        })?;
     let pool = plan.disks.first().map(|disk| disk.pool.clone()).unwrap_or_default();
     let (watcher, progress) = Watcher::new();
     let (wish_sender, wish) = watch::channel(Wish::Run);

@@ -3,17 +3,13 @@
 //! Both sites' ledgers and platforms are asked; the coordinator's own journal only says how far it
 //! came. With `--from` one site is asked and the other is taken for gone.
 
-use engine::custody::{mark_seen, read_ledger};
+use engine::custody::read_ledger;
+use engine::evidence::{self, About, Asked};
 use engine::{Phase, State};
-use handover::{
-    Attempt, DestinationRole, Evidence, MarkSeen, Next, PlanDigest, Platform, Record, Side,
-    SourceRole, Strength, Verdict, VerdictKind, verdict,
-};
-use model::{Power, SiteName, VmId};
+use handover::{Evidence, Next, Record, Side, Strength, Verdict, VerdictKind, verdict};
+use model::SiteName;
 use plan::Plan;
 use serde_json::json;
-use site::{PlaceholderState, Site};
-use units::Epoch;
 
 use super::act::{find, state_of};
 use super::exit;
@@ -108,66 +104,29 @@ async fn gather(
     state: &State,
     only: Option<&SiteName>,
 ) -> Result<Evidence, Failure> {
-    let asks = |site: &SiteName| only.is_none_or(|only| only == site);
     let (source_me, destination_me) = keys::identities(&context.store, &plan.from, &plan.to)?;
-    let vm: handover::VmKey =
-        plan.vm.id.to_string().parse().map_err(|error: handover::KeyError| {
-            Failure::new(Kind::Undecided, "the plan's VM has no ledger key").caused_by(&error)
-        })?;
-    let unreadable = |error: &dyn std::error::Error| {
-        Failure::new(Kind::Undecided, "a ledger contradicts itself").caused_by(error)
+    let undecided = |what: &str, error: &dyn std::error::Error| {
+        Failure::new(Kind::Undecided, what).caused_by(error)
     };
-    let of = |site: &SiteName| if asks(site) { ledger(context, site) } else { Ok(None) };
-    let destination_key = destination_me.key.verifying_key();
-    let replayed = |records: Vec<Record>| SourceRole::replay(source_me, vm.clone(), &records);
-    let source = of(&plan.from)?.map(replayed).transpose();
-    let source = source.map_err(|error| unreadable(&error))?;
-    let replayed =
-        |records: Vec<Record>| DestinationRole::replay(destination_me, vm.clone(), &records);
-    let destination = of(&plan.to)?.map(replayed).transpose();
-    let destination = destination.map_err(|error| unreadable(&error))?;
-    // Killed between the ledgers and the journal, or with a journal from a backup, only they know of
-    // the attempt.
-    let digest = plan.digest().map_err(|error| unreadable(&error))?;
-    let ours = |attempt: &&Attempt| attempt.plan == PlanDigest(digest);
-    let at_destination = destination.as_ref().and_then(|role| role.attempt(role.last_epoch()));
-    let at_source = source.as_ref().and_then(|role| role.attempt(role.last_epoch()));
-    let known = [at_destination, at_source].into_iter().flatten().find(ours);
-    let epoch = state.epoch.or_else(|| known.map(|attempt| attempt.epoch)).unwrap_or_default();
-
-    // Between its two records of the beginning an attempt is in one of them alone; what the journal
-    // knows of is in both.
-    let behind =
-        |last: Option<Epoch>| state.epoch.zip(last).is_some_and(|(ours, last)| last < ours);
-    let mut evidence = Evidence {
-        epoch,
-        source: source.as_ref().map(|role| role.state(epoch)),
-        destination: destination.as_ref().map(|role| role.state(epoch)),
-        mark: MarkSeen::Unknown,
-        source_platform: Platform::Unreachable,
-        destination_platform: Platform::Unreachable,
-        held: None,
-        behind: if behind(destination.as_ref().map(DestinationRole::last_epoch)) {
-            Some(Side::Destination)
-        } else {
-            behind(source.as_ref().map(SourceRole::last_epoch)).then_some(Side::Source)
-        },
+    let vm = plan.vm.id.to_string().parse();
+    let about = About {
+        plan,
+        digest: plan.digest().map_err(|error| undecided("the plan has no digest", &error))?,
+        vm: vm.map_err(|error: handover::KeyError| {
+            undecided("the plan's VM has no ledger key", &error)
+        })?,
+        epoch: state.epoch,
+        destination_key: destination_me.key.verifying_key(),
     };
-    if asks(&plan.from) {
-        let site = context.site(&plan.from)?;
-        evidence.source_platform = source_platform(&*site, plan.vm.id).await;
-    }
-    if asks(&plan.to) {
-        let site = context.site(&plan.to)?;
-        evidence.mark = match mark_seen(&*site, plan.vm.id).await {
-            MarkSeen::Present(mark) if mark.verify(mark.attempt(), &destination_key).is_err() => {
-                MarkSeen::Unknown
-            }
-            seen => seen,
-        };
-        evidence.destination_platform = destination_platform(&*site, plan.vm.id).await;
-    }
-    Ok(evidence)
+    let asked = |name: &SiteName, identity| -> Result<Option<Asked>, Failure> {
+        if only.is_some_and(|only| only != name) {
+            return Ok(None);
+        }
+        Ok(Some(Asked { identity, ledger: ledger(context, name)?, site: context.site(name)? }))
+    };
+    let (source, destination) = (asked(&plan.from, source_me)?, asked(&plan.to, destination_me)?);
+    let gathered = evidence::gather(&about, source, destination).await;
+    gathered.map_err(|error| undecided("a ledger contradicts itself", &error))
 }
 
 fn ledger(context: &Context, site: &SiteName) -> Result<Option<Vec<Record>>, Failure> {
@@ -175,26 +134,6 @@ fn ledger(context: &Context, site: &SiteName) -> Result<Option<Vec<Record>>, Fai
         Failure::new(Kind::Undecided, format!("the ledger of {site} cannot be read"))
             .caused_by(&error)
     })
-}
-
-async fn source_platform(site: &dyn Site, vm: VmId) -> Platform {
-    match site.power(vm).await {
-        Ok(Power::Running) => Platform::Running,
-        Ok(Power::Paused | Power::Off) => Platform::Held,
-        Ok(Power::Absent) => Platform::Absent,
-        Err(_) => Platform::Unreachable,
-    }
-}
-
-async fn destination_platform(site: &dyn Site, vm: VmId) -> Platform {
-    match site.placeholder(vm).await {
-        Ok(PlaceholderState::Released { power: Power::Running, .. }) => Platform::Running,
-        // A VM there that we did not make runs its own system, whatever it is.
-        Ok(PlaceholderState::Foreign { power: Power::Running, .. }) => Platform::Running,
-        Ok(PlaceholderState::Absent) => Platform::Absent,
-        Ok(_) => Platform::Held,
-        Err(_) => Platform::Unreachable,
-    }
 }
 
 fn lives_at<'p>(plan: &'p Plan, verdict: &Verdict) -> Option<&'p SiteName> {

@@ -177,7 +177,10 @@ fn a_second_writer_is_refused_and_a_reader_is_not() {
     assert!(first.created);
     first.journal.append(5, b"kept").unwrap();
     assert!(matches!(Journal::open(&path, 1, ID), Err(OpenError::Locked)));
-    assert_eq!(journal::read(&path).unwrap().records.len(), 1);
+    assert_eq!(journal::read(&path).unwrap().unwrap().records.len(), 1);
+    let path_begun = folder.path().join("begun");
+    std::fs::write(&path_begun, [0; 7]).unwrap();
+    assert!(journal::read(&path_begun).unwrap().is_none());
 
     let head = first.journal.head();
     drop(first);

@@ -1,0 +1,58 @@
+//! Where ledgers and what undoes fences are kept.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use journal::{FileStorage, OpenError, Storage};
+
+/// A place for the files of each site, outside every disk that is copied; a trait so that tests can
+/// let every write of it fail.
+pub trait Shelf: Send {
+    /// What a site's file is called, for messages.
+    fn path(&self, site: &str, file: &str) -> PathBuf;
+
+    /// The site's ledger, made if there is none, and this process's alone until it is dropped.
+    fn ledger(&self, site: &str) -> Result<Box<dyn Storage>, OpenError>;
+
+    /// Keeps a file. Durable when this returns; a crash leaves all of it or nothing, or what was
+    /// there before.
+    fn keep(&self, site: &str, file: &str, body: &[u8]) -> io::Result<()>;
+
+    fn kept(&self, site: &str, file: &str) -> io::Result<Vec<u8>>;
+}
+
+/// `FOLDER/SITE/FILE`, on the operator's machine.
+pub struct Folder(pub PathBuf);
+
+/// A ledger's file.
+pub(super) const LEDGER: &str = "ledger";
+
+impl Shelf for Folder {
+    fn path(&self, site: &str, file: &str) -> PathBuf {
+        self.0.join(site).join(file)
+    }
+
+    fn ledger(&self, site: &str) -> Result<Box<dyn Storage>, OpenError> {
+        fs::create_dir_all(self.0.join(site))
+            .map_err(|source| OpenError::Io { doing: "make its folder", source })?;
+        Ok(Box::new(FileStorage::open(&self.path(site, LEDGER))?))
+    }
+
+    fn keep(&self, site: &str, file: &str, body: &[u8]) -> io::Result<()> {
+        let path = self.path(site, file);
+        let temporary = path.with_extension("new");
+        let mut options = OpenOptions::new();
+        let mut open =
+            options.create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        open.write_all(body)?;
+        open.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(self.0.join(site))?.sync_all()
+    }
+
+    fn kept(&self, site: &str, file: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.path(site, file))
+    }
+}

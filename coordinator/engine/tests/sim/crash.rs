@@ -1,0 +1,151 @@
+//! At every point, whatever can go wrong there; and then it is resumed, or called off.
+
+use std::collections::BTreeSet;
+
+use engine::Phase;
+
+use crate::points::{Fate, Point, Points};
+use crate::stage::{Doing, End, Stage};
+
+/// A migration without a fault, and every point that it passed.
+pub async fn clean() -> Vec<Point> {
+    let stage = Stage::new();
+    let points = Points::default();
+    let end = stage.live(Doing::Migrate, &points).await;
+    assert!(matches!(end, End::Final(Phase::Retired)), "{end:?}");
+    stage.assert_moved().await;
+    points.passed()
+}
+
+/// How it can die there. Writes of bytes tear.
+pub fn deaths(point: &Point) -> impl Iterator<Item = Fate> {
+    let tears = point.name.ends_with("write");
+    let all = [Fate::DiesBefore, Fate::DiesWithin, Fate::DiesAfter];
+    all.into_iter().filter(move |fate| tears || *fate != Fate::DiesWithin)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_without_a_fault_moves_the_vm() {
+    let passed = clean().await;
+    let names: BTreeSet<_> = passed.iter().map(|point| &point.name).collect();
+    println!("{} points of {} names", passed.len(), names.len());
+}
+
+/// The machine of the coordinator loses its power each time, and with it what was not synced.
+#[tokio::test(start_paused = true)]
+async fn killed_anywhere_it_is_resumed_to_its_end() {
+    let (mut moved, mut stayed) = (0, 0);
+    for point in clean().await {
+        for fate in deaths(&point) {
+            for power_fails in [false, true] {
+                let at = format!("{point}, {fate:?}, power fails: {power_fails}");
+                let stage = Stage::new();
+                stage.dies(&point, fate, &at).await;
+                if power_fails {
+                    stage.kept.lose_power();
+                }
+                match stage.live(Doing::Migrate, &Points::default()).await {
+                    End::Final(Phase::Retired) => {
+                        stage.assert_moved().await;
+                        moved += 1;
+                    }
+                    End::Final(Phase::RolledBack) => {
+                        stage.assert_stayed().await;
+                        stayed += 1;
+                    }
+                    other => panic!("{at}: {other:?}"),
+                }
+            }
+        }
+    }
+    println!("{moved} moved, {stayed} taken back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_anywhere_it_is_called_off_unless_it_is_decided() {
+    let (mut stayed, mut decided) = (0, 0);
+    for point in clean().await {
+        for fate in deaths(&point) {
+            let at = format!("{point}, {fate:?}");
+            let stage = Stage::new();
+            stage.dies(&point, fate, &at).await;
+            match stage.live(Doing::Abort, &Points::default()).await {
+                End::Final(Phase::RolledBack) => {
+                    stage.assert_stayed().await;
+                    stayed += 1;
+                }
+                End::Refused(why) => {
+                    let end = stage.live(Doing::Migrate, &Points::default()).await;
+                    assert!(matches!(end, End::Final(Phase::Retired)), "{at}: {why}: {end:?}");
+                    stage.assert_moved().await;
+                    decided += 1;
+                }
+                other => panic!("{at}: {other:?}"),
+            }
+        }
+    }
+    println!("{stayed} taken back, {decided} decided");
+}
+
+/// Killed while it is being called off, and told again.
+#[tokio::test(start_paused = true)]
+async fn killed_anywhere_while_it_is_called_off_it_is_called_off_again() {
+    let mut stayed = 0;
+    // The last points before the decision: all that there is to take back.
+    let halfway = Point { name: "journal: Fenced".to_owned(), nth: 1 };
+    let stage = Stage::new();
+    stage.dies(&halfway, Fate::DiesAfter, "fenced").await;
+    let points = Points::default();
+    let end = stage.live(Doing::Abort, &points).await;
+    assert!(matches!(end, End::Final(Phase::RolledBack)), "{end:?}");
+    for point in points.passed() {
+        for fate in deaths(&point) {
+            let at = format!("{point}, {fate:?}");
+            let stage = Stage::new();
+            stage.dies(&halfway, Fate::DiesAfter, "fenced").await;
+            let end = stage.live(Doing::Abort, &Points::with(point.clone(), fate)).await;
+            assert!(matches!(end, End::Killed), "{at}: {end:?}");
+            let end = stage.live(Doing::Abort, &Points::default()).await;
+            assert!(matches!(end, End::Final(Phase::RolledBack)), "{at}: {end:?}");
+            stage.assert_stayed().await;
+            stayed += 1;
+        }
+    }
+    println!("{stayed} taken back");
+}
+
+/// Each call fails once, done or not, or is done twice; whoever ran it says so again until it ends.
+#[tokio::test(start_paused = true)]
+async fn whatever_fails_once_it_ends() {
+    let (mut at_once, mut again, mut stayed) = (0, 0, 0);
+    for point in clean().await {
+        for fate in [Fate::LosesRequest, Fate::LosesReply, Fate::Twice] {
+            let at = format!("{point}, {fate:?}");
+            let stage = Stage::new();
+            let points = Points::with(point.clone(), fate);
+            let mut end = stage.live(Doing::Migrate, &points).await;
+            assert!(points.struck(), "{at}");
+            let mut lives = 1;
+            while matches!(end, End::Halted(_) | End::Refused(_)) && lives < 4 {
+                end = stage.live(Doing::Migrate, &Points::default()).await;
+                lives += 1;
+            }
+            match end {
+                End::Final(Phase::Retired) => {
+                    stage.assert_moved().await;
+                    if lives == 1 {
+                        at_once += 1;
+                    } else {
+                        again += 1;
+                    }
+                }
+                End::Final(Phase::RolledBack) => {
+                    stage.assert_stayed().await;
+                    stayed += 1;
+                }
+                other => panic!("{at}: {other:?}"),
+            }
+        }
+    }
+    println!("{at_once} moved at once, {again} when told again, {stayed} taken back");
+}

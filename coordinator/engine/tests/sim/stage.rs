@@ -1,0 +1,343 @@
+//! Two sites, a VM that moves, and what its operator keeps; one life of a coordinator after another.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use engine::custody::{Custody, CustodyError, CustodyOf};
+use engine::evidence::{About, Asked, gather};
+use engine::{Halt, Links, Operator, Phase, Run, State, Watcher, Wish, abort, migrate};
+use handover::{DestinationRole, SigningKey, Verdict, verdict};
+use journal::StoreId;
+use model::{DiskBus, DiskFormat, FenceOffer, Power, SiteName, Vm, VmId};
+use plan::{Forecast, Options, PLAN_VERSION, Plan, PlannedDisk, PlannedNic, PlannedVm};
+use site::{ApplianceFiles, PlaceholderState, Site};
+use site_memory::{MemorySite, Seed, World};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use transfer::secure::Identity;
+use units::{BlockSize, Digest, DiskNo};
+
+use crate::agents::{Access, Guest, Mutexed, Target, serve_helper};
+use crate::points::{Fate, Point, Points};
+use crate::shelf::{Book, Kept, Pages};
+use crate::sited::Sited;
+
+const DISK: usize = 64 << 10;
+
+/// What the coordinator is to do with its migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    Migrate,
+    Abort,
+}
+
+/// Which sites can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Both,
+    Source,
+    Destination,
+}
+
+/// How one life of it ended.
+#[derive(Debug)]
+pub enum End {
+    Killed,
+    Final(Phase),
+    Halted(Halt),
+    /// It could not even begin, or not call it off.
+    Refused(String),
+}
+
+pub struct Stage {
+    pub world: World,
+    pub east: SiteName,
+    pub west: SiteName,
+    pub vm: Vm,
+    pub guest: Guest,
+    pub kept: Kept,
+    pub plan: Plan,
+    identity: Identity,
+    /// Of the coordinator that lives now.
+    living: Mutexed<Points>,
+}
+
+impl Stage {
+    pub fn new() -> Self {
+        let world = World::new();
+        let (east, west): (SiteName, SiteName) = ("east".parse().unwrap(), "west".parse().unwrap());
+        for site in [&east, &west] {
+            world.site(site);
+        }
+        let mut vm = None;
+        let id = world
+            .seed(&east, Seed::new("web1").disks(&[DISK]).with(|seeded| vm = Some(seeded.clone())));
+        let vm: Vm = vm.unwrap();
+        let plan = plan_of(&vm, &east, &west);
+        let PlannedDisk { pool, volume, .. } = plan.disks[0].clone();
+        let target = Target { site: west.clone(), pool, volume };
+        let guest = Guest::new(&world, &vm, east.clone(), target.clone());
+        let living = Mutexed::default();
+        serve_helper(&world, id, &target, &living);
+        let (kept, identity) = (Kept::default(), Identity::generate());
+        Self { world, east, west, vm, guest, kept, plan, identity, living }
+    }
+
+    pub fn id(&self) -> VmId {
+        self.vm.id
+    }
+
+    /// A site, as somebody who is no coordinator sees it.
+    pub fn site(&self, name: &SiteName) -> MemorySite {
+        self.world.site(name)
+    }
+
+    /// A life that ends so.
+    pub async fn dies(&self, point: &Point, fate: Fate, at: &str) {
+        let end = self.live(Doing::Migrate, &Points::with(point.clone(), fate)).await;
+        assert!(matches!(end, End::Killed), "{at}: {end:?}");
+    }
+
+    /// One life of a coordinator, until it is killed or has nothing more to do.
+    pub async fn live(&self, doing: Doing, points: &Points) -> End {
+        *self.living.lock().unwrap() = points.clone();
+        let life = async {
+            let mut run = match self.process(points) {
+                Ok(run) => run,
+                Err(error) => return End::Refused(units::chain(&error)),
+            };
+            if doing == Doing::Abort
+                && let Err(error) = abort(&mut run, "the test says so").await
+            {
+                return End::Refused(units::chain(&error));
+            }
+            match migrate(&mut run).await {
+                Ok(phase) => End::Final(phase),
+                Err(halt) => End::Halted(halt),
+            }
+        };
+        let end = tokio::select! {
+            biased;
+            () = points.death() => End::Killed,
+            end = timeout(Duration::from_secs(3600), life) => end.expect("it hangs"),
+        };
+        let end = if points.is_dead() { End::Killed } else { end };
+        self.kept.restart();
+        end
+    }
+
+    fn process(&self, points: &Points) -> Result<Run, CustodyError> {
+        let sited = |name: &SiteName| -> Arc<dyn Site> {
+            let guest = self.guest.clone();
+            let meanwhile = Box::new(move || {
+                guest.write();
+            });
+            Arc::new(Sited { inner: self.site(name), points: points.clone(), meanwhile })
+        };
+        let records = self.kept.records();
+        Ok(Run {
+            plan: self.plan.clone(),
+            state: State::replay(&records).unwrap(),
+            source: sited(&self.east),
+            destination: sited(&self.west),
+            guest: Arc::new(Access { guest: self.guest.clone(), points: points.clone() }),
+            custody: self.custody(points)?,
+            journal: Box::new(Book(self.kept.clone(), points.clone())),
+            identity: self.identity.clone(),
+            agent_binary: PathBuf::from("agent"),
+            appliance: ApplianceFiles {
+                kernel: PathBuf::from("kernel"),
+                initrd: PathBuf::from("initrd"),
+                digest: Digest([7; 32]),
+                pool: "default".to_owned(),
+            },
+            operator: Arc::new(Silent),
+            wish: watch::channel(Wish::Run).1,
+            watcher: Watcher::nobody(),
+            patience: Duration::from_secs(60),
+            links: Links::default(),
+            attested: None,
+            voided: 0,
+            arrived_at: tokio::time::Instant::now(),
+            fenced_now: false,
+        })
+    }
+
+    /// Who the two site roles are.
+    fn identities(&self) -> [handover::Identity; 2] {
+        let key = |n: u8| SigningKey::from_bytes(&[n; 32]);
+        let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| handover::Identity {
+            install: "sim".parse().unwrap(),
+            site: site.as_str().parse().unwrap(),
+            key: key(own),
+            peers: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
+        };
+        [identity(&self.east, 1, &self.west, 2), identity(&self.west, 2, &self.east, 1)]
+    }
+
+    fn custody(&self, points: &Points) -> Result<Custody, CustodyError> {
+        let [source, destination] = self.identities();
+        let of = CustodyOf {
+            source,
+            destination,
+            vm: self.id().to_string().parse().unwrap(),
+            ids: [StoreId([1; 16]), StoreId([2; 16])],
+            plan: self.plan.digest().unwrap(),
+        };
+        Custody::open(Box::new(Pages(self.kept.clone(), points.clone())), of)
+    }
+
+    /// What the ledger of a site says, read as `status` reads it: by somebody who does not own it.
+    fn ledger(&self, site: &SiteName) -> Option<Vec<handover::Record>> {
+        let bytes = self.kept.disk(site.as_str()).bytes();
+        let contents = journal::parse(&bytes).unwrap()?;
+        let decode = |r: &journal::Record| handover::Record::decode(r.kind, &r.payload).unwrap();
+        Some(contents.records.iter().map(decode).collect())
+    }
+
+    /// It was killed before the first of them was there.
+    pub fn has_no_ledgers(&self) -> bool {
+        self.ledger(&self.east).or_else(|| self.ledger(&self.west)).is_none()
+    }
+
+    /// Has the destination's ledger decided for it, or against it for good?
+    pub fn decided(&self) -> (bool, bool) {
+        use handover::DestinationState as D;
+        let [_, identity] = self.identities();
+        let vm = self.id().to_string().parse().unwrap();
+        let records = self.ledger(&self.west).unwrap_or_default();
+        let role = DestinationRole::replay(identity, vm, &records).unwrap();
+        let state = role.state(role.last_epoch());
+        let granted = matches!(state, D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_));
+        (granted, matches!(state, D::Revoked(_)))
+    }
+
+    /// What `status` says.
+    pub async fn verdict(&self, ask: Ask, with_journal: bool) -> Verdict {
+        let [source, destination] = self.identities();
+        let about = About {
+            plan: &self.plan,
+            digest: self.plan.digest().unwrap(),
+            vm: self.id().to_string().parse().unwrap(),
+            epoch: State::replay(&self.kept.records()).unwrap().epoch.filter(|_| with_journal),
+            destination_key: destination.key.verifying_key(),
+        };
+        let asked = |name: &SiteName, identity| Asked {
+            identity,
+            ledger: self.ledger(name),
+            site: Arc::new(self.site(name)),
+        };
+        let source = (ask != Ask::Destination).then(|| asked(&self.east, source));
+        let destination = (ask != Ask::Source).then(|| asked(&self.west, destination));
+        verdict(&gather(&about, source, destination).await.unwrap())
+    }
+
+    // --- what must be true --------------------------------------------------------------------
+
+    /// It lives at the destination with all that it ever wrote, and cannot be started at the source.
+    pub async fn assert_moved(&self) {
+        assert_eq!(self.world.loaded_at(self.id()), Some(self.west.clone()), "it does not run");
+        self.assert_whole(&self.west).await;
+        assert!(self.site(&self.east).power_on(self.id()).await.is_err(), "the source starts");
+        assert!(self.guest.write(), "it does not write");
+    }
+
+    /// It lives at the source as if nothing had been, and nothing is left at the destination.
+    pub async fn assert_stayed(&self) {
+        let east = self.site(&self.east);
+        assert_eq!(self.world.power(&self.east, self.id()), Power::Running, "it does not run");
+        self.assert_whole(&self.east).await;
+        let now = east.vm("web1").await.unwrap();
+        assert_eq!(now, self.vm, "its definition changed");
+        let west = self.site(&self.west);
+        assert_eq!(west.leftovers(&self.plan.id).await.unwrap(), [], "left at the destination");
+        assert_eq!(west.placeholder(self.id()).await.unwrap(), PlaceholderState::Absent);
+        assert!(self.guest.write(), "it does not write");
+    }
+
+    /// Its disk there holds what it wrote.
+    async fn assert_whole(&self, at: &SiteName) {
+        let vm = self.site(at).vm(&self.id().to_string()).await.unwrap();
+        let disk = self.world.disk(at, &vm.disks[0].location).unwrap();
+        assert!(*disk.lock().unwrap() == self.guest.truth(), "what it wrote is not all at {at}");
+    }
+}
+
+/// An operator who says nothing and lets everything pass.
+struct Silent;
+
+#[async_trait]
+impl Operator for Silent {
+    async fn has_released(&self) -> bool {
+        false
+    }
+
+    async fn passes(&self, _gate: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn plan_of(vm: &Vm, from: &SiteName, to: &SiteName) -> Plan {
+    let disk = &vm.disks[0];
+    Plan {
+        version: PLAN_VERSION,
+        id: "sim".to_owned().try_into().unwrap(),
+        from: from.clone(),
+        to: to.clone(),
+        options: Options { streams: 1, ..Options::default() },
+        vm: PlannedVm {
+            id: vm.id,
+            name: vm.name.clone(),
+            vcpus: vm.vcpus,
+            memory: vm.memory,
+            arch: vm.arch.clone(),
+            machine: vm.machine.clone(),
+            cpu: vm.cpu.clone(),
+            firmware: vm.firmware.clone(),
+            autostart: vm.autostart,
+        },
+        disks: vec![PlannedDisk {
+            no: DiskNo(0),
+            target: disk.target.clone(),
+            bus: DiskBus::Virtio,
+            size: disk.size,
+            allocated: None,
+            block_size: BlockSize::try_from(1 << 20).unwrap(),
+            device: "vda".to_owned(),
+            pool: "default".to_owned(),
+            volume: "web1-vda".to_owned(),
+            format: DiskFormat::Raw,
+            serial: None,
+            address: None,
+            boot_order: None,
+        }],
+        nics: vm
+            .nics
+            .iter()
+            .map(|nic| PlannedNic {
+                mac: nic.mac.clone(),
+                model: nic.model.clone(),
+                from: nic.network.name().to_owned(),
+                network: nic.network.clone(),
+                address: nic.address,
+            })
+            .collect(),
+        helper_card: None,
+        fence: FenceOffer { means: Vec::new(), does_not_stop: Vec::new() },
+        forecast: Forecast {
+            read: disk.size,
+            content: disk.size,
+            wire: disk.size,
+            first_round_s: 1,
+            downtime_ms: 5_000,
+            boot_ms: 1_000,
+            assumptions: Vec::new(),
+        },
+        guest_checked: Vec::new(),
+        tracker: None,
+        warnings: Vec::new(),
+    }
+}
