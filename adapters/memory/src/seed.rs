@@ -17,6 +17,11 @@ pub struct Seed {
 impl Seed {
     /// A running VM with one disk of 1 MiB in the pool `default`, on the network `default`.
     pub fn new(name: &str) -> Self {
+        Self::with_disks(name, &[1 << 20])
+    }
+
+    /// As [`Seed::new`], with disks of these sizes in bytes, each full of a pattern of its own.
+    pub fn with_disks(name: &str, sizes: &[usize]) -> Self {
         let vm = Vm {
             id: VmId(Uuid::new_v4()),
             name: name.to_owned(),
@@ -38,7 +43,7 @@ impl Seed {
             autostart: true,
             persistent: true,
         };
-        Self { vm, contents: Vec::new() }.disks(&[1 << 20])
+        Self { vm, contents: Vec::new() }.disks(sizes)
     }
 
     /// Its disks, by their sizes in bytes, each full of a pattern of its own.

@@ -68,8 +68,9 @@ impl Guest {
         Self(Arc::new(Inside { world, vm: vm.id, home, disk, target, state }))
     }
 
-    pub fn writes_raw(&self) {
-        self.0.state.lock().unwrap().writes_raw = true;
+    /// Something inside writes past every file system from now on, or does not any more.
+    pub fn write_raw(&self, raw: bool) {
+        self.0.state.lock().unwrap().writes_raw = raw;
     }
 
     /// What it has written, as its disk must hold it.

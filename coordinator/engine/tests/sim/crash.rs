@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use engine::Phase;
+use engine::{Halt, Phase};
 
 use crate::points::{Fate, Point, Points};
 use crate::stage::{Doing, End, Stage};
@@ -112,6 +112,23 @@ async fn killed_anywhere_while_it_is_called_off_it_is_called_off_again() {
         }
     }
     println!("{stayed} taken back");
+}
+
+/// A freeze does not hold everything: what is written past it is noticed, and the guest goes on at the
+/// source until it can be moved whole.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_writes_past_its_freeze_is_not_torn() {
+    let stage = Stage::new();
+    stage.guest.write_raw(true);
+    let end = stage.live(Doing::Migrate, &Points::default()).await;
+    let End::Halted(Halt::Resumable { phase: Phase::Copying, cause }) = end else {
+        panic!("{end:?}")
+    };
+    assert!(stage.guest.write(), "it does not run on: {cause}");
+    stage.guest.write_raw(false);
+    let end = stage.live(Doing::Migrate, &Points::default()).await;
+    assert!(matches!(end, End::Final(Phase::Retired)), "{end:?}");
+    stage.assert_moved().await;
 }
 
 /// Each call fails once, done or not, or is done twice; whoever ran it says so again until it ends.

@@ -25,7 +25,7 @@ use crate::points::{Fate, Point, Points};
 use crate::shelf::{Book, Kept, Pages};
 use crate::sited::Sited;
 
-const DISK: usize = 64 << 10;
+const DISK: usize = 8 << 10;
 
 /// What the coordinator is to do with its migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +73,10 @@ impl Stage {
             world.site(site);
         }
         let mut vm = None;
-        let id = world
-            .seed(&east, Seed::new("web1").disks(&[DISK]).with(|seeded| vm = Some(seeded.clone())));
+        let id = world.seed(
+            &east,
+            Seed::with_disks("web1", &[DISK]).with(|seeded| vm = Some(seeded.clone())),
+        );
         let vm: Vm = vm.unwrap();
         let plan = plan_of(&vm, &east, &west);
         let PlannedDisk { pool, volume, .. } = plan.disks[0].clone();
