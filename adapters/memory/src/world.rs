@@ -190,6 +190,16 @@ impl World {
         });
     }
 
+    /// An administrator lets it go on, if it is suspended.
+    pub fn admin_resumes(&self, site: &SiteName, vm: VmId) {
+        self.edit_estate(site, |estate| {
+            let machine = estate.machines.get_mut(&vm);
+            if let Some(machine) = machine.filter(|machine| machine.vm.power == Power::Paused) {
+                machine.vm.power = Power::Running;
+            }
+        });
+    }
+
     /// An administrator defines the VM again from a copy of its definition and starts it: what a
     /// fence of the definition alone does not stop. `false`: it did not come up.
     pub fn admin_defines_again_and_starts(&self, site: &SiteName, vm: VmId) -> bool {

@@ -174,7 +174,10 @@ fn started(evidence: &Evidence) -> Option<bool> {
     }
     match (&evidence.destination, evidence.destination_platform) {
         (_, Platform::Running) | (Some(D::Started(_) | D::Healthy(_)), _) => Some(true),
-        (Some(D::Granted(_) | D::Marked(_)), _) => Some(false),
+        (Some(D::Granted(_)), _) => Some(false),
+        // That it was started is recorded once it was: only its platform knows of the moment between.
+        (Some(D::Marked(_)), Platform::Unreachable) => None,
+        (Some(D::Marked(_)), _) => Some(false),
         (Some(D::Unknown | D::Known | D::Placed | D::Synced(_) | D::Revoked(_)) | None, _) => None,
     }
 }
@@ -448,7 +451,7 @@ const fn destination_in_words(state: Option<&DestinationState>) -> &'static str 
         Some(DestinationState::Placed) => "nothing decided, placeholder made",
         Some(DestinationState::Synced(_)) => "nothing decided, targets synced",
         Some(DestinationState::Granted(_)) => "granted, not marked on the placeholder yet",
-        Some(DestinationState::Marked(_)) => "granted and marked, not started yet",
+        Some(DestinationState::Marked(_)) => "granted and marked, no start recorded",
         Some(DestinationState::Started(_)) => "granted and started",
         Some(DestinationState::Healthy(_)) => "granted, started and answering",
         Some(DestinationState::Revoked(_)) => "revoked",

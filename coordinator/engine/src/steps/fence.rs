@@ -28,6 +28,8 @@ pub(crate) async fn fence(run: &mut Run) -> Result<Record, StepError> {
         account_for_writes(run).await?;
         if !run.state.writes_accounted {
             run.record(Record::WritesAccounted).await?;
+            // Once more: nothing but the platform's next call is to be between this and the power-off.
+            account_for_writes(run).await?;
         }
     } else {
         stopped_where_it_stood(run).await?;

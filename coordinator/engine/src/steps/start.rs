@@ -35,8 +35,9 @@ pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
     }
     run.links.cut();
     let spec = run.placeholder()?;
-    still_off(run).await?;
     run.tell_destination(DestinationRequest::Start).await?;
+    // The last that is done before: nothing but the platform's next call is to be between.
+    still_off(run).await?;
     run.watcher.step(format!("starting {} at {}", spec.name, run.plan.to));
     run.destination.start_from_own_disk(&spec).await?;
     run.tell_destination(DestinationRequest::Started).await?;

@@ -392,6 +392,12 @@ fn helper_answers(
         return (Err(talk::failure(ErrorCode::Disk, "no target")), Vec::new());
     };
     let reply = match request {
+        // The real one would not read it, and take it for empty.
+        Request::Attach { disks }
+            if disks[0].fresh && volume.lock().unwrap().iter().any(|byte| *byte != 0) =>
+        {
+            Err(talk::failure(ErrorCode::Disk, "it is not fresh"))
+        }
         Request::Attach { .. } => Ok(Reply::Done),
         Request::Expect { .. } => Ok(Reply::Listening { addresses: Vec::new() }),
         Request::Digests | Request::Reread => {

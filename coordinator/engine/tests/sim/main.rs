@@ -14,6 +14,7 @@
 
 mod agents;
 mod crash;
+mod hands;
 mod points;
 mod shelf;
 mod sited;

@@ -38,6 +38,9 @@ pub enum Fate {
     Twice,
 }
 
+/// What somebody else does.
+type Hand = Box<dyn FnOnce() + Send>;
+
 /// It cannot be said whether it was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost;
@@ -57,6 +60,7 @@ struct Inner {
     passed: Vec<Point>,
     counts: BTreeMap<String, usize>,
     armed: Option<(Point, Fate)>,
+    beside: Option<(Point, Hand)>,
     struck: bool,
     dead: bool,
 }
@@ -66,6 +70,13 @@ impl Points {
     pub fn with(point: Point, fate: Fate) -> Self {
         let points = Self::default();
         points.lock().armed = Some((point, fate));
+        points
+    }
+
+    /// A life in which somebody else does something just before this.
+    pub fn beside(point: Point, hand: impl FnOnce() + Send + 'static) -> Self {
+        let points = Self::default();
+        points.lock().beside = Some((point, Box::new(hand)));
         points
     }
 
@@ -122,6 +133,10 @@ impl Points {
         *count += 1;
         let point = Point { name, nth: *count };
         inner.passed.push(point.clone());
+        if let Some((_, hand)) = inner.beside.take_if(|(at, _)| *at == point) {
+            inner.struck = true;
+            hand();
+        }
         match inner.armed {
             Some((ref armed, fate)) if *armed == point => {
                 inner.struck = true;

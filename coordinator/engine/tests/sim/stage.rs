@@ -40,6 +40,8 @@ pub enum Ask {
     Both,
     Source,
     Destination,
+    /// Neither platform answers.
+    Ledgers,
 }
 
 /// How one life of it ended.
@@ -60,6 +62,7 @@ pub struct Stage {
     pub guest: Guest,
     pub kept: Kept,
     pub plan: Plan,
+    pub target: Target,
     identity: Identity,
     /// Of the coordinator that lives now.
     living: Mutexed<Points>,
@@ -85,7 +88,7 @@ impl Stage {
         let living = Mutexed::default();
         serve_helper(&world, id, &target, &living);
         let (kept, identity) = (Kept::default(), Identity::generate());
-        Self { world, east, west, vm, guest, kept, plan, identity, living }
+        Self { world, east, west, vm, guest, kept, plan, target, identity, living }
     }
 
     pub fn id(&self) -> VmId {
@@ -234,7 +237,15 @@ impl Stage {
         };
         let source = (ask != Ask::Destination).then(|| asked(&self.east, source));
         let destination = (ask != Ask::Source).then(|| asked(&self.west, destination));
-        verdict(&gather(&about, source, destination).await.unwrap())
+        let reachable = |yes| {
+            for site in [&self.east, &self.west] {
+                self.world.set_reachable(site, yes);
+            }
+        };
+        reachable(ask != Ask::Ledgers);
+        let gathered = gather(&about, source, destination).await;
+        reachable(true);
+        verdict(&gathered.unwrap())
     }
 
     // --- what must be true --------------------------------------------------------------------
@@ -261,7 +272,7 @@ impl Stage {
     }
 
     /// Its disk there holds what it wrote.
-    async fn assert_whole(&self, at: &SiteName) {
+    pub async fn assert_whole(&self, at: &SiteName) {
         let vm = self.site(at).vm(&self.id().to_string()).await.unwrap();
         let disk = self.world.disk(at, &vm.disks[0].location).unwrap();
         assert!(*disk.lock().unwrap() == self.guest.truth(), "what it wrote is not all at {at}");

@@ -75,7 +75,7 @@ async fn no_verdict_is_false_at_any_stop() {
             stage.dies(&point, fate, &at).await;
             stops += 1;
             let truth = Truth::of(&stage);
-            for ask in [Ask::Both, Ask::Source, Ask::Destination] {
+            for ask in [Ask::Both, Ask::Ledgers, Ask::Source, Ask::Destination] {
                 for with_journal in [true, false] {
                     let verdict = stage.verdict(ask, with_journal).await;
                     if let Some(lie) = truth.denies(&verdict) {

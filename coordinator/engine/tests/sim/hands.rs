@@ -1,0 +1,157 @@
+//! Somebody does something at a platform while a migration goes on, at every point of it.
+
+use engine::{Halt, Phase};
+use model::Power;
+use site::Site as _;
+
+use crate::crash::clean;
+use crate::points::{Point, Points};
+use crate::stage::{Doing, End, Stage};
+
+/// Resumes, until it ends or a person is needed.
+async fn to_the_end(stage: &Stage, points: &Points) -> End {
+    let mut end = stage.live(Doing::Migrate, points).await;
+    for _ in 0..3 {
+        if matches!(end, End::Halted(_)) {
+            end = stage.live(Doing::Migrate, &Points::default()).await;
+        }
+    }
+    end
+}
+
+/// Points at which the source is there and it is not decided yet who has the VM.
+async fn before_the_decision() -> Vec<Point> {
+    let points = clean().await;
+    let decided = points.iter().position(|point| point.name == "journal: Decided").unwrap();
+    points[..decided].to_vec()
+}
+
+/// `virsh resume` of a source that was suspended with its writes accounted for: it writes on.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_resumed_by_hand_loses_nothing() {
+    let (mut moved, mut stayed) = (0, 0);
+    // What is done between its last look and its own next call nobody can see.
+    let seen = |point: &Point| point.name != "east: power_off";
+    for point in before_the_decision().await.into_iter().filter(seen) {
+        let stage = Stage::new();
+        let (world, guest, east, vm) =
+            (stage.world.clone(), stage.guest.clone(), stage.east.clone(), stage.id());
+        let resumed = Points::beside(point.clone(), move || {
+            world.admin_resumes(&east, vm);
+            guest.write_raw(true);
+            guest.write();
+            guest.write_raw(false);
+        });
+        match to_the_end(&stage, &resumed).await {
+            End::Final(Phase::Retired) => {
+                stage.assert_moved().await;
+                moved += 1;
+            }
+            End::Final(Phase::RolledBack) => {
+                stage.assert_stayed().await;
+                stayed += 1;
+            }
+            other => panic!("{point}: {other:?}"),
+        }
+    }
+    println!("{moved} moved, {stayed} taken back");
+}
+
+/// The guest shuts down by itself, or its host does it.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_shuts_down_loses_nothing() {
+    let (mut moved, mut stayed, mut told) = (0, 0, 0);
+    for point in before_the_decision().await {
+        let stage = Stage::new();
+        let (world, east, vm) = (stage.world.clone(), stage.east.clone(), stage.id());
+        let down = Points::beside(point.clone(), move || world.guest_powers_off(&east, vm));
+        match to_the_end(&stage, &down).await {
+            End::Final(Phase::Retired) => {
+                stage.assert_moved().await;
+                moved += 1;
+            }
+            End::Final(Phase::RolledBack) => {
+                // It is left as its guest had it, unless it was meant to be powered off anyway.
+                if stage.world.power(&stage.east, stage.id()) == Power::Off {
+                    stage.site(&stage.east).power_on(stage.id()).await.unwrap();
+                }
+                stage.assert_stayed().await;
+                stayed += 1;
+            }
+            // It is off, and there is no guest to copy from: its operator starts it.
+            End::Halted(Halt::Resumable { .. }) => {
+                stage.site(&stage.east).power_on(stage.id()).await.unwrap();
+                assert!(stage.guest.write());
+                let end = to_the_end(&stage, &Points::default()).await;
+                assert!(matches!(end, End::Final(Phase::Retired)), "{point}: {end:?}");
+                stage.assert_moved().await;
+                told += 1;
+            }
+            other => panic!("{point}: {other:?}"),
+        }
+    }
+    println!("{moved} moved, {stayed} taken back, {told} moved once it was started again");
+}
+
+/// Somebody takes the fence off by hand and starts the source: it is not started at the destination as
+/// well. What this cannot see is what is done between its last look and its own next call.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_started_by_hand_is_never_the_second() {
+    let (mut told, mut back, mut moved) = (0, 0, 0);
+    let points = clean().await;
+    let started = points.iter().position(|p| p.name == "west: start_from_own_disk").unwrap();
+    for point in &points[..started] {
+        let stage = Stage::new();
+        let (world, guest, east, vm) =
+            (stage.world.clone(), stage.guest.clone(), stage.east.clone(), stage.vm.clone());
+        let by_hand = Points::beside(point.clone(), move || {
+            if world.loaded_at(vm.id).is_none() {
+                let disk = world.disk(&east, &vm.disks[0].location).unwrap();
+                disk.lock().unwrap().copy_from_slice(&guest.truth());
+                assert!(world.admin_defines_again_and_starts(&east, vm.id));
+                assert!(guest.write());
+            }
+        });
+        match stage.live(Doing::Migrate, &by_hand).await {
+            End::Final(Phase::Retired) => {
+                stage.assert_moved().await;
+                moved += 1;
+            }
+            End::Halted(halt) => {
+                let power = stage.world.power(&stage.east, stage.id());
+                assert_eq!(power, Power::Running, "{point}: {halt}");
+                let why = units::chain(&halt);
+                let noticed = why.contains("is running") || why.contains("does not hold");
+                assert!(noticed, "{point}: {why}");
+                told += 1;
+                // Nor is it when it is told again, whatever was decided.
+                match stage.live(Doing::Migrate, &Points::default()).await {
+                    End::Final(Phase::RolledBack) => back += 1,
+                    End::Halted(_) => assert!(stage.guest.write(), "{point}"),
+                    other => panic!("{point}: {other:?}"),
+                }
+                assert_eq!(stage.world.loaded_at(stage.id()), Some(stage.east.clone()));
+                stage.assert_whole(&stage.east).await;
+            }
+            other => panic!("{point}: {other:?}"),
+        }
+    }
+    println!("{told} told, {back} of them taken back, {moved} moved");
+}
+
+/// A byte of the copy changes after it was acknowledged: it is not started.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_differs_is_not_started() {
+    let stage = Stage::new();
+    let digests = Point { name: "helper: Digests".to_owned(), nth: 1 };
+    let (world, target) = (stage.world.clone(), stage.target.clone());
+    let changed = Points::beside(digests, move || {
+        let volume = world.volume(&target.site, &target.pool, &target.volume).unwrap();
+        volume.lock().unwrap()[4000] ^= 1;
+    });
+    let end = stage.live(Doing::Migrate, &changed).await;
+    assert!(changed.struck());
+    assert!(matches!(end, End::Final(Phase::Retired)), "{end:?}");
+    // It copied once more.
+    stage.assert_moved().await;
+}
