@@ -200,6 +200,15 @@ impl World {
         });
     }
 
+    /// The definition's fence is gone.
+    pub fn admin_unfences(&self, site: &SiteName, vm: VmId) {
+        self.edit_estate(site, |estate| {
+            if let Some(machine) = estate.machines.get_mut(&vm) {
+                machine.start_proof = false;
+            }
+        });
+    }
+
     /// An administrator defines the VM again from a copy of its definition and starts it: what a
     /// fence of the definition alone does not stop. `false`: it did not come up.
     pub fn admin_defines_again_and_starts(&self, site: &SiteName, vm: VmId) -> bool {

@@ -255,6 +255,10 @@ fn judge(evidence: &Evidence) -> Judgement {
             let next = Next::FenceAgain(Side::Source);
             is(V::NeedsOperator, Strength::Observed, seen_at_source, next, &[])
         }
+        // It was suspended before, so somebody let it go on: what it writes is not in the copy.
+        (Decided::NotYet, Some(S::Fencing)) if seen_at_source.is_some() => {
+            is(V::NotMigrated, Strength::Proven, seen_at_source, Next::Abort, &[Next::Resume])
+        }
         (Decided::NotYet, Some(S::Fencing | S::Fenced(_))) => {
             let also_safe: &[Next] =
                 if evidence.mark == MarkSeen::Unknown { &[] } else { &[Next::Abort] };

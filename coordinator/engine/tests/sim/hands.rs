@@ -1,12 +1,13 @@
 //! Somebody does something at a platform while a migration goes on, at every point of it.
 
 use engine::{Halt, Phase};
+use handover::{Next, Side};
 use model::Power;
 use site::Site as _;
 
 use crate::crash::clean;
-use crate::points::{Point, Points};
-use crate::stage::{Doing, End, Stage};
+use crate::points::{Fate, Point, Points};
+use crate::stage::{Ask, Doing, End, Stage};
 
 /// Resumes, until it ends or a person is needed.
 async fn to_the_end(stage: &Stage, points: &Points) -> End {
@@ -102,13 +103,11 @@ async fn a_source_that_is_started_by_hand_is_never_the_second() {
     let started = points.iter().position(|p| p.name == "west: start_from_own_disk").unwrap();
     for point in &points[..started] {
         let stage = Stage::new();
-        let (world, guest, east, vm) =
-            (stage.world.clone(), stage.guest.clone(), stage.east.clone(), stage.vm.clone());
+        let (world, guest, vm) = (stage.world.clone(), stage.guest.clone(), stage.id());
+        let start = stage.starter();
         let by_hand = Points::beside(point.clone(), move || {
-            if world.loaded_at(vm.id).is_none() {
-                let disk = world.disk(&east, &vm.disks[0].location).unwrap();
-                disk.lock().unwrap().copy_from_slice(&guest.truth());
-                assert!(world.admin_defines_again_and_starts(&east, vm.id));
+            if world.loaded_at(vm).is_none() {
+                start();
                 assert!(guest.write());
             }
         });
@@ -137,6 +136,87 @@ async fn a_source_that_is_started_by_hand_is_never_the_second() {
         }
     }
     println!("{told} told, {back} of them taken back, {moved} moved");
+}
+
+/// The same while no coordinator lives: then nothing is decided for the destination that was not yet, and
+/// whoever asks is told that it runs.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_started_between_two_lives_is_noticed() {
+    let (mut told, mut back, mut moved) = (0, 0, 0);
+    for point in clean().await {
+        let stage = Stage::new();
+        stage.dies(&point, Fate::DiesAfter, "between").await;
+        let by_hand = stage.world.loaded_at(stage.id()).is_none();
+        if by_hand {
+            stage.starter()();
+            assert!(stage.guest.write());
+        }
+        let (was_decided, _) = stage.decided();
+        let verdict = stage.verdict(Ask::Both, true).await;
+        let runs = verdict.lives_at == Some(Side::Source)
+            || verdict.next == Next::FenceAgain(Side::Source);
+        assert!(runs || !by_hand, "{point}: {verdict:#?}");
+        match stage.live(Doing::Migrate, &Points::default()).await {
+            End::Final(Phase::Retired) => {
+                stage.assert_moved().await;
+                moved += 1;
+            }
+            End::Final(Phase::RolledBack) => {
+                stage.assert_stayed().await;
+                back += 1;
+            }
+            End::Halted(halt) => {
+                assert!(by_hand, "{point}: {halt}");
+                let (decided, _) = stage.decided();
+                assert_eq!(decided, was_decided, "{point}: decided beside a running source");
+                stage.assert_whole(&stage.east).await;
+                told += 1;
+            }
+            other => panic!("{point}: {other:?}"),
+        }
+    }
+    println!("{told} told, {back} taken back, {moved} moved");
+}
+
+/// Suspended with its writes accounted for, and then resumed and shut down while no coordinator lives.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_went_on_and_shut_down_between_two_lives_loses_nothing() {
+    let mut back = 0;
+    for point in before_the_decision().await {
+        let stage = Stage::new();
+        stage.dies(&point, Fate::DiesAfter, "between").await;
+        if stage.world.power(&stage.east, stage.id()) != Power::Paused {
+            continue;
+        }
+        stage.world.admin_resumes(&stage.east, stage.id());
+        stage.guest.write_raw(true);
+        assert!(stage.guest.write());
+        stage.guest.write_raw(false);
+        stage.world.guest_powers_off(&stage.east, stage.id());
+        let end = to_the_end(&stage, &Points::default()).await;
+        if let End::Final(Phase::RolledBack) = end {
+            stage.assert_whole(&stage.east).await;
+            back += 1;
+        } else {
+            let halted = matches!(end, End::Halted(Halt::Resumable { .. }));
+            assert!(halted, "{point}: {end:?}");
+        }
+    }
+    assert!(back > 0);
+}
+
+/// The platform forgets a fence that it was given.
+#[tokio::test(start_paused = true)]
+async fn a_fence_that_does_not_hold_is_no_fence() {
+    let stage = Stage::new();
+    let (world, east, vm) = (stage.world.clone(), stage.east.clone(), stage.id());
+    let looked = Point { name: "east: fence_holds".to_owned(), nth: 1 };
+    let forgets = Points::beside(looked, move || world.admin_unfences(&east, vm));
+    let end = stage.live(Doing::Migrate, &forgets).await;
+    assert!(matches!(end, End::Halted(Halt::Undecided { .. })), "{end:?}");
+    let end = to_the_end(&stage, &Points::default()).await;
+    assert!(matches!(end, End::Final(Phase::Retired)), "{end:?}");
+    stage.assert_moved().await;
 }
 
 /// A byte of the copy changes after it was acknowledged: it is not started.

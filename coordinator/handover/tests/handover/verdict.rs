@@ -148,6 +148,29 @@ fn rows() -> Vec<Row> {
             Some(WEST),
             N::FenceAgain(EAST),
         ),
+        (
+            "no ledger at all, nothing at the destination, source runs",
+            Evidence {
+                mark: MarkSeen::NoPlaceholder,
+                source_platform: Platform::Running,
+                ..nothing()
+            },
+            V::NotMigrated,
+            St::Observed,
+            Some(EAST),
+            N::Resume,
+        ),
+        (
+            "fence begun, and the source was let go on by hand",
+            Evidence {
+                source_platform: Platform::Running,
+                ..with(Some(SourceState::Fencing), Some(synced.clone()))
+            },
+            V::NotMigrated,
+            St::Proven,
+            Some(EAST),
+            N::Abort,
+        ),
         // 2: revoked, source runs
         (
             "revoked and released",
@@ -532,4 +555,16 @@ fn the_order_of_steps() {
         let found = next_step(source.as_ref(), destination.as_ref(), intent);
         assert_eq!(found, step, "{source:?} / {destination:?} / {intent:?}");
     }
+}
+
+/// That it was started is recorded afterwards: from the ledger alone nobody knows.
+#[test]
+fn what_was_marked_may_have_been_started() {
+    let of = |destination_platform| {
+        let destination = Some(marked());
+        verdict(&Evidence { destination, destination_platform, ..nothing() }).started
+    };
+    assert_eq!(of(Platform::Unreachable), None);
+    assert_eq!(of(Platform::Held), Some(false));
+    assert_eq!(of(Platform::Running), Some(true));
 }
