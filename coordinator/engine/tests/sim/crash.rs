@@ -114,6 +114,46 @@ async fn killed_anywhere_while_it_is_called_off_it_is_called_off_again() {
     println!("{stayed} taken back");
 }
 
+/// The journal comes from a backup, or is lost: the ledgers are right, and what they do not allow is not
+/// done. Where that is all that can be said, the VM is as it was.
+#[tokio::test(start_paused = true)]
+async fn with_an_old_journal_nothing_is_lost() {
+    let (mut moved, mut stayed, mut stuck) = (0, 0, 0);
+    for point in clean().await {
+        for part in 0..3 {
+            let stage = Stage::new();
+            let at = format!("{point}, {part} of 3 of its journal");
+            stage.dies(&point, Fate::DiesAfter, &at).await;
+            let records = stage.kept.records().len();
+            stage.kept.restore_journal(records * part / 3);
+            let mut end = stage.live(Doing::Migrate, &Points::default()).await;
+            if matches!(end, End::Halted(_) | End::Refused(_)) {
+                end = stage.live(Doing::Abort, &Points::default()).await;
+            }
+            match end {
+                End::Final(Phase::Retired) => {
+                    stage.assert_moved().await;
+                    moved += 1;
+                }
+                End::Final(Phase::RolledBack) => {
+                    stage.assert_stayed().await;
+                    stayed += 1;
+                }
+                End::Halted(_) | End::Refused(_) => {
+                    match stage.world.loaded_at(stage.id()) {
+                        Some(site) => stage.assert_whole(&site).await,
+                        // Decided for the destination, and not started yet.
+                        None => assert!(stage.decided().0, "{at}: {end:?}"),
+                    }
+                    stuck += 1;
+                }
+                other @ (End::Killed | End::Final(_)) => panic!("{at}: {other:?}"),
+            }
+        }
+    }
+    println!("{moved} moved, {stayed} taken back, {stuck} known to the ledgers alone");
+}
+
 /// A freeze does not hold everything: what is written past it is noticed, and the guest goes on at the
 /// source until it can be moved whole.
 #[tokio::test(start_paused = true)]

@@ -27,6 +27,11 @@ impl Kept {
         self.records.lock().unwrap().clone()
     }
 
+    /// The journal is of an earlier day: its first records alone are there.
+    pub fn restore_journal(&self, records: usize) {
+        self.records.lock().unwrap().truncate(records);
+    }
+
     pub fn disk(&self, site: &str) -> Disk {
         self.ledgers.lock().unwrap().entry(site.to_owned()).or_default().clone()
     }
