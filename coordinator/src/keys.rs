@@ -60,8 +60,13 @@ fn signing_key(store: &Store, name: &str, used: &str) -> Result<SigningKey, Fail
         let (key, used) = (store.path().join(name), store.path().join(used));
         let is_used = match fs::read_dir(&used) {
             Ok(mut entries) => entries.next().is_some(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
             // What cannot be looked at may well hold something.
-            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+            Err(error) => {
+                let what =
+                    format!("{} is missing, and {} cannot be read", key.display(), used.display());
+                return Err(Failure::new(Kind::Refused, what).caused_by(&error));
+            }
         };
         if is_used {
             let (key, used) = (key.display(), used.display());

@@ -398,11 +398,11 @@ pub fn mark_of(migration: &MigrationId, epoch: Epoch, receipt: &GrantReceipt) ->
 /// short. A ledger that is not there proves nothing, while an empty one would.
 pub fn read_ledger(folder: &Path, site: &SiteName) -> Result<Option<Vec<Record>>, CustodyError> {
     let path = Folder(folder.to_owned()).path(site.as_str(), LEDGER);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let contents =
-        journal::read(&path).map_err(|cause| CustodyError::Open { path: path.clone(), cause })?;
+    let contents = match journal::read(&path) {
+        // What cannot be looked at may well be there.
+        Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+        read => read.map_err(|cause| CustodyError::Open { path: path.clone(), cause })?,
+    };
     contents.map(|contents| decode(&path, &contents.records)).transpose()
 }
 

@@ -69,7 +69,7 @@ pub enum StepError {
     FenceOpen { vm: String, site: SiteName, stage: FenceStage },
 
     #[error("{vm} at {site} is {power} in spite of its fence")]
-    RunsFenced { vm: String, site: SiteName, power: Power },
+    RunsFenced { vm: String, site: SiteName, power: Power, decided: bool },
 
     /// The operator asked to stop.
     #[error("interrupted")]
@@ -147,10 +147,18 @@ impl StepError {
             Self::PoolHidden { pool, .. } => vec![format!(
                 "start it (libvirt: virsh pool-start {pool}), then repeat this command"
             )],
-            Self::RunsFenced { vm, site, .. } => vec![format!(
-                "if somebody started it, stop it at {site} (libvirt: virsh destroy {vm}) and repeat this \
-                 command; what it wrote since its fence is not in the copy"
-            )],
+            Self::RunsFenced { vm, site, decided, .. } => {
+                let kept = "what it wrote since its fence is not in the copy";
+                let stop = format!("stop it at {site} (libvirt: virsh destroy {vm})");
+                vec![if *decided {
+                    format!("{stop} and repeat this command; {kept}")
+                } else {
+                    format!("{kept}: `causeway abort` keeps it; if it is of no use, {stop} and repeat this command")
+                }]
+            }
+            Self::FenceOpen { .. } => {
+                vec!["`causeway abort` takes everything back; the source runs again then".to_owned()]
+            }
             Self::Superseded { .. } => {
                 vec!["`causeway abort` takes back what this one left at its destination".to_owned()]
             }

@@ -116,7 +116,8 @@ async fn destination_platform(site: &dyn Site, vm: VmId) -> Platform {
         // A VM there that we did not make runs its own system, whatever it is.
         Ok(PlaceholderState::Foreign { power: Power::Running, .. }) => Platform::Running,
         Ok(PlaceholderState::Absent) => Platform::Absent,
-        Ok(_) => Platform::Held,
+        Ok(PlaceholderState::Released { .. }) => Platform::Off,
+        Ok(PlaceholderState::Held { .. } | PlaceholderState::Foreign { .. }) => Platform::Held,
         Err(_) => Platform::Unreachable,
     }
 }

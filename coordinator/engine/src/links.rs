@@ -101,7 +101,7 @@ impl Run {
             let stream = self.destination.open_channel(vm, 0, Takeover::Force).await?;
             let at = format!("in the helper at {}", self.plan.to);
             let mut agent = Agent::greet(&at, stream, &self.identity, &self.plan.id).await?;
-            let fresh = !self.state.targets_used && self.state.disks.iter().all(|disk| disk.fresh);
+            let fresh = !self.state.targets_used && self.created_now;
             let disks = self.agent_disks(|disk| format!("causeway-{}", disk.no), fresh);
             self.attach(&mut agent, disks).await?;
             self.links.destination = Some(agent);

@@ -43,6 +43,8 @@ pub enum Platform {
     Running,
     /// There, and not running its own system: off, or the helper runs in it.
     Held,
+    /// There with its own system, and not running: it may have run.
+    Off,
     /// The platform does not know it.
     Absent,
     Unreachable,
@@ -175,9 +177,10 @@ fn started(evidence: &Evidence) -> Option<bool> {
     match (&evidence.destination, evidence.destination_platform) {
         (_, Platform::Running) | (Some(D::Started(_) | D::Healthy(_)), _) => Some(true),
         (Some(D::Granted(_)), _) => Some(false),
-        // That it was started is recorded once it was: only its platform knows of the moment between.
-        (Some(D::Marked(_)), Platform::Unreachable) => None,
-        (Some(D::Marked(_)), _) => Some(false),
+        // That it was started is recorded once it was: only its platform knows of the moment between, as
+        // long as it still has the helper's definition.
+        (Some(D::Marked(_)), Platform::Held) => Some(false),
+        (Some(D::Marked(_)), _) => None,
         (Some(D::Unknown | D::Known | D::Placed | D::Synced(_) | D::Revoked(_)) | None, _) => None,
     }
 }
@@ -252,8 +255,8 @@ fn judge(evidence: &Evidence) -> Judgement {
         }
         // Somebody started what was fenced: no fence stops everything.
         (Decided::NotYet, Some(S::Fenced(_))) if seen_at_source.is_some() => {
-            let next = Next::FenceAgain(Side::Source);
-            is(V::NeedsOperator, Strength::Observed, seen_at_source, next, &[])
+            // What it has written since is nowhere else.
+            is(V::NeedsOperator, Strength::Observed, seen_at_source, Next::Abort, &[])
         }
         // It was suspended before, so somebody let it go on: what it writes is not in the copy.
         (Decided::NotYet, Some(S::Fencing)) if seen_at_source.is_some() => {
@@ -292,12 +295,18 @@ fn judge(evidence: &Evidence) -> Judgement {
         (Decided::Unreadable, Some(_)) if matches!(evidence.mark, MarkSeen::Absent { .. }) => {
             is(V::InHandover, Strength::Observed, None, Next::Abort, &[])
         }
-        // There is no ledger at all, and nothing at the destination: killed before it began, or all of
-        // it was removed since.
+        // There is no ledger at all, no attempt that anybody knows of, and nothing at the destination: it
+        // was killed before it began.
         (Decided::Unreadable, None)
-            if evidence.mark == MarkSeen::NoPlaceholder && seen_at_source.is_some() =>
+            if evidence.epoch == Epoch(0)
+                && evidence.mark == MarkSeen::NoPlaceholder
+                && seen_at_source.is_some() =>
         {
             is(V::NotMigrated, Strength::Observed, seen_at_source, Next::Resume, &[])
+        }
+        // Fenced, and whoever runs it, it may be decided for the destination.
+        (Decided::Unreadable, Some(S::Fenced(_))) => {
+            is(V::NeedsOperator, Strength::Unknown, None, Next::RestoreDestination, &[])
         }
         (Decided::Unreadable, _) => {
             is(V::NeedsOperator, Strength::Unknown, seen(evidence), Next::RestoreDestination, &[])
@@ -467,6 +476,7 @@ impl fmt::Display for Platform {
         f.write_str(match self {
             Self::Running => "the VM runs and can write",
             Self::Held => "the VM is there and does not run its own system",
+            Self::Off => "the VM is there and is off",
             Self::Absent => "knows no such VM",
             Self::Unreachable => "does not answer",
         })

@@ -13,7 +13,8 @@ pub trait Shelf: Send {
     /// What a site's file is called, for messages.
     fn path(&self, site: &str, file: &str) -> PathBuf;
 
-    /// The site's ledger, made if there is none, and this process's alone until it is dropped.
+    /// The site's ledger, made if there is none, and this process's alone until it is dropped. The
+    /// place where it is is durable.
     fn ledger(&self, site: &str) -> Result<Box<dyn Storage>, OpenError>;
 
     /// Keeps a file. Durable when this returns; a crash leaves all of it or nothing, or what was
@@ -35,8 +36,12 @@ impl Shelf for Folder {
     }
 
     fn ledger(&self, site: &str) -> Result<Box<dyn Storage>, OpenError> {
-        fs::create_dir_all(self.0.join(site))
-            .map_err(|source| OpenError::Io { doing: "make its folder", source })?;
+        let folder = self.0.join(site);
+        let made = fs::create_dir_all(&folder).and_then(|()| {
+            // Up to the state directory: what is in a folder that a power cut takes is gone.
+            folder.ancestors().skip(1).take(2).try_for_each(|parent| File::open(parent)?.sync_all())
+        });
+        made.map_err(|source| OpenError::Io { doing: "make its folder", source })?;
         Ok(Box::new(FileStorage::open(&self.path(site, LEDGER))?))
     }
 

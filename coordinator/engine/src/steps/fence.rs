@@ -142,7 +142,8 @@ async fn is_off(run: &Run) -> Result<Power, StepError> {
     let power = run.source.power(run.vm()).await?;
     if power.is_loaded() {
         let (vm, site) = (run.plan.vm.name.clone(), run.plan.from.clone());
-        return Err(StepError::RunsFenced { vm, site, power });
+        let decided = run.custody.is_granted(run.epoch());
+        return Err(StepError::RunsFenced { vm, site, power, decided });
     }
     Ok(power)
 }
@@ -183,8 +184,8 @@ async fn fenced_as_recorded(run: &Run) -> Result<(), StepError> {
     is_in_place(run, &records).await
 }
 
-/// As [`still_fenced`], before the destination is started: it is decided, so only a source that is
-/// seen to run holds it up.
+/// As [`still_fenced`], where the fence was looked at just now, or it is decided and the destination about
+/// to be started: only a source that is seen to run holds it up.
 pub(super) async fn still_off(run: &Run) -> Result<(), StepError> {
     match is_off(run).await {
         Err(StepError::Site(error)) => {

@@ -24,6 +24,17 @@ pub struct Target {
     pub site: SiteName,
     pub pool: String,
     pub volume: String,
+    /// What the helper takes the volume to hold, for as long as it runs: what it read when it got it, or
+    /// zeros where it was told so, and what it was sent since.
+    pub table: Mutexed<Option<Vec<u8>>>,
+}
+
+impl Target {
+    /// The helper is gone, and what it knew with it.
+    pub fn powers_off(&self, world: &World, vm: VmId) {
+        *self.table.lock().unwrap() = None;
+        world.guest_powers_off(&self.site, vm);
+    }
 }
 
 /// The VM as its users see it: it writes whenever it can, and remembers what it wrote.
@@ -99,7 +110,10 @@ impl Guest {
         let number = state.writes + 1;
         let places = state.truth.len() / RECORD;
         let offset = usize::try_from(number).unwrap() % places * RECORD;
-        let bytes = [number.to_le_bytes(), [0xA5; 8]].concat();
+        // Now and then something is deleted, and its place trimmed.
+        let trims = number.is_multiple_of(3);
+        let bytes =
+            if trims { vec![0; RECORD] } else { [number.to_le_bytes(), [0xA5; 8]].concat() };
         if !world.guest_write(&at, *vm, "vda", offset, &bytes) {
             return false;
         }
@@ -195,7 +209,20 @@ impl Guest {
                 doubts: vec![],
             };
         };
-        volume.lock().unwrap().copy_from_slice(disk);
+        let mut table = target.table.lock().unwrap();
+        let Some(table) = table.as_mut() else {
+            let failure = Some(talk::failure(ErrorCode::Streams, "no helper has it"));
+            let (progress, remaining) = (RoundProgress::default(), Bytes::ZERO);
+            return RoundEnd { progress, failure, remaining, doubts: Vec::new() };
+        };
+        // What is there already, by all that is known, is not sent.
+        let mut volume = volume.lock().unwrap();
+        let differs = |at: &usize| disk[*at..*at + RECORD] != table[*at..*at + RECORD];
+        let places: Vec<_> = (0..disk.len()).step_by(RECORD).filter(differs).collect();
+        for at in places {
+            volume[at..at + RECORD].copy_from_slice(&disk[at..at + RECORD]);
+            table[at..at + RECORD].copy_from_slice(&disk[at..at + RECORD]);
+        }
         let dirty = state.writes - state.copied.unwrap_or_default();
         state.copied = Some(state.writes);
         let moved = Bytes(dirty * 512);
@@ -392,20 +419,22 @@ fn helper_answers(
         return (Err(talk::failure(ErrorCode::Disk, "no target")), Vec::new());
     };
     let reply = match request {
-        // The real one would not read it, and take it for empty.
-        Request::Attach { disks }
-            if disks[0].fresh && volume.lock().unwrap().iter().any(|byte| *byte != 0) =>
-        {
-            Err(talk::failure(ErrorCode::Disk, "it is not fresh"))
+        Request::Attach { disks } => {
+            let mut table = target.table.lock().unwrap();
+            let held = volume.lock().unwrap();
+            let fresh = disks[0].fresh;
+            table.get_or_insert_with(|| if fresh { vec![0; held.len()] } else { held.clone() });
+            Ok(Reply::Done)
         }
-        Request::Attach { .. } => Ok(Reply::Done),
         Request::Expect { .. } => Ok(Reply::Listening { addresses: Vec::new() }),
-        Request::Digests | Request::Reread => {
-            Ok(Reply::Digests { disks: vec![digest(&volume.lock().unwrap())] })
-        }
+        Request::Digests => match &*target.table.lock().unwrap() {
+            Some(table) => Ok(Reply::Digests { disks: vec![digest(table)] }),
+            None => Err(talk::failure(ErrorCode::WrongState, "it has no target")),
+        },
+        Request::Reread => Ok(Reply::Digests { disks: vec![digest(&volume.lock().unwrap())] }),
         Request::InspectBoot => Ok(Reply::Boot { findings: Vec::new() }),
         Request::Shutdown => {
-            world.guest_powers_off(&target.site, vm);
+            target.powers_off(world, vm);
             Ok(Reply::Done)
         }
         other => Err(talk::failure(ErrorCode::Unknown, &format!("{other:?}"))),

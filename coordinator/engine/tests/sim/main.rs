@@ -16,6 +16,7 @@ mod agents;
 mod crash;
 mod hands;
 mod points;
+mod seeds;
 mod shelf;
 mod sited;
 mod stage;

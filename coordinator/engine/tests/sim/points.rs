@@ -38,8 +38,22 @@ pub enum Fate {
     Twice,
 }
 
-/// What somebody else does.
-type Hand = Box<dyn FnOnce() + Send>;
+/// What somebody else does, right before the passage of this name.
+type Hand = Box<dyn FnOnce(&str) + Send>;
+
+/// Which passage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    Point(Point),
+    /// Counted over all of them, from 0.
+    Nth(usize),
+}
+
+impl From<Point> for At {
+    fn from(point: Point) -> Self {
+        Self::Point(point)
+    }
+}
 
 /// It cannot be said whether it was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,24 +73,24 @@ struct Life {
 struct Inner {
     passed: Vec<Point>,
     counts: BTreeMap<String, usize>,
-    armed: Option<(Point, Fate)>,
-    beside: Option<(Point, Hand)>,
+    armed: Option<(At, Fate)>,
+    beside: Option<(At, Hand)>,
     struck: bool,
     dead: bool,
 }
 
 impl Points {
     /// A life in which this goes wrong.
-    pub fn with(point: Point, fate: Fate) -> Self {
+    pub fn with(at: impl Into<At>, fate: Fate) -> Self {
         let points = Self::default();
-        points.lock().armed = Some((point, fate));
+        points.lock().armed = Some((at.into(), fate));
         points
     }
 
     /// A life in which somebody else does something just before this.
-    pub fn beside(point: Point, hand: impl FnOnce() + Send + 'static) -> Self {
+    pub fn beside(at: impl Into<At>, hand: impl FnOnce(&str) + Send + 'static) -> Self {
         let points = Self::default();
-        points.lock().beside = Some((point, Box::new(hand)));
+        points.lock().beside = Some((at.into(), Box::new(hand)));
         points
     }
 
@@ -132,13 +146,15 @@ impl Points {
         let count = inner.counts.entry(name.clone()).or_default();
         *count += 1;
         let point = Point { name, nth: *count };
-        inner.passed.push(point.clone());
-        if let Some((_, hand)) = inner.beside.take_if(|(at, _)| *at == point) {
+        let here = [At::Point(point.clone()), At::Nth(inner.passed.len())];
+        inner.passed.push(point);
+        if let Some((_, hand)) = inner.beside.take_if(|(at, _)| here.contains(at)) {
             inner.struck = true;
-            hand();
+            let Some(Point { name, .. }) = inner.passed.last() else { unreachable!() };
+            hand(name);
         }
         match inner.armed {
-            Some((ref armed, fate)) if *armed == point => {
+            Some((ref armed, fate)) if here.contains(armed) => {
                 inner.struck = true;
                 Enter::Struck(fate)
             }

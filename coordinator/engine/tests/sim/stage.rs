@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use engine::custody::{Custody, CustodyError, CustodyOf};
 use engine::evidence::{About, Asked, gather};
 use engine::{Halt, Links, Operator, Phase, Run, State, Watcher, Wish, abort, migrate};
-use handover::{DestinationRole, SigningKey, Verdict, verdict};
+use handover::{DestinationRole, Next, Side, SigningKey, Verdict, verdict};
 use journal::StoreId;
 use model::{DiskBus, DiskFormat, FenceOffer, Power, SiteName, Vm, VmId};
 use plan::{Forecast, Options, PLAN_VERSION, Plan, PlannedDisk, PlannedNic, PlannedVm};
@@ -83,7 +83,7 @@ impl Stage {
         let vm: Vm = vm.unwrap();
         let plan = plan_of(&vm, &east, &west);
         let PlannedDisk { pool, volume, .. } = plan.disks[0].clone();
-        let target = Target { site: west.clone(), pool, volume };
+        let target = Target { site: west.clone(), pool, volume, table: Mutexed::default() };
         let guest = Guest::new(&world, &vm, east.clone(), target.clone());
         let living = Mutexed::default();
         serve_helper(&world, id, &target, &living);
@@ -167,24 +167,13 @@ impl Stage {
             attested: None,
             voided: 0,
             arrived_at: tokio::time::Instant::now(),
+            created_now: false,
             fenced_now: false,
         })
     }
 
-    /// Who the two site roles are.
-    fn identities(&self) -> [handover::Identity; 2] {
-        let key = |n: u8| SigningKey::from_bytes(&[n; 32]);
-        let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| handover::Identity {
-            install: "sim".parse().unwrap(),
-            site: site.as_str().parse().unwrap(),
-            key: key(own),
-            peers: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
-        };
-        [identity(&self.east, 1, &self.west, 2), identity(&self.west, 2, &self.east, 1)]
-    }
-
     fn custody(&self, points: &Points) -> Result<Custody, CustodyError> {
-        let [source, destination] = self.identities();
+        let [source, destination] = identities(&self.east, &self.west);
         let of = CustodyOf {
             source,
             destination,
@@ -207,34 +196,39 @@ impl Stage {
         }
     }
 
-    /// What the ledger of a site says, read as `status` reads it: by somebody who does not own it.
-    fn ledger(&self, site: &SiteName) -> Option<Vec<handover::Record>> {
-        let bytes = self.kept.disk(site.as_str()).bytes();
-        let contents = journal::parse(&bytes).unwrap()?;
-        let decode = |r: &journal::Record| handover::Record::decode(r.kind, &r.payload).unwrap();
-        Some(contents.records.iter().map(decode).collect())
-    }
-
     /// It was killed before the first of them was there.
     pub fn has_no_ledgers(&self) -> bool {
-        self.ledger(&self.east).or_else(|| self.ledger(&self.west)).is_none()
+        let ledgers = self.ledgers();
+        ledgers.of(&self.east).or_else(|| ledgers.of(&self.west)).is_none()
     }
 
     /// Has the destination's ledger decided for it, or against it for good?
     pub fn decided(&self) -> (bool, bool) {
-        use handover::DestinationState as D;
-        let [_, identity] = self.identities();
-        let vm = self.id().to_string().parse().unwrap();
-        let records = self.ledger(&self.west).unwrap_or_default();
-        let role = DestinationRole::replay(identity, vm, &records).unwrap();
-        let state = role.state(role.last_epoch());
-        let granted = matches!(state, D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_));
-        (granted, matches!(state, D::Revoked(_)))
+        self.ledgers().decided()
+    }
+
+    pub fn ledgers(&self) -> Ledgers {
+        let (kept, vm) = (self.kept.clone(), self.id());
+        Ledgers { kept, east: self.east.clone(), west: self.west.clone(), vm }
+    }
+
+    /// What its operator does on being told: the VM is started where it lives and is off, and what was
+    /// let go on by hand is kept by calling the migration off.
+    pub async fn operator_obeys(&self) -> Doing {
+        let verdict = self.verdict(Ask::Both, true).await;
+        if !self.decided().0 && self.world.power(&self.east, self.id()) == Power::Off {
+            // It refuses where it is fenced.
+            let _started = self.site(&self.east).power_on(self.id()).await;
+        }
+        match verdict.next {
+            Next::FenceAgain(Side::Source) | Next::Abort | Next::Revoke => Doing::Abort,
+            _ => Doing::Migrate,
+        }
     }
 
     /// What `status` says.
     pub async fn verdict(&self, ask: Ask, with_journal: bool) -> Verdict {
-        let [source, destination] = self.identities();
+        let [source, destination] = identities(&self.east, &self.west);
         let about = About {
             plan: &self.plan,
             digest: self.plan.digest().unwrap(),
@@ -244,7 +238,7 @@ impl Stage {
         };
         let asked = |name: &SiteName, identity| Asked {
             identity,
-            ledger: self.ledger(name),
+            ledger: self.ledgers().of(name),
             site: Arc::new(self.site(name)),
         };
         let source = (ask != Ask::Destination).then(|| asked(&self.east, source));
@@ -289,6 +283,48 @@ impl Stage {
         let disk = self.world.disk(at, &vm.disks[0].location).unwrap();
         assert!(*disk.lock().unwrap() == self.guest.truth(), "what it wrote is not all at {at}");
     }
+}
+
+/// What is in both ledgers, for whoever reads them without owning them.
+pub struct Ledgers {
+    kept: Kept,
+    east: SiteName,
+    west: SiteName,
+    vm: VmId,
+}
+
+impl Ledgers {
+    /// As `status` reads it.
+    fn of(&self, site: &SiteName) -> Option<Vec<handover::Record>> {
+        let bytes = self.kept.disk(site.as_str()).bytes();
+        let contents = journal::parse(&bytes).unwrap()?;
+        let decode = |r: &journal::Record| handover::Record::decode(r.kind, &r.payload).unwrap();
+        Some(contents.records.iter().map(decode).collect())
+    }
+
+    pub fn decided(&self) -> (bool, bool) {
+        use handover::DestinationState as D;
+        let [_, identity] = identities(&self.east, &self.west);
+        let records = self.of(&self.west).unwrap_or_default();
+        let role =
+            DestinationRole::replay(identity, self.vm.to_string().parse().unwrap(), &records);
+        let role = role.unwrap();
+        let state = role.state(role.last_epoch());
+        let granted = matches!(state, D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_));
+        (granted, matches!(state, D::Revoked(_)))
+    }
+}
+
+/// Who the two site roles are.
+fn identities(east: &SiteName, west: &SiteName) -> [handover::Identity; 2] {
+    let key = |n: u8| SigningKey::from_bytes(&[n; 32]);
+    let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| handover::Identity {
+        install: "sim".parse().unwrap(),
+        site: site.as_str().parse().unwrap(),
+        key: key(own),
+        peers: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
+    };
+    [identity(east, 1, west, 2), identity(west, 2, east, 1)]
 }
 
 /// An operator who says nothing and lets everything pass.

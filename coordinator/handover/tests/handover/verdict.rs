@@ -151,6 +151,7 @@ fn rows() -> Vec<Row> {
         (
             "no ledger at all, nothing at the destination, source runs",
             Evidence {
+                epoch: Epoch(0),
                 mark: MarkSeen::NoPlaceholder,
                 source_platform: Platform::Running,
                 ..nothing()
@@ -159,6 +160,18 @@ fn rows() -> Vec<Row> {
             St::Observed,
             Some(EAST),
             N::Resume,
+        ),
+        (
+            "the same, but an attempt is known",
+            Evidence {
+                mark: MarkSeen::NoPlaceholder,
+                source_platform: Platform::Running,
+                ..nothing()
+            },
+            V::NeedsOperator,
+            St::Unknown,
+            Some(EAST),
+            N::RestoreDestination,
         ),
         (
             "fence begun, and the source was let go on by hand",
@@ -239,7 +252,7 @@ fn rows() -> Vec<Row> {
             V::NeedsOperator,
             St::Observed,
             Some(EAST),
-            N::FenceAgain(EAST),
+            N::Abort,
         ),
         (
             "undecided, a later attempt has it, wherever that went",
@@ -564,7 +577,9 @@ fn what_was_marked_may_have_been_started() {
         let destination = Some(marked());
         verdict(&Evidence { destination, destination_platform, ..nothing() }).started
     };
-    assert_eq!(of(Platform::Unreachable), None);
+    for unseen in [Platform::Unreachable, Platform::Off, Platform::Absent] {
+        assert_eq!(of(unseen), None);
+    }
     assert_eq!(of(Platform::Held), Some(false));
     assert_eq!(of(Platform::Running), Some(true));
 }

@@ -1,0 +1,207 @@
+//! Long random histories: several things go wrong in each of several lives, and then nothing any more.
+//! It has to end well by itself, and at every stop what `status` says is so.
+//!
+//! `SEEDS=10000` tries as many; `SEED=17` replays one and prints it.
+
+use engine::Phase;
+use proptest::prelude::Rng as _;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
+use crate::points::{At, Fate, Points};
+use crate::stage::{Ask, Doing, End, Stage};
+use crate::verdicts::Truth;
+
+/// Histories without a word from outside.
+const SEEDS: u64 = 300;
+/// Lives in which something goes wrong.
+const LIVES_MAX: u64 = 6;
+/// Passages of a whole migration, and some.
+const PASSAGES: u64 = 130;
+
+struct Dice(TestRng);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        Self(TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.0.next_u64() % end
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+}
+
+/// What somebody does at the source, while a coordinator lives or between two of them.
+#[derive(Clone, Copy, Debug)]
+enum Hand {
+    /// Lets a suspended source go on, and it writes.
+    Resume,
+    ShutDown,
+    /// Takes every fence off and starts it, where no copy runs.
+    Start,
+    /// The helper, or whatever runs at the destination, loses its power.
+    KillHelper,
+    /// Streams to the helper break.
+    Cut,
+}
+
+impl Hand {
+    fn roll(dice: &mut Dice) -> Self {
+        match dice.below(5) {
+            0 => Self::Resume,
+            1 => Self::ShutDown,
+            2 => Self::Start,
+            3 => Self::KillHelper,
+            _ => Self::Cut,
+        }
+    }
+
+    /// What it does, given before which passage. What is done between the last look at something and
+    /// the very next call nobody can see.
+    fn of(self, stage: &Stage) -> Box<dyn Fn(&str) + Send> {
+        let (world, guest, vm) = (stage.world.clone(), stage.guest.clone(), stage.id());
+        let (east, west) = (stage.east.clone(), stage.west.clone());
+        match self {
+            Self::Resume => Box::new(move |before| {
+                if before != "east: power_off" {
+                    world.admin_resumes(&east, vm);
+                    guest.write_raw(true);
+                    guest.write();
+                    guest.write_raw(false);
+                }
+            }),
+            Self::ShutDown => Box::new(move |_| world.guest_powers_off(&east, vm)),
+            Self::Start => {
+                let (start, ledgers) = (stage.starter(), stage.ledgers());
+                // Once it is decided it is no source any more: what it writes is nobody's.
+                Box::new(move |before| {
+                    let runs_nowhere = world.loaded_at(vm).is_none();
+                    if runs_nowhere && !ledgers.decided().0 && !before.starts_with("west ledger") {
+                        start();
+                    }
+                })
+            }
+            Self::KillHelper => {
+                let target = stage.target.clone();
+                Box::new(move |_| {
+                    if world.loaded_at(vm).as_ref() != Some(&west) {
+                        target.powers_off(&world, vm);
+                    }
+                })
+            }
+            Self::Cut => Box::new(move |_| world.cut_channels(&west, vm)),
+        }
+    }
+}
+
+/// What goes wrong in a life.
+fn life(dice: &mut Dice, stage: &Stage) -> (Points, String) {
+    let at = At::Nth(usize::try_from(dice.below(PASSAGES)).unwrap());
+    if dice.one_in(4) {
+        let hand = Hand::roll(dice);
+        let told = format!("{hand:?} before {at:?}");
+        return (Points::beside(at, hand.of(stage)), told);
+    }
+    let fate = match dice.below(6) {
+        0 => Fate::DiesBefore,
+        1 => Fate::DiesWithin,
+        2 => Fate::DiesAfter,
+        3 => Fate::LosesRequest,
+        4 => Fate::LosesReply,
+        _ => Fate::Twice,
+    };
+    let told = format!("{fate:?} at {at:?}");
+    (Points::with(at, fate), told)
+}
+
+/// What happens between two lives.
+fn between(dice: &mut Dice, stage: &Stage, told: &mut Vec<String>) {
+    if dice.one_in(4) {
+        stage.kept.lose_power();
+        told.push("the power fails".to_owned());
+    }
+    if dice.one_in(4) {
+        let hand = Hand::roll(dice);
+        hand.of(stage)("nothing");
+        told.push(format!("{hand:?}"));
+    }
+}
+
+async fn history(seed: u64, told: &mut Vec<String>) -> Phase {
+    let mut dice = Dice::new(seed);
+    let stage = Stage::new();
+    for _ in 0..=dice.below(LIVES_MAX) {
+        let doing = if dice.one_in(5) { Doing::Abort } else { Doing::Migrate };
+        let (points, what) = life(&mut dice, &stage);
+        told.push(format!("{doing:?}, {what}"));
+        let end = stage.live(doing, &points).await;
+        told.push(format!("{end:?}, passed {}", points.passed().len()));
+        between(&mut dice, &stage, told);
+        no_lies(&stage).await;
+        if let End::Final(phase) = end {
+            return ended(&stage, phase).await;
+        }
+    }
+    // Nothing goes wrong any more, and its operator does what is asked for.
+    for _ in 0..6 {
+        let doing = stage.operator_obeys().await;
+        let end = stage.live(doing, &Points::default()).await;
+        told.push(format!("then {doing:?}: {end:?}"));
+        if let End::Final(phase) = end {
+            return ended(&stage, phase).await;
+        }
+    }
+    panic!("no end");
+}
+
+async fn no_lies(stage: &Stage) {
+    let truth = Truth::of(stage);
+    for ask in [Ask::Both, Ask::Ledgers, Ask::Destination, Ask::Source] {
+        let verdict = stage.verdict(ask, true).await;
+        if let Some(lie) = truth.denies(&verdict, ask) {
+            panic!("{ask:?}: {lie}: {verdict:#?}");
+        }
+    }
+}
+
+async fn ended(stage: &Stage, phase: Phase) -> Phase {
+    if phase == Phase::Retired {
+        stage.assert_moved().await;
+    } else {
+        stage.operator_obeys().await;
+        stage.assert_stayed().await;
+    }
+    phase
+}
+
+#[test]
+fn whatever_goes_wrong_it_ends_well() {
+    let of = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seeds = of("SEED").map_or(0..of("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    let count = seeds.end - seeds.start;
+    let (mut moved, mut stayed) = (0, 0);
+    for seed in seeds {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let mut told = Vec::new();
+        let tried =
+            std::panic::AssertUnwindSafe(|| runtime.unwrap().block_on(history(seed, &mut told)));
+        match std::panic::catch_unwind(tried) {
+            Ok(Phase::Retired) => moved += 1,
+            Ok(_) => stayed += 1,
+            Err(cause) => {
+                eprintln!("SEED={seed} replays this:\n  {}", told.join("\n  "));
+                std::panic::resume_unwind(cause);
+            }
+        }
+        if count == 1 {
+            println!("{}", told.join("\n"));
+        }
+    }
+    println!("{count} seeds: {moved} moved, {stayed} taken back");
+}
