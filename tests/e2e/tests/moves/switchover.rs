@@ -73,9 +73,11 @@ fn relayed(scene: &Scene, more: &[&str]) -> u64 {
     scene.east().virsh(&["create", &saved.display().to_string()]).unwrap();
     gate.open().unwrap();
     let ran = copying.finish().unwrap().must_exit(5);
-    assert!(ran.stderr.contains("virsh destroy"), "{}", ran.stderr);
+    for words in ["`causeway abort` keeps it", "virsh destroy"] {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
     let status = scene.causeway(&["status"]).unwrap().must_exit(5);
-    for words in ["lives at east", "needs an operator (observed)", "stop the copy at the source"] {
+    for words in ["lives at east", "needs an operator (observed)", "take back: causeway abort"] {
         assert!(status.stdout.contains(words), "{}", status.stdout);
     }
     scene.east().virsh(&["destroy", VM]).unwrap();
