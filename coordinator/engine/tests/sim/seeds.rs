@@ -182,7 +182,7 @@ async fn ended(stage: &Stage, phase: Phase) -> Phase {
 #[test]
 fn whatever_goes_wrong_it_ends_well() {
     let of = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let seeds = of("SEED").map_or(0..of("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
+    let seeds = of("SEED").map_or_else(|| 0..of("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
     let count = seeds.end - seeds.start;
     let (mut moved, mut stayed) = (0, 0);
     for seed in seeds {
