@@ -43,7 +43,7 @@ pub async fn gather(
     destination: Option<Asked>,
 ) -> Result<Evidence, LedgerError> {
     let (mut at_source, mut at_destination) = (None, None);
-    let mut evidence = nothing_seen();
+    let mut evidence = Evidence::nothing(about.epoch.unwrap_or_default());
     let id = about.plan.vm.id;
     if let Some(Asked { identity, ledger, site }) = source {
         let replayed =
@@ -79,19 +79,6 @@ pub async fn gather(
         evidence.behind = Some(Side::Source);
     }
     Ok(evidence)
-}
-
-const fn nothing_seen() -> Evidence {
-    Evidence {
-        epoch: Epoch(0),
-        source: None,
-        destination: None,
-        mark: MarkSeen::Unknown,
-        source_platform: Platform::Unreachable,
-        destination_platform: Platform::Unreachable,
-        held: None,
-        behind: None,
-    }
 }
 
 async fn verified_mark(site: &dyn Site, vm: VmId, key: &VerifyingKey) -> MarkSeen {

@@ -101,8 +101,8 @@ impl Run {
             let stream = self.destination.open_channel(vm, 0, Takeover::Force).await?;
             let at = format!("in the helper at {}", self.plan.to);
             let mut agent = Agent::greet(&at, stream, &self.identity, &self.plan.id).await?;
-            let fresh = !self.state.targets_used && self.created_now;
-            let disks = self.agent_disks(|disk| format!("causeway-{}", disk.no), fresh);
+            let disks =
+                self.agent_disks(|disk| format!("causeway-{}", disk.no), self.targets_empty);
             self.attach(&mut agent, disks).await?;
             self.links.destination = Some(agent);
         }

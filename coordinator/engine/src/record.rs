@@ -36,8 +36,6 @@ pub enum Record {
         tracker: String,
         tracker_reason: String,
     },
-    /// From here on the targets hold data: no agent may take them for empty.
-    TargetsUsed,
     /// The generation about to be used for data streams.
     Connecting {
         generation: u64,
@@ -132,7 +130,6 @@ pub struct State {
     /// What the guest calls its disks, in the plan's order; empty until it was asked.
     pub devices: Vec<String>,
     pub tracker: Option<(String, String)>,
-    pub targets_used: bool,
     pub generation: u64,
     pub rounds: Vec<RoundFigures>,
     /// The number of the next round.
@@ -174,7 +171,6 @@ impl Default for State {
             boot_id: None,
             devices: Vec::new(),
             tracker: None,
-            targets_used: false,
             generation: 0,
             rounds: Vec::new(),
             next_round: 0,
@@ -222,7 +218,6 @@ impl State {
                 self.turn(Turn::Prepared)?;
                 self.tracker = Some((tracker.clone(), tracker_reason.clone()));
             }
-            Record::TargetsUsed => self.targets_used = true,
             Record::Connecting { generation } => self.generation = *generation,
             Record::RoundEnded { number, figures, wire } => {
                 self.rounds.push((*figures).into());

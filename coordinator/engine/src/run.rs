@@ -75,9 +75,9 @@ pub struct Run {
     pub voided: usize,
     /// When something of this round was last acknowledged, or it began.
     pub arrived_at: Instant,
-    /// This process saw the targets being made, all zeros. The journal's word is not enough: one from a
-    /// backup would have them empty after they were written to.
-    pub created_now: bool,
+    /// This process made the targets, all zeros, and nothing was sent to them yet. No journal is asked:
+    /// one from a backup would have them empty after they were written to.
+    pub targets_empty: bool,
     /// This process looked at the source's fence, and made its receipt of it.
     pub fenced_now: bool,
 }

@@ -35,6 +35,22 @@ pub struct Evidence {
     pub behind: Option<Side>,
 }
 
+impl Evidence {
+    /// Nobody answers.
+    pub const fn nothing(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            source: None,
+            destination: None,
+            mark: MarkSeen::Unknown,
+            source_platform: Platform::Unreachable,
+            destination_platform: Platform::Unreachable,
+            held: None,
+            behind: None,
+        }
+    }
+}
+
 /// What a platform shows of its copy of the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

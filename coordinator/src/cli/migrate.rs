@@ -167,7 +167,7 @@ fn prepare_with(
         attested: None,
         voided: 0,
         arrived_at: tokio::time::Instant::now(),
-        created_now: false,
+        targets_empty: false,
         fenced_now: false,
         plan: plan.clone(),
     };

@@ -126,9 +126,7 @@ async fn one_round(run: &mut Run) -> Result<(), StepError> {
     run.arrived_at = Instant::now();
     loop {
         run.connect().await?;
-        if !run.state.targets_used {
-            run.record(Record::TargetsUsed).await?;
-        }
+        run.targets_empty = false;
         let number = run.state.next_round;
         match run.round(number).await {
             Ok(end) => {

@@ -3,7 +3,7 @@
 
 use handover::DestinationRequest;
 
-use super::fence::{still_fenced, still_off};
+use super::fence::{still_fenced, unfence_records};
 use crate::custody::{mark_of, mark_seen};
 use crate::error::StepError;
 use crate::record::Record;
@@ -21,11 +21,12 @@ pub(crate) async fn decide(run: &mut Run) -> Result<Record, StepError> {
         run.operator.passes(&gate).await.map_err(|why| StepError::GateShut { gate, why })?;
     }
     let seen = mark_seen(&*run.destination, vm).await;
-    // Last, right before the ledger is written. The whole fence is looked at where time has passed since
-    // it was made.
+    // Last, right before the ledger is written. What holds the fence was looked at when it was made, and
+    // is again where time has passed since.
     if !run.custody.is_granted(epoch) {
         let looked_just_now = run.fenced_now && run.plan.options.gate.is_none();
-        if looked_just_now { still_off(run).await? } else { still_fenced(run).await? }
+        let records = if looked_just_now { Vec::new() } else { unfence_records(run)? };
+        still_fenced(run, &records).await?;
     }
     let receipt = run.custody.grant(epoch, &seen)?;
     run.destination.write_mark(vm, &mark_of(&run.plan.id, epoch, &receipt)).await?;

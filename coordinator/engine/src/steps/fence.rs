@@ -162,8 +162,8 @@ async fn is_in_place(run: &Run, records: &[UnfenceRecord]) -> Result<(), StepErr
 /// platform, and a gate or days until `resume` give them time. A source that does not answer, or
 /// does not know the VM any more, is as its ledger has it: it may be gone for good, and the VM must
 /// not go with it.
-pub(super) async fn still_fenced(run: &Run) -> Result<(), StepError> {
-    match fenced_as_recorded(run).await {
+pub(super) async fn still_fenced(run: &Run, records: &[UnfenceRecord]) -> Result<(), StepError> {
+    match fenced_as_recorded(run, records).await {
         Err(StepError::Site(error)) if error.kind == SiteErrorKind::Unreachable => {
             not_looked_at(run, &chain(&error));
             Ok(())
@@ -172,20 +172,25 @@ pub(super) async fn still_fenced(run: &Run) -> Result<(), StepError> {
     }
 }
 
-async fn fenced_as_recorded(run: &Run) -> Result<(), StepError> {
+async fn fenced_as_recorded(run: &Run, records: &[UnfenceRecord]) -> Result<(), StepError> {
     if is_off(run).await? == Power::Absent {
         not_looked_at(run, "the site does not know it any more");
         return Ok(());
     }
+    is_in_place(run, records).await
+}
+
+/// Of both stages, as far as they were made.
+pub(super) fn unfence_records(run: &Run) -> Result<Vec<UnfenceRecord>, StepError> {
     let mut records = Vec::new();
     for stage in [FenceStage::Definition, FenceStage::Disks] {
         records.extend(run.custody.unfence_record(run.epoch(), stage)?);
     }
-    is_in_place(run, &records).await
+    Ok(records)
 }
 
-/// As [`still_fenced`], where the fence was looked at just now, or it is decided and the destination about
-/// to be started: only a source that is seen to run holds it up.
+/// As [`still_fenced`], before the destination is started: it is decided, so only a source that is
+/// seen to run holds it up.
 pub(super) async fn still_off(run: &Run) -> Result<(), StepError> {
     match is_off(run).await {
         Err(StepError::Site(error)) => {

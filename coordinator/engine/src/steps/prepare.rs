@@ -29,7 +29,7 @@ pub(crate) async fn prepare(run: &mut Run) -> Result<Record, StepError> {
             run.watcher.step(format!("creating {} in pool {}", disk.volume, disk.pool));
             disks.push(run.destination.create_disk(&run.plan.id, &disk).await?);
         }
-        run.created_now = disks.iter().all(|disk| disk.fresh);
+        run.targets_empty = disks.iter().all(|disk| disk.fresh);
         run.record(Record::DisksCreated { disks }).await?;
     }
     if !run.state.placeholder_defined {

@@ -1,12 +1,12 @@
 //! The guest with its agent, and the helper with its own.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use model::{DiskLocation, Power, SiteName, Vm, VmId};
-use site::{ByteStream, GuestAccess, GuestProbe, Privilege, Remedy, SiteError, SiteErrorKind};
+use site::{ByteStream, GuestAccess, GuestProbe, Privilege, Remedy, SiteError};
 use site_memory::World;
 use tokio::time::Instant;
 use units::{Bytes, Digest, DiskNo, MigrationId};
@@ -16,6 +16,7 @@ use wire::control::{
 };
 
 use crate::points::{Lost, Points};
+use crate::sited::unreachable;
 use crate::talk::{self, Agent};
 
 /// Where the copy is to go.
@@ -77,6 +78,13 @@ impl Guest {
         let state = Mutex::new(State { truth, ..State::default() });
         let world = world.clone();
         Self(Arc::new(Inside { world, vm: vm.id, home, disk, target, state }))
+    }
+
+    /// One write past every file system, frozen or not.
+    pub fn write_past_the_freeze(&self) {
+        self.write_raw(true);
+        self.write();
+        self.write_raw(false);
     }
 
     /// Something inside writes past every file system from now on, or does not any more.
@@ -153,7 +161,11 @@ impl Guest {
         let size = Bytes(u64::try_from(disk.len()).unwrap());
         let mut state = self.0.state.lock().unwrap();
         let reply = match request {
-            Request::Inspect => Ok(Reply::Guest(Box::new(report(size, state.boots)))),
+            Request::Inspect => Ok(Reply::Guest(Box::new(GuestReport {
+                devices: vec![device(size)],
+                boot_id: state.boots.to_string(),
+                ..GuestReport::default()
+            }))),
             Request::Track { .. } => {
                 if !state.tracking {
                     state.tracking = true;
@@ -200,20 +212,15 @@ impl Guest {
     /// something is left to do.
     fn copy(&self, number: u32, disk: &[u8], state: &mut State) -> RoundEnd {
         let target = &self.0.target;
-        let Some(volume) = self.0.world.volume(&target.site, &target.pool, &target.volume) else {
-            let failure = Some(talk::failure(ErrorCode::Streams, "no target"));
+        let volume = self.0.world.volume(&target.site, &target.pool, &target.volume);
+        let mut table = target.table.lock().unwrap();
+        let (Some(volume), Some(table)) = (volume, table.as_mut()) else {
             return RoundEnd {
                 progress: RoundProgress::default(),
-                failure,
+                failure: Some(talk::failure(ErrorCode::Streams, "no helper has the target")),
                 remaining: Bytes::ZERO,
-                doubts: vec![],
+                doubts: Vec::new(),
             };
-        };
-        let mut table = target.table.lock().unwrap();
-        let Some(table) = table.as_mut() else {
-            let failure = Some(talk::failure(ErrorCode::Streams, "no helper has it"));
-            let (progress, remaining) = (RoundProgress::default(), Bytes::ZERO);
-            return RoundEnd { progress, failure, remaining, doubts: Vec::new() };
         };
         // What is there already, by all that is known, is not sent.
         let mut volume = volume.lock().unwrap();
@@ -256,8 +263,9 @@ pub fn digest(bytes: &[u8]) -> Digest {
     Digest(*blake3::hash(bytes).as_bytes())
 }
 
-fn report(size: Bytes, boots: u32) -> GuestReport {
-    let device = BlockDevice {
+/// The guest's only disk, as it sees it.
+pub fn device(size: Bytes) -> BlockDevice {
+    BlockDevice {
         name: "vda".to_owned(),
         size,
         kind: BlockKind::Virtio,
@@ -268,8 +276,7 @@ fn report(size: Bytes, boots: u32) -> GuestReport {
         removable: false,
         logical_block: 512,
         layout: Vec::new(),
-    };
-    GuestReport { devices: vec![device], boot_id: boots.to_string(), ..GuestReport::default() }
+    }
 }
 
 /// How a coordinator reaches the guest.
@@ -280,27 +287,17 @@ pub struct Access {
 
 impl Access {
     fn error(&self, what: &str) -> SiteError {
-        SiteError {
-            site: self.guest.0.home.clone(),
-            kind: SiteErrorKind::Unreachable,
-            attempt: "reach the guest".to_owned(),
-            what: what.to_owned(),
-            hint: None,
-            remedy: Remedy::RetryAfter(Duration::from_secs(1)),
-            source: None,
-        }
+        let remedy = Remedy::RetryAfter(Duration::from_secs(1));
+        unreachable(&self.guest.0.home, "reach the guest", what, remedy)
     }
 
-    fn agent(&self) -> Result<Arc<Agent>, SiteError> {
-        if !self.guest.runs_at_home() || self.power() != Power::Running {
+    /// Its SSH server, so to say.
+    fn answers(&self) -> Result<MutexGuard<'_, State>, SiteError> {
+        let Inside { world, vm, home, state, .. } = &*self.guest.0;
+        if !self.guest.runs_at_home() || world.power(home, *vm) != Power::Running {
             return Err(self.error("it does not answer"));
         }
-        let agent = self.guest.0.state.lock().unwrap().agent.clone();
-        agent.ok_or_else(|| self.error("no agent there"))
-    }
-
-    fn power(&self) -> Power {
-        self.guest.0.world.power(&self.guest.0.home, self.guest.0.vm)
+        Ok(state.lock().unwrap())
     }
 }
 
@@ -325,10 +322,7 @@ impl GuestAccess for Access {
         self.points
             .pass("guest: install", || async {
                 self.guest.write();
-                if !self.guest.runs_at_home() || self.power() != Power::Running {
-                    return Err(self.error("it does not answer"));
-                }
-                let mut state = self.guest.0.state.lock().unwrap();
+                let mut state = self.answers()?;
                 let boot_id = state.boots.to_string();
                 state.agent.get_or_insert_with(|| Agent::new(AgentRole::Source, boot_id));
                 Ok(())
@@ -340,7 +334,8 @@ impl GuestAccess for Access {
     async fn open(&self, _migration: &MigrationId) -> Result<ByteStream, SiteError> {
         self.points
             .pass("guest: open", || async {
-                let agent = self.agent()?;
+                let agent = self.answers()?.agent.clone();
+                let agent = agent.ok_or_else(|| self.error("no agent there"))?;
                 let (near, far) = tokio::io::duplex(64 << 10);
                 let (guest, points) = (self.guest.clone(), self.points.clone());
                 tokio::spawn(agent.serve(far, move |request| {
@@ -360,11 +355,7 @@ impl GuestAccess for Access {
     async fn remove(&self, _migration: &MigrationId) -> Result<Vec<String>, SiteError> {
         self.points
             .pass("guest: remove", || async {
-                self.agent().map(drop).or_else(|error| match self.guest.runs_at_home() {
-                    true => Ok(()),
-                    false => Err(error),
-                })?;
-                let mut state = self.guest.0.state.lock().unwrap();
+                let mut state = self.answers()?;
                 state.agent = None;
                 state.tracking = false;
                 state.frozen_until = None;

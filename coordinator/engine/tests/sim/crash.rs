@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use engine::{Halt, Phase};
 
 use crate::points::{Fate, Point, Points};
-use crate::stage::{Doing, End, Stage};
+use crate::stage::{Doing, End, Ends, Stage};
 use crate::verdicts::tells_the_truth;
 
 /// A migration without a fault, and every point that it passed.
 pub async fn clean() -> Vec<Point> {
-    let stage = Stage::new();
+    let stage = Stage::new().await;
     let points = Points::default();
     let end = stage.live(Doing::Migrate, &points).await;
     assert!(matches!(end, End::Final(Phase::Retired)), "{end:?}");
@@ -40,7 +40,7 @@ async fn killed_anywhere_it_is_resumed_to_its_end() {
         for fate in deaths(&point) {
             for power_fails in [false, true] {
                 let at = format!("{point}, {fate:?}, power fails: {power_fails}");
-                let stage = Stage::new();
+                let stage = Stage::new().await;
                 stage.dies(&point, fate, &at).await;
                 if power_fails {
                     stage.kept.lose_power();
@@ -57,28 +57,25 @@ async fn killed_anywhere_it_is_resumed_to_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn killed_anywhere_it_is_called_off_unless_it_is_decided() {
-    let (mut stayed, mut decided) = (0, 0);
+    let mut ends = Ends::default();
     for point in clean().await {
         for fate in deaths(&point) {
             let at = format!("{point}, {fate:?}");
-            let stage = Stage::new();
+            let stage = Stage::new().await;
             stage.dies(&point, fate, &at).await;
-            match stage.live(Doing::Abort, &Points::default()).await {
-                End::Final(Phase::RolledBack) => {
-                    stage.assert_stayed().await;
-                    stayed += 1;
-                }
-                End::Refused(why) => {
-                    let end = stage.live(Doing::Migrate, &Points::default()).await;
-                    assert!(matches!(end, End::Final(Phase::Retired)), "{at}: {why}: {end:?}");
-                    stage.assert_moved().await;
-                    decided += 1;
-                }
-                other => panic!("{at}: {other:?}"),
+            let mut end = stage.live(Doing::Abort, &Points::default()).await;
+            if let End::Refused(why) = &end {
+                assert!(stage.decided().0, "{at}: {why}");
+                end = stage.live(Doing::Migrate, &Points::default()).await;
+                assert!(matches!(end, End::Final(Phase::Retired)), "{at}: {end:?}");
+            } else {
+                assert!(matches!(end, End::Final(Phase::RolledBack)), "{at}: {end:?}");
             }
+            stage.assert_ended(&end, &at).await;
+            ends.count(&end);
         }
     }
-    println!("{stayed} taken back, {decided} decided");
+    println!("{ends:?}");
 }
 
 /// Killed while it is being called off, and told again.
@@ -87,7 +84,7 @@ async fn killed_anywhere_while_it_is_called_off_it_is_called_off_again() {
     let mut stayed = 0;
     // The last points before the decision: all that there is to take back.
     let halfway = Point { name: "journal: Fenced".to_owned(), nth: 1 };
-    let stage = Stage::new();
+    let stage = Stage::new().await;
     stage.dies(&halfway, Fate::DiesAfter, "fenced").await;
     let points = Points::default();
     let end = stage.live(Doing::Abort, &points).await;
@@ -95,7 +92,7 @@ async fn killed_anywhere_while_it_is_called_off_it_is_called_off_again() {
     for point in points.passed() {
         for fate in deaths(&point) {
             let at = format!("{point}, {fate:?}");
-            let stage = Stage::new();
+            let stage = Stage::new().await;
             stage.dies(&halfway, Fate::DiesAfter, "fenced").await;
             let end = stage.live(Doing::Abort, &Points::with(point.clone(), fate)).await;
             assert!(matches!(end, End::Killed), "{at}: {end:?}");
@@ -113,10 +110,10 @@ async fn killed_anywhere_while_it_is_called_off_it_is_called_off_again() {
 /// done. Where that is all that can be said, the VM is as it was.
 #[tokio::test(start_paused = true)]
 async fn with_an_old_journal_nothing_is_lost() {
-    let (mut moved, mut stayed, mut stuck) = (0, 0, 0);
+    let mut ends = Ends::default();
     for point in clean().await {
         for (part, helper_restarts) in (0..3).flat_map(|part| [(part, false), (part, true)]) {
-            let stage = Stage::new();
+            let stage = Stage::new().await;
             let at =
                 format!("{point}, {part} of 3 of its journal, helper restarts: {helper_restarts}");
             stage.dies(&point, Fate::DiesAfter, &at).await;
@@ -129,35 +126,26 @@ async fn with_an_old_journal_nothing_is_lost() {
             if matches!(end, End::Halted(_) | End::Refused(_)) {
                 end = stage.live(Doing::Abort, &Points::default()).await;
             }
-            match end {
-                End::Final(Phase::Retired) => {
-                    stage.assert_moved().await;
-                    moved += 1;
-                }
-                End::Final(Phase::RolledBack) => {
-                    stage.assert_stayed().await;
-                    stayed += 1;
-                }
-                End::Halted(_) | End::Refused(_) => {
-                    match stage.world.loaded_at(stage.id()) {
-                        Some(site) => stage.assert_whole(&site).await,
-                        // Decided for the destination, and not started yet.
-                        None => assert!(stage.decided().0, "{at}: {end:?}"),
-                    }
-                    stuck += 1;
-                }
-                other @ (End::Killed | End::Final(_)) => panic!("{at}: {other:?}"),
+            ends.count(&end);
+            if matches!(end, End::Final(_)) {
+                stage.assert_ended(&end, &at).await;
+                continue;
+            }
+            match stage.world.loaded_at(stage.id()) {
+                Some(site) => stage.assert_whole(&site).await,
+                // Decided for the destination, and not started yet.
+                None => assert!(stage.decided().0, "{at}: {end:?}"),
             }
         }
     }
-    println!("{moved} moved, {stayed} taken back, {stuck} known to the ledgers alone");
+    println!("{ends:?}, what is told being known to the ledgers alone");
 }
 
 /// A freeze does not hold everything: what is written past it is noticed, and the guest goes on at the
 /// source until it can be moved whole.
 #[tokio::test(start_paused = true)]
 async fn a_guest_that_writes_past_its_freeze_is_not_torn() {
-    let stage = Stage::new();
+    let stage = Stage::new().await;
     stage.guest.write_raw(true);
     let end = stage.live(Doing::Migrate, &Points::default()).await;
     let End::Halted(Halt::Resumable { phase: Phase::Copying, cause }) = end else {
@@ -177,7 +165,7 @@ async fn whatever_fails_once_it_ends() {
     for point in clean().await {
         for fate in [Fate::LosesRequest, Fate::LosesReply, Fate::Twice] {
             let at = format!("{point}, {fate:?}");
-            let stage = Stage::new();
+            let stage = Stage::new().await;
             let points = Points::with(point.clone(), fate);
             let mut end = stage.live(Doing::Migrate, &points).await;
             assert!(points.struck(), "{at}");

@@ -147,12 +147,11 @@ impl Points {
         *count += 1;
         let point = Point { name, nth: *count };
         let here = [At::Point(point.clone()), At::Nth(inner.passed.len())];
-        inner.passed.push(point);
         if let Some((_, hand)) = inner.beside.take_if(|(at, _)| here.contains(at)) {
             inner.struck = true;
-            let Some(Point { name, .. }) = inner.passed.last() else { unreachable!() };
-            hand(name);
+            hand(&point.name);
         }
+        inner.passed.push(point);
         match inner.armed {
             Some((ref armed, fate)) if here.contains(armed) => {
                 inner.struck = true;

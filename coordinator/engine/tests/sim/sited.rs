@@ -27,19 +27,21 @@ impl Sited {
         (self.meanwhile)();
         let done = self.points.pass(format!("{}: {what}", self.inner.name()), call).await;
         (self.meanwhile)();
-        done.unwrap_or_else(|Lost| Err(self.lost(what)))
+        let broke = || unreachable(self.inner.name(), what, "it broke", Remedy::Reconcile);
+        done.unwrap_or_else(|Lost| Err(broke()))
     }
+}
 
-    fn lost(&self, what: &str) -> SiteError {
-        SiteError {
-            site: self.inner.name().clone(),
-            kind: SiteErrorKind::Unreachable,
-            attempt: what.to_owned(),
-            what: "the connection broke".to_owned(),
-            hint: None,
-            remedy: Remedy::Reconcile,
-            source: None,
-        }
+/// The connection broke, or there is none.
+pub fn unreachable(site: &SiteName, attempt: &str, what: &str, remedy: Remedy) -> SiteError {
+    SiteError {
+        site: site.clone(),
+        kind: SiteErrorKind::Unreachable,
+        attempt: attempt.to_owned(),
+        what: what.to_owned(),
+        hint: None,
+        remedy,
+        source: None,
     }
 }
 

@@ -8,19 +8,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use engine::custody::{Custody, CustodyError, CustodyOf};
 use engine::evidence::{About, Asked, gather};
-use engine::{Halt, Links, Operator, Phase, Run, State, Watcher, Wish, abort, migrate};
+use engine::{
+    Halt, Links, Operator, Phase, Run, State, Watcher, Wish, abort, guest_devices, migrate,
+};
 use handover::{DestinationRole, Next, Side, SigningKey, Verdict, verdict};
 use journal::StoreId;
-use model::{DiskBus, DiskFormat, FenceOffer, Power, SiteName, Vm, VmId};
-use plan::{Forecast, Options, PLAN_VERSION, Plan, PlannedDisk, PlannedNic, PlannedVm};
+use model::{Power, SiteName, Vm, VmId};
+use plan::{Facts, GuestFacts, Options, Plan, PlannedDisk, Request, draw_up};
 use site::{ApplianceFiles, PlaceholderState, Site};
 use site_memory::{MemorySite, Seed, World};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use transfer::secure::Identity;
-use units::{BlockSize, Digest, DiskNo};
+use units::Digest;
 
-use crate::agents::{Access, Guest, Mutexed, Target, serve_helper};
+use crate::agents::{Access, Guest, Mutexed, Target, device, serve_helper};
 use crate::points::{Fate, Point, Points};
 use crate::shelf::{Book, Kept, Pages};
 use crate::sited::Sited;
@@ -42,6 +44,25 @@ pub enum Ask {
     Destination,
     /// Neither platform answers.
     Ledgers,
+}
+
+/// How often it ended how, for the figures that a test prints.
+#[derive(Debug, Default)]
+pub struct Ends {
+    pub moved: usize,
+    pub taken_back: usize,
+    /// Stopped, with nothing false and nothing lost, until a person does something.
+    pub told: usize,
+}
+
+impl Ends {
+    pub fn count(&mut self, end: &End) {
+        *match end {
+            End::Final(Phase::Retired) => &mut self.moved,
+            End::Final(_) => &mut self.taken_back,
+            _ => &mut self.told,
+        } += 1;
+    }
 }
 
 /// How one life of it ended.
@@ -69,19 +90,13 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn new() -> Self {
+    pub async fn new() -> Self {
         let world = World::new();
         let (east, west): (SiteName, SiteName) = ("east".parse().unwrap(), "west".parse().unwrap());
-        for site in [&east, &west] {
-            world.site(site);
-        }
-        let mut vm = None;
-        let id = world.seed(
-            &east,
-            Seed::with_disks("web1", &[DISK]).with(|seeded| vm = Some(seeded.clone())),
-        );
-        let vm: Vm = vm.unwrap();
-        let plan = plan_of(&vm, &east, &west);
+        let (at_east, at_west) = (world.site(&east), world.site(&west));
+        let id = world.seed(&east, Seed::with_disks("web1", &[DISK]));
+        let vm = at_east.vm("web1").await.unwrap();
+        let plan = plan_of(&vm, &at_east, &at_west).await;
         let PlannedDisk { pool, volume, .. } = plan.disks[0].clone();
         let target = Target { site: west.clone(), pool, volume, table: Mutexed::default() };
         let guest = Guest::new(&world, &vm, east.clone(), target.clone());
@@ -167,7 +182,7 @@ impl Stage {
             attested: None,
             voided: 0,
             arrived_at: tokio::time::Instant::now(),
-            created_now: false,
+            targets_empty: false,
             fenced_now: false,
         })
     }
@@ -212,8 +227,8 @@ impl Stage {
         Ledgers { kept, east: self.east.clone(), west: self.west.clone(), vm }
     }
 
-    /// What its operator does on being told: the VM is started where it lives and is off, and what was
-    /// let go on by hand is kept by calling the migration off.
+    /// What its operator does on being told, and which command that is: the VM is started where it lives
+    /// and is off, a copy that is not the VM any more is stopped.
     pub async fn operator_obeys(&self) -> Doing {
         let verdict = self.verdict(Ask::Both, true).await;
         if !self.decided().0 && self.world.power(&self.east, self.id()) == Power::Off {
@@ -221,9 +236,13 @@ impl Stage {
             let _started = self.site(&self.east).power_on(self.id()).await;
         }
         match verdict.next {
-            Next::FenceAgain(Side::Source) | Next::Abort | Next::Revoke => Doing::Abort,
-            _ => Doing::Migrate,
+            Next::Abort | Next::Revoke => return Doing::Abort,
+            Next::FenceAgain(Side::Source) => {
+                self.site(&self.east).power_off(self.id()).await.unwrap();
+            }
+            _ => {}
         }
+        Doing::Migrate
     }
 
     /// What `status` says.
@@ -255,6 +274,15 @@ impl Stage {
     }
 
     // --- what must be true --------------------------------------------------------------------
+
+    /// It ended, and well.
+    pub async fn assert_ended(&self, end: &End, at: &str) {
+        match end {
+            End::Final(Phase::Retired) => self.assert_moved().await,
+            End::Final(_) => self.assert_stayed().await,
+            other => panic!("{at}: {other:?}"),
+        }
+    }
 
     /// It lives at the destination with all that it ever wrote, and cannot be started at the source.
     pub async fn assert_moved(&self) {
@@ -341,64 +369,29 @@ impl Operator for Silent {
     }
 }
 
-fn plan_of(vm: &Vm, from: &SiteName, to: &SiteName) -> Plan {
-    let disk = &vm.disks[0];
-    Plan {
-        version: PLAN_VERSION,
+/// As the CLI would have it, of what both sites and the guest say.
+async fn plan_of(vm: &Vm, from: &MemorySite, to: &MemorySite) -> Plan {
+    let request = Request {
         id: "sim".to_owned().try_into().unwrap(),
-        from: from.clone(),
-        to: to.clone(),
-        options: Options { streams: 1, ..Options::default() },
-        vm: PlannedVm {
-            id: vm.id,
-            name: vm.name.clone(),
-            vcpus: vm.vcpus,
-            memory: vm.memory,
-            arch: vm.arch.clone(),
-            machine: vm.machine.clone(),
-            cpu: vm.cpu.clone(),
-            firmware: vm.firmware.clone(),
-            autostart: vm.autostart,
-        },
-        disks: vec![PlannedDisk {
-            no: DiskNo(0),
-            target: disk.target.clone(),
-            bus: DiskBus::Virtio,
-            size: disk.size,
-            allocated: None,
-            block_size: BlockSize::try_from(1 << 20).unwrap(),
-            device: "vda".to_owned(),
-            pool: "default".to_owned(),
-            volume: "web1-vda".to_owned(),
-            format: DiskFormat::Raw,
-            serial: None,
-            address: None,
-            boot_order: None,
-        }],
-        nics: vm
-            .nics
-            .iter()
-            .map(|nic| PlannedNic {
-                mac: nic.mac.clone(),
-                model: nic.model.clone(),
-                from: nic.network.name().to_owned(),
-                network: nic.network.clone(),
-                address: nic.address,
-            })
-            .collect(),
-        helper_card: None,
-        fence: FenceOffer { means: Vec::new(), does_not_stop: Vec::new() },
-        forecast: Forecast {
-            read: disk.size,
-            content: disk.size,
-            wire: disk.size,
-            first_round_s: 1,
-            downtime_ms: 5_000,
-            boot_ms: 1_000,
-            assumptions: Vec::new(),
-        },
-        guest_checked: Vec::new(),
-        tracker: None,
-        warnings: Vec::new(),
-    }
+        vm: vm.name.clone(),
+        from: from.name().clone(),
+        to: to.name().clone(),
+        pools: BTreeMap::new(),
+        networks: BTreeMap::from([("default".to_owned(), "default".to_owned())]),
+        options: Options { streams: 1, boot_ms: Some(1_000), ..Options::default() },
+    };
+    let facts = Facts {
+        source: Ok(from.probe().await.unwrap()),
+        destination: Ok(to.probe().await.unwrap()),
+        vm: Ok(vm.clone()),
+        fence: Ok(from.fence_offer(vm.id).await.unwrap()),
+        guest: Ok(GuestFacts {
+            devices: guest_devices(vec![device(vm.disks[0].size)]),
+            ..GuestFacts::default()
+        }),
+        taken: Vec::new(),
+        appliance: Ok(()),
+        line: None,
+    };
+    draw_up(&request, &facts).unwrap()
 }

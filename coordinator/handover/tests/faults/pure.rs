@@ -451,8 +451,6 @@ pub fn verdict_from_destination(
     static MEMO: LazyLock<Memo<Key, (VerdictKind, Option<Side>)>> = LazyLock::new(Memo::new);
     MEMO.of((site, ledger, mark, m), || {
         let verdict = verdict(&Evidence {
-            epoch: m.epoch(),
-            source: None,
             destination: Some(destination_role(site, ledger).state(m.epoch())),
             mark: match mark {
                 Mark::Absent(placeholder_of) => MarkSeen::Absent { placeholder_of },
@@ -462,10 +460,8 @@ pub fn verdict_from_destination(
                     other => panic!("not a mark: {other:?}"),
                 },
             },
-            source_platform: Platform::Unreachable,
             destination_platform: Platform::Held,
-            held: None,
-            behind: None,
+            ..Evidence::nothing(m.epoch())
         });
         (verdict.verdict, verdict.lives_at)
     })

@@ -51,16 +51,7 @@ const WEST: Side = Side::Destination;
 
 /// Neither side answers; each row says what does.
 fn nothing() -> Evidence {
-    Evidence {
-        epoch: Epoch(1),
-        source: None,
-        destination: None,
-        mark: MarkSeen::Unknown,
-        source_platform: Platform::Unreachable,
-        destination_platform: Platform::Unreachable,
-        held: None,
-        behind: None,
-    }
+    Evidence::nothing(Epoch(1))
 }
 
 /// Name, evidence, and the verdict expected.
