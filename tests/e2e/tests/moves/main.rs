@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where a helper of it fails")]
 
 mod again;
-mod breaks;
 mod lines;
 mod refusals;
 mod resume;

@@ -1,44 +1,7 @@
 //! What the operator may say about a switchover, and the way the data takes.
 
-use std::thread::sleep;
-use std::time::Duration;
-
 use e2e::{Gate, Scene, SceneOptions, VM};
 use lab::Scenario;
-
-#[test]
-#[ignore = "not in the 25 minutes of `make test`; runs in `make rest`, and in CI"]
-fn a_held_migration_copies_on_until_it_is_released_and_stops_at_a_disk_that_came_since() {
-    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
-    let mut held = scene.migrate_until("holding: `causeway switchover", &["--hold"]).unwrap();
-    held.wait_for(" done, ").unwrap();
-    assert!(scene.east().is_running(VM).unwrap(), "it did not hold");
-    let id = scene.id().unwrap();
-    let refused = scene.causeway(&["resume", &id]).unwrap().must_exit(3);
-    assert!(refused.stderr.contains("another causeway"), "{}", refused.stderr);
-    let second = scene.ask("migrate", &["--yes"]).unwrap();
-    let second: Vec<_> = second.iter().map(String::as_str).collect();
-
-    // A disk that nobody planned for is not left behind in silence.
-    let image = scene.dir().join("late.raw");
-    std::fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
-    let attach = ["attach-disk", VM, &image.display().to_string(), "vdz", "--live"];
-    scene.east().virsh(&attach).unwrap();
-    scene.causeway(&["switchover", &id]).unwrap().must_exit(0);
-    let ran = held.finish().unwrap().must_exit(6);
-    assert!(ran.stderr.contains("disk vdz was attached after"), "{}", ran.stderr);
-    assert!(scene.east().is_running(VM).unwrap());
-    let refused = scene.causeway(&second).unwrap().must_exit(3);
-    assert!(refused.stderr.contains("under-way"), "{}", refused.stderr);
-
-    scene.east().virsh(&["detach-disk", VM, "vdz", "--live"]).unwrap();
-    // The guest gives it back, and takes seconds for that.
-    let gone = || !scene.east().virsh(&["domblklist", VM]).unwrap().contains("vdz");
-    (0..600).take_while(|_| !gone()).for_each(|_| sleep(Duration::from_millis(100)));
-    assert!(gone(), "it was kept");
-    scene.causeway(&["resume", &id]).unwrap().must_exit(0);
-    scene.ledger_is_whole(scene.at_west).unwrap();
-}
 
 #[test]
 fn a_gate_that_says_no_brings_the_fenced_source_back_which_then_moves_without_a_tracker() {

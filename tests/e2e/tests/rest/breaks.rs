@@ -116,7 +116,6 @@ fn cut_the_line(scene: &Scene, copying: Halfway) -> Halfway {
 }
 
 #[test]
-#[ignore = "not in the 25 minutes of `make test`; runs in `make rest`, and in CI"]
 fn a_copy_in_which_everything_breaks_once_sends_next_to_nothing_again() {
     let breaks: [Break; 4] = [kill_the_coordinator, kill_the_agent, kill_the_helper, cut_the_line];
     next_to_nothing_is_sent_again_after(&breaks, APART, UNSYNCED);
