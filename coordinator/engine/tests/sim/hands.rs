@@ -184,6 +184,22 @@ async fn a_fence_that_does_not_hold_is_no_fence() {
     stage.assert_moved().await;
 }
 
+/// The same while no coordinator lives, as a power cut of the host may do it: nothing is decided on it, and
+/// the source is there to go back to.
+#[tokio::test(start_paused = true)]
+async fn a_fence_that_was_lost_between_two_lives_is_no_fence() {
+    let stage = Stage::new().await;
+    let fenced = Point { name: "journal: Fenced".to_owned(), nth: 1 };
+    stage.dies(&fenced, Fate::DiesAfter, "fenced").await;
+    stage.world.admin_unfences(&stage.east, stage.id());
+    let end = stage.live(Doing::Migrate, &Points::default()).await;
+    assert!(matches!(end, End::Halted(Halt::Undecided { .. })), "{end:?}");
+    assert!(!stage.decided().0, "decided on a fence that is not there");
+    let end = stage.live(Doing::Abort, &Points::default()).await;
+    assert!(matches!(end, End::Final(Phase::RolledBack)), "{end:?}");
+    stage.assert_stayed().await;
+}
+
 /// A byte of the copy changes after it was acknowledged: with `--reread` it is noticed, and put right.
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_differs_is_not_started() {
