@@ -33,6 +33,8 @@ agent: programs
 # sites: the story, there and back, kills, refusals, slow lines. Their manifests say
 # `test = false`.
 REAL := boot death labs libvirtd threads moves
+# Moves that `make test` has no time for, and CI has.
+REST := rest
 # Longer: Debian, agents and trackers inside guests driven by hand, memory with a large disk.
 MORE := agent_in_guest debian memory tracker_in_guest
 ON_REAL = CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab --workspace
@@ -49,9 +51,8 @@ unit: deps
 e2e: programs
 	$(ON_REAL) $(addprefix --test ,$(REAL)) -- --test-threads=$(THREADS)
 
-# Moves that `make test` has no time for, and CI has.
 rest: programs
-	$(ON_REAL) --test rest -- --test-threads=$(THREADS)
+	$(ON_REAL) $(addprefix --test ,$(REST)) -- --test-threads=$(THREADS)
 
 # All that both leave out, twenty moves in a row among it.
 more: programs
@@ -71,7 +72,7 @@ bench: programs
 lint: deps
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --profile lab --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --locked --profile lab --workspace $(addprefix --test ,$(REAL) rest $(MORE)) -- -D warnings
+	$(CARGO) clippy --locked --profile lab --workspace $(addprefix --test ,$(REAL) $(REST) $(MORE)) -- -D warnings
 
 # What has to be clean before a commit. Advisories come from the network.
 check: lint
