@@ -93,6 +93,7 @@ impl Fault {
                 Number::NoStorageVolume,
                 Number::NoNetwork,
                 Number::NoDomainMetadata,
+                Number::NoSecret,
             ]),
             Self::Found(finding) => finding.kind == SiteErrorKind::NotFound,
         }

@@ -6,6 +6,7 @@
 //! | VMs as they are | `inventory`, `xml` |
 //! | VMs to come | `volumes`, `appliance`, `placeholder`, `channel` |
 //! | VMs that left | `fence` |
+//! | what is kept for a coordinator | `records` |
 //!
 //! Only the public API is used, over the connection that the operator has anyway. SSH to the host,
 //! where it was given, makes fences stronger and does nothing else.
@@ -22,6 +23,7 @@ mod look;
 mod placeholder;
 mod power;
 mod probe;
+mod records;
 mod storage;
 mod sys;
 mod verdict;

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
     ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
-    NewDisk, PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, StoppedBy,
-    Takeover, UnfenceRecord,
+    NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site, SiteError, SiteErrorKind,
+    StoppedBy, Takeover, UnfenceRecord,
 };
 use units::MigrationId;
 use virt::connect::Connect;
@@ -18,7 +18,9 @@ use virt::stream::Stream;
 use crate::channel::Channel;
 use crate::fault::{Fault, Op};
 use crate::link::Link;
-use crate::{LibvirtConfig, appliance, fence, inventory, look, placeholder, power, probe, volumes};
+use crate::{
+    LibvirtConfig, appliance, fence, inventory, look, placeholder, power, probe, records, volumes,
+};
 
 /// A site that speaks libvirt. Makes no connection until it is asked something.
 pub struct LibvirtSite {
@@ -38,6 +40,15 @@ impl LibvirtSite {
         work: impl Fn(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, SiteError> {
         self.link.call(Op::Look, attempt, self.config.limits.look, work).await
+    }
+
+    /// As [`Self::look`], for what is hundreds of questions.
+    async fn look_long<T: Send + 'static>(
+        &self,
+        attempt: String,
+        work: impl Fn(&Connect) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, SiteError> {
+        self.link.call(Op::Look, attempt, self.config.limits.change, work).await
     }
 
     async fn change<T: Send + 'static>(
@@ -119,6 +130,40 @@ impl Site for LibvirtSite {
     async fn write_counts(&self, vm: VmId) -> Result<Vec<WriteCount>, SiteError> {
         self.look(format!("count writes of VM {vm}"), move |connection| {
             inventory::write_counts(connection, vm)
+        })
+        .await
+    }
+
+    async fn keep(
+        &self,
+        key: &RecordKey,
+        expected: Option<&[u8]>,
+        body: &[u8],
+    ) -> Result<(), SiteError> {
+        let (key, body) = (key.clone(), body.to_vec());
+        let expected = expected.map(<[u8]>::to_vec);
+        self.change(format!("keep record {key}"), move |connection| {
+            records::keep(connection, &key, expected.as_deref(), &body)
+        })
+        .await
+    }
+
+    async fn kept(&self, key: &RecordKey) -> Result<Option<Vec<u8>>, SiteError> {
+        let key = key.clone();
+        self.look_long(format!("read record {key}"), move |connection| {
+            records::kept(connection, &key)
+        })
+        .await
+    }
+
+    async fn kept_keys(&self) -> Result<Vec<RecordKey>, SiteError> {
+        self.look_long("list records".to_owned(), records::keys).await
+    }
+
+    async fn forget(&self, key: &RecordKey) -> Result<(), SiteError> {
+        let key = key.clone();
+        self.change(format!("forget record {key}"), move |connection| {
+            records::forget(connection, &key)
         })
         .await
     }

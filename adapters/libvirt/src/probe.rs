@@ -5,9 +5,10 @@ use units::Bytes;
 use virt::connect::Connect;
 use virt::storage_pool::StoragePool;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Op};
+use crate::verdict::verdict;
 use crate::xml::{DomainCaps, Host, HostCaps, PoolXml};
-use crate::{Acceleration, LibvirtConfig};
+use crate::{Acceleration, LibvirtConfig, records};
 
 /// The oldest libvirt whose answers these modules were read from; older ones are told to the
 /// operator. Channels, metadata and volume streams are older than both.
@@ -42,6 +43,7 @@ pub(crate) fn probe(connection: &Connect, config: &LibvirtConfig) -> Result<Site
     }
     let (pools, networks) =
         (pools(connection, &mut warnings)?, networks(connection, &mut warnings));
+    let capabilities = capabilities(connection, config, &mut warnings)?;
     Ok(SiteReport {
         platform: format!("libvirt {}, QEMU {}", version(libvirt), version(qemu)),
         host: connection.hostname()?,
@@ -53,13 +55,17 @@ pub(crate) fn probe(connection: &Connect, config: &LibvirtConfig) -> Result<Site
         memory_free: connection.free_memory().ok().map(Bytes),
         pools,
         networks,
-        capabilities: capabilities(config),
+        capabilities,
         outdated,
         warnings,
     })
 }
 
-fn capabilities(config: &LibvirtConfig) -> Vec<Capability> {
+fn capabilities(
+    connection: &Connect,
+    config: &LibvirtConfig,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Capability>, Fault> {
     let mut capabilities = vec![
         Capability::HelperByKernel,
         Capability::ManagementChannel,
@@ -69,7 +75,14 @@ fn capabilities(config: &LibvirtConfig) -> Vec<Capability> {
     if config.host.is_some() {
         capabilities.push(Capability::HostAccess);
     }
-    capabilities
+    match records::can_be_kept(connection) {
+        Ok(()) => capabilities.push(Capability::Records),
+        Err(Fault::Said(said)) if !verdict(&said, Op::Look).broken => {
+            warnings.push(format!("no records can be kept: {}", said.message()));
+        }
+        Err(fault) => return Err(fault),
+    }
+    Ok(capabilities)
 }
 
 /// What goes into definitions made for this host.

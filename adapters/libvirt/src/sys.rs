@@ -2,12 +2,14 @@
 //!
 //! Its `Domain::state`, `block_info`, `set_memory` and `attach_device` ignore that the call failed:
 //! the first answers with a state that is none, the second reads memory that nobody wrote. Its
-//! `Domain::job_stats` frees a null pointer. None of them is used in this crate.
+//! `Domain::job_stats` frees a null pointer, and its `Secret::value` never frees what it copied
+//! from. None of them is used in this crate.
 
 use std::ffi::{CString, c_int};
 
 use virt::domain::Domain;
 use virt::error::Error;
+use virt::secret::Secret;
 
 /// What libvirt says of a disk's size, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,4 +49,20 @@ pub(crate) fn block_sizes(domain: &Domain, disk: &str) -> Result<BlockSizes, Err
         return Err(Error::last_error());
     }
     Ok(BlockSizes { capacity: sizes.capacity, allocation: sizes.allocation })
+}
+
+/// `virSecretGetValue`; what libvirt allocated for it is freed.
+#[expect(unsafe_code, reason = "the safe wrapper leaks every value that it reads")]
+pub(crate) fn secret_value(secret: &Secret) -> Result<Vec<u8>, Error> {
+    let mut size = 0;
+    // SAFETY: the pointer is live as long as `secret` is; libvirt writes one size.
+    let value = unsafe { virt_sys::virSecretGetValue(secret.as_ptr(), &raw mut size, 0) };
+    if value.is_null() {
+        return Err(Error::last_error());
+    }
+    // SAFETY: libvirt hands out `size` bytes of its own, which nobody else knows of.
+    let bytes = unsafe { std::slice::from_raw_parts(value, size) }.to_vec();
+    // SAFETY: libvirt made it with malloc and leaves it to the caller, who forgets it here.
+    unsafe { libc::free(value.cast()) };
+    Ok(bytes)
 }

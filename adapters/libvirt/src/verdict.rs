@@ -88,6 +88,12 @@ use SiteErrorKind as Kind;
 /// The first row that fits is taken. Messages are those of libvirt 9.0.0.
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
+    // Secrets, whose messages have much in common with others.
+    row(None, &["virtsecretd-sock", "no such file"], Kind::Unsupported, "the host's libvirt keeps no secrets",
+        Some("install virtsecretd there and start it"), Then::GiveUp),
+    row(None, &["/libvirt/secrets/", "no space left on device"], Kind::Exhausted, "the host has no room for libvirt's secrets",
+        Some("make room in /etc/libvirt there"), Then::GiveUp),
+
     // Who we are.
     row(None, &["host key verification failed"], Kind::Denied, "the host's SSH key is not known",
         Some("compare the host's key and add it to known_hosts"), Then::GiveUp),
@@ -150,6 +156,7 @@ const ROWS: &[Row] = &[
     row(Some(Number::NoStorageVolume), &[], Kind::NotFound, "there is no such volume", None, Then::GiveUp),
     row(Some(Number::NoNetwork), &[], Kind::NotFound, "there is no such network",
         Some("map the card to a network that `site check` lists"), Then::GiveUp),
+    row(Some(Number::NoSecret), &[], Kind::NotFound, "there is no such secret", None, Then::GiveUp),
     row(None, &["cannot find channel"], Kind::NotFound, "the VM has no such channel", None, Then::GiveUp),
     row(None, &["storage pool", "is not active"], Kind::WrongState, "the storage pool is not active",
         Some("start the pool"), Then::GiveUp),
@@ -190,6 +197,8 @@ const ROWS: &[Row] = &[
         Some("choose another CPU model"), Then::GiveUp),
     row(None, &["o_direct"], Kind::Unsupported, "the pool's file system does not do direct I/O", None, Then::GiveUp),
     row(Some(Number::ConfigUnsupported), &[], Kind::Unsupported, "the host cannot run such a VM", None, Then::GiveUp),
+    row(Some(Number::NoSupport), &["secret"], Kind::Unsupported, "this libvirt keeps no secrets",
+        Some("install libvirt's secret driver there and start libvirtd again"), Then::GiveUp),
     row(Some(Number::NoSupport), &[], Kind::Unsupported, "this libvirt does not do that", None, Then::GiveUp),
     row(Some(Number::OperationUnsupported), &[], Kind::Unsupported, "this libvirt does not do that", None, Then::GiveUp),
     row(Some(Number::ArgumentUnsupported), &[], Kind::Unsupported, "this libvirt does not do that", None, Then::GiveUp),
@@ -298,6 +307,31 @@ mod tests {
                 Kind::Conflict,
             ),
             (Number::StorageVolExist, "storage volume 'web1-vda' exists already", Kind::Conflict),
+            (
+                Number::NoSecret,
+                "Secret not found: no secret with matching uuid '3b2f1c7e'",
+                Kind::NotFound,
+            ),
+            (
+                Number::NoSupport,
+                "this function is not supported by the connection driver: virSecretLookupByUUID",
+                Kind::Unsupported,
+            ),
+            (
+                Number::SystemError,
+                "Failed to connect socket to '/var/run/libvirt/virtsecretd-sock': No such file or directory",
+                Kind::Unsupported,
+            ),
+            (
+                Number::SystemError,
+                "Failed to connect socket to '/var/run/libvirt/virtsecretd-sock': Permission denied",
+                Kind::Denied,
+            ),
+            (
+                Number::SystemError,
+                "cannot write data to file '/etc/libvirt/secrets/3b2f.base64.new': No space left on device",
+                Kind::Exhausted,
+            ),
             (
                 Number::InternalError,
                 "cannot fill file '/srv/x': No space left on device",

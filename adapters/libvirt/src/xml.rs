@@ -5,12 +5,14 @@ mod devices;
 mod domain;
 mod node;
 mod ours;
+mod secret;
 mod storage;
 mod write;
 
 pub(crate) use caps::{DomainCaps, HostCaps};
 pub(crate) use domain::{DomainXml, XmlDisk, XmlSource};
 pub(crate) use ours::{FenceNote, FencedDisk, Ours, OursState, ours_uri};
+pub(crate) use secret::{SecretXml, new_secret};
 pub(crate) use storage::{PoolXml, VolumeXml, new_pool, new_volume};
 pub(crate) use write::{
     CACHED, DIRECT, Fenced, Form, Host, Located, NOWHERE, WriteError, fenced, metadata_text,

@@ -19,6 +19,10 @@ pub enum Method {
     PowerOff,
     PowerOn,
     WriteCounts,
+    Keep,
+    Kept,
+    KeptKeys,
+    Forget,
     FenceOffer,
     FenceCapture,
     FenceApply,
@@ -50,6 +54,8 @@ impl Method {
                 | Self::Power
                 | Self::StoppedBy
                 | Self::WriteCounts
+                | Self::Kept
+                | Self::KeptKeys
                 | Self::FenceOffer
                 | Self::FenceCapture
                 | Self::FenceHolds

@@ -5,6 +5,7 @@
 //!  World ── site("east") ── MemorySite: what the engine sees
 //!    │  └── site("west") ── MemorySite
 //!    ├── seed, guest_write, disk, loaded_at ..... the test's own hands and eyes
+//!    ├── records, set_records ................... what sites keep, lost or brought back
 //!    ├── fault_at, fault_on, set_unreachable .... what goes wrong, and when
 //!    └── listen ................................. the far end of a helper's channel
 //! ```
@@ -18,6 +19,7 @@ mod fence;
 mod machine;
 mod memory_site;
 mod placeholder;
+mod records;
 mod seed;
 mod world;
 

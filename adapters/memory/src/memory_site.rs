@@ -10,15 +10,15 @@ use model::{
 };
 use site::{
     ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
-    NewDisk, PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, StoppedBy,
-    Takeover, UnfenceRecord,
+    NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site, SiteError, SiteErrorKind,
+    StoppedBy, Takeover, UnfenceRecord,
 };
 use tokio::time::sleep;
 use units::{Bytes, MigrationId};
 
 use crate::machine::{Machine, Trouble, lock, wrong_state};
 use crate::world::{Estate, World};
-use crate::{Fault, Method, fence, placeholder};
+use crate::{Fault, Method, fence, placeholder, records};
 
 /// One site of a [`World`].
 #[derive(Clone)]
@@ -201,6 +201,40 @@ impl Site for MemorySite {
                 bytes: Bytes(*bytes),
             });
             Ok(counts.collect())
+        })
+        .await
+    }
+
+    async fn keep(
+        &self,
+        key: &RecordKey,
+        expected: Option<&[u8]>,
+        body: &[u8],
+    ) -> Result<(), SiteError> {
+        self.call(Method::Keep, format!("keep record {key}"), |estate| {
+            records::keep(&mut estate.records, key, expected, body)
+        })
+        .await
+    }
+
+    async fn kept(&self, key: &RecordKey) -> Result<Option<Vec<u8>>, SiteError> {
+        self.call(Method::Kept, format!("read record {key}"), |estate| {
+            Ok(estate.records.get(key).cloned())
+        })
+        .await
+    }
+
+    async fn kept_keys(&self) -> Result<Vec<RecordKey>, SiteError> {
+        self.call(Method::KeptKeys, "list records".to_owned(), |estate| {
+            Ok(estate.records.keys().cloned().collect())
+        })
+        .await
+    }
+
+    async fn forget(&self, key: &RecordKey) -> Result<(), SiteError> {
+        self.call(Method::Forget, format!("forget record {key}"), |estate| {
+            estate.records.remove(key);
+            Ok(())
         })
         .await
     }
@@ -404,6 +438,7 @@ fn report(estate: &Estate) -> SiteReport {
             Capability::ManagementChannel,
             Capability::WriteCounters,
             Capability::Suspend,
+            Capability::Records,
         ],
         outdated: Vec::new(),
         warnings: Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use model::{DiskLocation, NetworkRef, Power, SiteName, VmId};
-use site::StoppedBy;
+use site::{RecordKey, StoppedBy};
 use units::Bytes;
 
 use crate::channel::{Listener, Port};
@@ -35,6 +35,7 @@ pub(crate) struct Estate {
     pub networks: Vec<NetworkRef>,
     pub appliances: BTreeSet<String>,
     pub ports: BTreeMap<(VmId, u16), Port>,
+    pub records: BTreeMap<RecordKey, Vec<u8>>,
 }
 
 impl Estate {
@@ -48,6 +49,7 @@ impl Estate {
             networks: vec![NetworkRef::Network("default".to_owned())],
             appliances: BTreeSet::new(),
             ports: BTreeMap::new(),
+            records: BTreeMap::new(),
         }
     }
 
@@ -234,6 +236,16 @@ impl World {
         self.edit_estate(site, |estate| {
             estate.machines.get(&vm).map_or(Power::Absent, |machine| machine.vm.power)
         })
+    }
+
+    /// What is kept there for coordinators, and no call to the cloud.
+    pub fn records(&self, site: &SiteName) -> BTreeMap<RecordKey, Vec<u8>> {
+        self.edit_estate(site, |estate| estate.records.clone())
+    }
+
+    /// Somebody loses them, or brings back older ones.
+    pub fn set_records(&self, site: &SiteName, records: BTreeMap<RecordKey, Vec<u8>>) {
+        self.edit_estate(site, |estate| estate.records = records);
     }
 
     // --- faults -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 //! thing may be done again or undone, and what is not ours is never touched.
 
 mod destination;
+mod records;
 mod source;
 
 use std::fmt;
@@ -58,6 +59,7 @@ impl std::error::Error for Breach {}
 /// The first rule that does not hold.
 pub async fn run(site: &dyn Site, fixture: &Fixture) -> Result<(), Breach> {
     source::inventory(site, fixture).await?;
+    records::records(site).await?;
     source::power(site, fixture).await?;
     source::fence_of_the_definition(site, fixture).await?;
     source::fence_of_the_disks(site, fixture).await?;

@@ -19,6 +19,7 @@ pub mod conformance;
 mod error;
 mod guest;
 mod placeholder;
+mod record;
 mod stream;
 
 pub use error::{Remedy, SiteError, SiteErrorKind};
@@ -27,6 +28,7 @@ pub use placeholder::{
     ApplianceFiles, ApplianceRef, CreatedDisk, Leftover, Mark, NewDisk, NewNic, PlaceholderSpec,
     PlaceholderState,
 };
+pub use record::{RECORD_MAX, RecordKey, RecordKeyError};
 pub use stream::{ByteIo, ByteStream};
 
 use async_trait::async_trait;
@@ -72,6 +74,32 @@ pub trait Site: Send + Sync {
 
     /// Writes counted by the platform, of every writable disk of a running or suspended VM.
     async fn write_counts(&self, vm: VmId) -> Result<Vec<WriteCount>, SiteError>;
+
+    // --- records, at both roles ---------------------------------------------------------------
+
+    /// Keeps a record here, outside every disk that is moved, in place of `expected` (`None`: in
+    /// place of nothing). All of it is there afterwards or what was before, and it survives a
+    /// restart of the platform's daemon and of its host. Readable by those who administer the site
+    /// and by nobody else. A record that is `body` already is success.
+    ///
+    /// # Errors
+    /// [`SiteErrorKind::Conflict`] where the record is neither `body` nor `expected`, and
+    /// [`SiteErrorKind::Exhausted`] beyond [`RECORD_MAX`]; nothing is changed then.
+    async fn keep(
+        &self,
+        key: &RecordKey,
+        expected: Option<&[u8]>,
+        body: &[u8],
+    ) -> Result<(), SiteError>;
+
+    /// The record, whole; `None` where there is none.
+    async fn kept(&self, key: &RecordKey) -> Result<Option<Vec<u8>>, SiteError>;
+
+    /// The keys of everything that any coordinator keeps here, sorted.
+    async fn kept_keys(&self) -> Result<Vec<RecordKey>, SiteError>;
+
+    /// What is gone already is success.
+    async fn forget(&self, key: &RecordKey) -> Result<(), SiteError>;
 
     // --- fence, at the source -----------------------------------------------------------------
 

@@ -108,6 +108,8 @@ pub enum Capability {
     WriteCounters,
     /// Can suspend a VM's virtual CPUs and resume them.
     Suspend,
+    /// Keeps records for a coordinator.
+    Records,
     /// The operator gave access to the hypervisor's host itself.
     HostAccess,
 }

@@ -72,6 +72,7 @@ fn site(pools: &[(&str, u64)], networks: &[&str]) -> SiteReport {
         capabilities: vec![
             Capability::HelperByKernel,
             Capability::ManagementChannel,
+            Capability::Records,
             Capability::Suspend,
             Capability::WriteCounters,
         ],
@@ -338,6 +339,13 @@ fn each_obstacle_is_refused_by_its_own_code() {
         }),
         ("destination-capability", |_, f| {
             destination(f).capabilities.retain(|c| *c != Capability::ManagementChannel);
+        }),
+        ("source-capability", |_, f| {
+            let source = f.source.as_mut().unwrap();
+            source.capabilities.retain(|c| *c != Capability::Records);
+        }),
+        ("destination-capability", |_, f| {
+            destination(f).capabilities.retain(|c| *c != Capability::Records);
         }),
         ("direct-network", |r, _| {
             r.options.route =

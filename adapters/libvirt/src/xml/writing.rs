@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     CACHED, DIRECT, DomainCaps, DomainXml, Fenced, FencedDisk, Form, Host, Located, OursState,
-    fenced, metadata_text, new_pool, new_volume, placeholder,
+    SecretXml, fenced, metadata_text, new_pool, new_secret, new_volume, placeholder,
 };
 use crate::UefiLoader;
 
@@ -123,6 +123,13 @@ fn storage() {
     let volume = new_volume("a&b", 513, "raw", true).unwrap();
     let pool = new_pool("causeway-1", "/srv/it's").unwrap();
     assert_snapshot!(format!("{volume}\n{pool}"));
+}
+
+#[test]
+fn secret() {
+    let text = new_secret(Uuid::from_u128(7), "causeway record a/b").unwrap();
+    assert_eq!(SecretXml::parse(&text).unwrap().description.unwrap(), "causeway record a/b");
+    assert_snapshot!(text);
 }
 
 #[test]

@@ -23,6 +23,7 @@ async fn a_probe_tells_what_is_there() {
     assert!(pool.available.0 > 0 && report.memory_free.is_some_and(|free| free.0 > 0));
     assert_eq!(report.networks[0].network, NetworkRef::Network("default".to_owned()));
     assert!(report.capabilities.contains(&Capability::ManagementChannel));
+    assert!(report.capabilities.contains(&Capability::Records), "{report:?}");
     assert!(!report.capabilities.contains(&Capability::HostAccess));
     assert!(report.warnings.iter().any(|warning| warning.contains("KVM")), "{report:?}");
 }

@@ -78,7 +78,8 @@ while :; do
         if [ -e "$D/signal" ]; then kill -"$(cat "$D/signal")" $daemon; rm "$D/signal"; fi
         sleep 0.1
     done
-    kill $daemon
+    # A test may have killed it already.
+    kill $daemon 2>/dev/null || true
     wait $daemon || true
     # As after a reboot of the host: what is to start by itself has not yet.
     rm -f /run/libvirt/qemu/autostarted /run/libvirt/libvirt-sock "$D/restart"
@@ -208,6 +209,19 @@ impl Daemon {
         while signal.exists() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+    }
+
+    /// Mounts a file system of so many bytes where libvirtd keeps that. It ends with the daemon.
+    pub fn give_little_room(&self, at: &str, size: u32) {
+        // The child of `unshare` is the first process of the namespace.
+        let pid = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let first = children.expect("a list of children").trim().to_owned();
+        let status = Command::new("nsenter")
+            .args(["--target", &first, "--mount", "mount", "-t", "tmpfs", "-o"])
+            .args([&format!("size={size},mode=700"), "tmpfs", at])
+            .status();
+        assert!(status.expect("nsenter").success());
     }
 
     /// libvirtd ends and begins again, as at a reboot of the host; VMs go on.

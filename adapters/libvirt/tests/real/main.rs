@@ -12,4 +12,5 @@ mod discards;
 mod fences;
 mod guest;
 mod helper;
+mod records;
 mod stops;

@@ -1,10 +1,11 @@
 //! The world notices what tests must not overlook, and breaks where it is told to.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use model::{Power, SiteName};
-use site::{FenceStage, Remedy, Site, SiteErrorKind, StoppedBy, Takeover};
+use site::{FenceStage, RecordKey, Remedy, Site, SiteErrorKind, StoppedBy, Takeover};
 use site_memory::{Fault, Method, Seed, World};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
@@ -107,6 +108,29 @@ async fn an_unreachable_site_answers_nothing_and_goes_on() {
     assert!(world.guest_write(&east, vm, "vda", 0, b"still here"));
     world.set_reachable(&east, true);
     assert_eq!(site.power(vm).await.unwrap(), Power::Running);
+}
+
+#[tokio::test]
+async fn records_are_seen_lost_and_brought_back_by_the_tests_own_hands() {
+    let world = World::new();
+    let east = named("east");
+    let site = world.site(&east);
+    let key: RecordKey = "vm/web1/ledger".parse().unwrap();
+    site.keep(&key, None, b"one").await.unwrap();
+    let older = world.records(&east);
+    assert_eq!(older.get(&key).map(Vec::as_slice), Some(b"one".as_slice()));
+
+    world.fault_on(&east, Method::Keep, 2, Fault::LoseReply);
+    let error = site.keep(&key, Some(b"one"), b"two").await.unwrap_err();
+    assert_eq!(error.remedy, Remedy::Reconcile);
+    assert_eq!(site.kept(&key).await.unwrap().as_deref(), Some(b"two".as_slice()));
+
+    world.set_records(&east, older);
+    let error = site.keep(&key, Some(b"two"), b"three").await.unwrap_err();
+    assert_eq!(error.kind, SiteErrorKind::Conflict);
+    world.set_records(&east, BTreeMap::new());
+    assert_eq!(site.kept(&key).await.unwrap(), None);
+    assert!(site.kept_keys().await.unwrap().is_empty() && world.records(&east).is_empty());
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
     ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
-    NewDisk, PlaceholderSpec, PlaceholderState, Remedy, Site, SiteError, SiteErrorKind, StoppedBy,
-    Takeover, UnfenceRecord,
+    NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site, SiteError, SiteErrorKind,
+    StoppedBy, Takeover, UnfenceRecord,
 };
 use site_memory::MemorySite;
 use units::MigrationId;
@@ -90,4 +90,8 @@ points! {
     start_from_own_disk(spec: &PlaceholderSpec) -> ();
     leftovers(migration: &MigrationId) -> Vec<Leftover>;
     remove(leftover: &Leftover) -> ();
+    keep(key: &RecordKey, expected: Option<&[u8]>, body: &[u8]) -> ();
+    kept(key: &RecordKey) -> Option<Vec<u8>>;
+    kept_keys() -> Vec<RecordKey>;
+    forget(key: &RecordKey) -> ();
 }

@@ -164,6 +164,23 @@ fn capabilities(
             );
         }
     }
+    // Without them nobody could go on where the state directory was lost.
+    for (code, site, report) in [
+        ("source-capability", &request.from, facts.source.as_ref().ok()),
+        ("destination-capability", &request.to, Some(destination)),
+    ] {
+        let needed = Capability::Records;
+        if report.is_some_and(|report| !report.capabilities.contains(&needed)) {
+            refuse(
+                code,
+                format!(
+                    "{site} cannot keep what a coordinator is rebuilt from: it lacks {needed:?}"
+                ),
+                "see what `causeway site check` warns of; libvirt needs its secret driver for it, \
+                 and a user who may use that",
+            );
+        }
+    }
 }
 
 /// Every card onto a network that exists. An unmapped one is refused: a guess could join a VM to
