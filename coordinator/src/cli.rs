@@ -6,6 +6,7 @@ mod args;
 mod migrate;
 mod plan;
 mod receipt;
+mod recover;
 mod site;
 mod status;
 
@@ -73,6 +74,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
                 Verb::Status { id, from } => {
                     status::status(&context, id.as_deref(), from.as_deref()).await
                 }
+                Verb::Recover(ask) => recover::recover(&context, ask).await,
                 Verb::Verify { id } => act::verify(&context, &id).await,
                 Verb::Appliance(ask) => appliance::appliance(&context, ask),
                 Verb::Completions { .. } | Verb::Man { .. } | Verb::Receipt(_) => Ok(exit::DONE),

@@ -1,11 +1,15 @@
-//! Keys of this installation: made at first use, kept in the state directory, 0600.
+//! Keys of this installation: made at first use, kept in the state directory, 0600. A site's own key is
+//! at the site as well, among what it keeps for coordinators: whoever administers it acts for it, from
+//! whichever machine.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use ed25519_dalek::SigningKey;
-use handover::{Identity, InstallKey, SiteKey};
+use handover::{Identity, InstallKey, VerifyingKey};
 use model::SiteName;
+use site::{RecordKey, Site, SiteErrorKind};
 use transfer::secure;
 use units::MigrationId;
 use zeroize::Zeroizing;
@@ -18,10 +22,122 @@ pub fn install_key(store: &Store) -> Result<SigningKey, Failure> {
     signing_key(store, "install.key", "ledger")
 }
 
+/// How ledgers name this installation. One that took the place of a lost one bears its name.
+pub fn install_name(store: &Store) -> Result<InstallKey, Failure> {
+    let name = match read(store, INSTALL_NAME)? {
+        Some(name) => String::from_utf8_lossy(&name).into_owned(),
+        None => hex::encode(&install_key(store)?.verifying_key().to_bytes()[..16]),
+    };
+    parsed(&name)
+}
+
+/// Takes the place of a lost installation.
+///
+/// # Errors
+/// Where this one has ledgers of its own already.
+pub fn succeed(store: &Store, lost: &InstallKey) -> Result<(), Failure> {
+    if install_name(store)? == *lost {
+        return Ok(());
+    }
+    if in_use(&store.path().join("ledger"))? {
+        let dir = store.path().display();
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("{dir} is in use, and what was found is of another installation"),
+        )
+        .hint("recover it into a state directory of its own: --state-dir"));
+    }
+    store.write_private(INSTALL_NAME, lost.as_str().as_bytes())?;
+    Ok(())
+}
+
+const INSTALL_NAME: &str = "install.name";
+
+fn site_file(site: &SiteName) -> String {
+    format!("keys/site-{site}.key")
+}
+
+fn public_file(site: &SiteName) -> String {
+    format!("keys/site-{site}.pub")
+}
+
 /// Signs what a site's role says. The roles run inside this program, each with its own key, as
 /// they will when a mobility agent takes them over.
-pub fn site_key(store: &Store, site: &SiteName) -> Result<SigningKey, Failure> {
-    signing_key(store, &format!("keys/site-{site}.key"), &format!("ledger/{site}"))
+fn site_key(store: &Store, site: &SiteName) -> Result<SigningKey, Failure> {
+    // Its key is at the site, which could not be asked yet: nothing can be signed for it till then, and
+    // this key signs nothing, since every record of it needs the site.
+    if read(store, &public_file(site))?.is_some() && read(store, &site_file(site))?.is_none() {
+        return Ok(SigningKey::from_bytes(&*random()?));
+    }
+    signing_key(store, &site_file(site), &format!("ledger/{site}"))
+}
+
+/// Verifies what a site's role said.
+pub fn public_key(store: &Store, site: &SiteName) -> Result<VerifyingKey, Failure> {
+    match read(store, &public_file(site))? {
+        Some(bytes) if read(store, &site_file(site))?.is_none() => {
+            let bytes: Option<[u8; 32]> = bytes.as_slice().try_into().ok();
+            let key = bytes.and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok());
+            key.ok_or_else(|| {
+                let path = store.path().join(public_file(site));
+                Failure::new(Kind::Refused, format!("{} is not a key", path.display()))
+            })
+        }
+        _ => Ok(site_key(store, site)?.verifying_key()),
+    }
+}
+
+/// The key of a site that cannot be asked, as its peer's papers have it.
+pub fn learn(store: &Store, site: &SiteName, key: &VerifyingKey) -> Result<(), Failure> {
+    if read(store, &site_file(site))?.is_none() {
+        store.write_private(&public_file(site), key.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Makes this machine and the site have the same key for it: the site's, or where it has none ours.
+///
+/// # Errors
+/// Where the two have different ones, and where the site does not answer and nothing is known of its
+/// key here.
+pub async fn settle(store: &Store, name: &SiteName, site: &dyn Site) -> Result<(), Failure> {
+    let file = site_file(name);
+    let failed = |error: &dyn std::error::Error| {
+        Failure::new(Kind::Refused, format!("the key of {name} cannot be had")).caused_by(error)
+    };
+    let place: RecordKey =
+        "site/key".parse().map_err(|error: site::RecordKeyError| failed(&error))?;
+    let here = read(store, &file)?;
+    let there = match site.kept(&place).await {
+        Ok(there) => there.map(Zeroizing::new),
+        Err(error)
+            if error.kind == SiteErrorKind::Unreachable
+                && (here.is_some() || read(store, &public_file(name))?.is_some()) =>
+        {
+            return Ok(());
+        }
+        Err(error) => return Err(failed(&error)),
+    };
+    match (here, there) {
+        (None, Some(there)) => {
+            store.write_private(&file, &there)?;
+        }
+        (_, None) => {
+            let ours = site_key(store, name)?.to_bytes();
+            if let Err(error) = site.keep(&place, None, &ours).await {
+                return Err(failed(&error));
+            }
+        }
+        (Some(here), Some(there)) if here == there => {}
+        (Some(_), Some(_)) => {
+            return Err(Failure::new(
+                Kind::Refused,
+                format!("{name} has another key than {} has for it", store.path().display()),
+            )
+            .hint("another site had this name before, or the site was set up anew: register it under a new name (causeway site add), or use another --state-dir"));
+        }
+    }
+    Ok(())
 }
 
 /// Who the two site roles are, each believing the other.
@@ -30,21 +146,16 @@ pub fn identities(
     from: &SiteName,
     to: &SiteName,
 ) -> Result<(Identity, Identity), Failure> {
-    let install_name = hex::encode(&install_key(store)?.verifying_key().to_bytes()[..16]);
-    let install: InstallKey = parsed(&install_name)?;
-    let (source, destination): (SiteKey, SiteKey) = (parsed(from.as_str())?, parsed(to.as_str())?);
-    let (source_key, destination_key) = (site_key(store, from)?, site_key(store, to)?);
-    let identity =
-        |site: &SiteKey, key: &SigningKey, peer: &SiteKey, peer_key: &SigningKey| Identity {
+    let install = install_name(store)?;
+    let identity = |site: &SiteName, peer: &SiteName| -> Result<Identity, Failure> {
+        Ok(Identity {
             install: install.clone(),
-            site: site.clone(),
-            key: key.clone(),
-            peers: BTreeMap::from([(peer.clone(), peer_key.verifying_key())]),
-        };
-    Ok((
-        identity(&source, &source_key, &destination, &destination_key),
-        identity(&destination, &destination_key, &source, &source_key),
-    ))
+            site: parsed(site.as_str())?,
+            key: site_key(store, site)?,
+            peers: BTreeMap::from([(parsed(peer.as_str())?, public_key(store, peer)?)]),
+        })
+    };
+    Ok((identity(from, to)?, identity(to, from)?))
 }
 
 fn parsed<T: std::str::FromStr<Err = handover::KeyError>>(text: &str) -> Result<T, Failure> {
@@ -58,29 +169,15 @@ fn parsed<T: std::str::FromStr<Err = handover::KeyError>>(text: &str) -> Result<
 fn signing_key(store: &Store, name: &str, used: &str) -> Result<SigningKey, Failure> {
     let seed = stored(store, name, || {
         let (key, used) = (store.path().join(name), store.path().join(used));
-        let is_used = match fs::read_dir(&used) {
-            Ok(mut entries) => entries.next().is_some(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            // What cannot be looked at may well hold something.
-            Err(error) => {
-                let what =
-                    format!("{} is missing, and {} cannot be read", key.display(), used.display());
-                return Err(Failure::new(Kind::Refused, what).caused_by(&error));
-            }
-        };
-        if is_used {
+        if in_use(&used)? {
             let (key, used) = (key.display(), used.display());
             return Err(Failure::new(
                 Kind::Refused,
                 format!("{key} is missing, and {used} was made with it"),
             )
-            .hint("restore it from a backup"));
+            .hint("restore it from a backup, or ask the sites with an empty --state-dir: causeway recover"));
         }
-        let mut seed = Zeroizing::new(vec![0; 32]);
-        getrandom::fill(&mut seed).map_err(|error| {
-            Failure::new(Kind::Refused, format!("the system gives no random bytes: {error}"))
-        })?;
-        Ok(seed)
+        Ok(Zeroizing::new(random()?.to_vec()))
     })?;
     let bytes: Option<[u8; 32]> = seed.as_slice().try_into().ok();
     bytes.map(|bytes| SigningKey::from_bytes(&bytes)).ok_or_else(|| {
@@ -89,23 +186,48 @@ fn signing_key(store: &Store, name: &str, used: &str) -> Result<SigningKey, Fail
     })
 }
 
+/// Does a folder of ledgers hold anything? What cannot be looked at may well do.
+fn in_use(folder: &Path) -> Result<bool, Failure> {
+    match fs::read_dir(folder) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => {
+            let what = format!("a key is missing, and {} cannot be read", folder.display());
+            Err(Failure::new(Kind::Refused, what).caused_by(&error))
+        }
+    }
+}
+
+fn random() -> Result<Zeroizing<[u8; 32]>, Failure> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut_slice()).map_err(|error| {
+        Failure::new(Kind::Refused, format!("the system gives no random bytes: {error}"))
+    })?;
+    Ok(seed)
+}
+
+fn read(store: &Store, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    let path = store.path().join(name);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::new(Kind::Refused, format!("cannot read {}", path.display()))
+            .caused_by(&error)),
+    }
+}
+
 /// What the file holds, made where there is none. Only a missing one is made anew.
 fn stored(
     store: &Store,
     name: &str,
     make: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, Failure>,
 ) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let path = store.path().join(name);
-    match fs::read(&path) {
-        Ok(bytes) => Ok(Zeroizing::new(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let bytes = make()?;
-            store.write_private(name, &bytes)?;
-            Ok(bytes)
-        }
-        Err(error) => Err(Failure::new(Kind::Refused, format!("cannot read {}", path.display()))
-            .caused_by(&error)),
+    if let Some(bytes) = read(store, name)? {
+        return Ok(bytes);
     }
+    let bytes = make()?;
+    store.write_private(name, &bytes)?;
+    Ok(bytes)
 }
 
 fn coordinator_file(id: &MigrationId) -> String {
@@ -120,6 +242,22 @@ pub fn of_coordinator(store: &Store, id: &MigrationId) -> Result<secure::Identit
         let what = format!("{} is not a key", store.path().join(&name).display());
         Failure::new(Kind::Refused, what).caused_by(&error)
     })
+}
+
+/// The same, for the site's keeping.
+pub fn of_coordinator_in_full(
+    store: &Store,
+    id: &MigrationId,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    read(store, &coordinator_file(id))
+}
+
+/// As a lost coordinator had it.
+pub fn restore_coordinator(store: &Store, id: &MigrationId, pkcs8: &[u8]) -> Result<(), Failure> {
+    if read(store, &coordinator_file(id))?.is_none() {
+        store.write_private(&coordinator_file(id), pkcs8)?;
+    }
+    Ok(())
 }
 
 /// No agent knows it any more.

@@ -11,6 +11,7 @@ mod guest;
 mod interrupts;
 mod keys;
 mod operator;
+mod papers;
 mod receipt;
 mod show;
 mod sites;

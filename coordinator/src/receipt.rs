@@ -39,10 +39,14 @@ pub struct Body {
     pub began_ms: i64,
     pub decided_ms: i64,
     pub ended_ms: i64,
+    /// The coordinator lost its journal on the way: rounds and bytes are those since.
+    #[serde(default)]
+    pub rebuilt: bool,
     pub rounds: u32,
     pub sent: Bytes,
     pub wire: Bytes,
-    pub downtime_ms: u64,
+    /// `None`: nobody knows, the coordinator that measured it was lost.
+    pub downtime_ms: Option<u64>,
     pub downtime_forecast_ms: Option<u64>,
     pub downtime_budget_ms: u64,
     /// How the destination answered.

@@ -5,9 +5,11 @@
 //! STATE/lock            held while a verb acts; readers do not take it
 //! STATE/causeway.db     sites, migrations, their journals
 //! STATE/install.key     names this installation and signs receipts; 0600
+//! STATE/install.name    the name of a lost one whose place it took
 //! STATE/keys/site-SITE.key  signs what a site's role says; 0600
+//! STATE/keys/site-SITE.pub  of a site that could not be asked for its key yet
 //! STATE/keys/ID.key     the coordinator's key of one migration; 0600
-//! STATE/ledger/SITE/    the site roles' ledgers (crate `journal`)
+//! STATE/ledger/SITE/VM/  the site roles' ledgers (crate `journal`), and what undoes fences
 //! STATE/appliance/      the helper's kernel and initramfs
 //! STATE/receipts/ID.json
 //! ```
@@ -182,6 +184,24 @@ impl Store {
             0 => Err(StoreError::Exists(plan.id.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// Puts a migration in place, or its journal, as the ledgers imply them.
+    pub fn rebuild_migration(&self, stored: &Stored) -> Result<(), StoreError> {
+        let Stored { plan, login, created_ms, records } = stored;
+        let id = plan.id.as_str();
+        let (plan_body, login_body) = (encode("a plan", plan)?, encode("a login", login)?);
+        let mut database = self.database();
+        let all = database.transaction()?;
+        let sql = "INSERT INTO migrations VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
+        all.execute(sql, params![id, plan.vm.name, created_ms, plan_body, login_body])?;
+        all.execute("DELETE FROM records WHERE migration = ?1", [id])?;
+        for (seq, (at_ms, record)) in (1_i64..).zip(records) {
+            let row = params![id, seq, at_ms, encode("a journal record", record)?];
+            all.execute("INSERT INTO records VALUES (?1, ?2, ?3, ?4)", row)?;
+        }
+        all.commit()?;
+        Ok(())
     }
 
     /// Replaces the options of a stopped migration; sites, disks and networks stay.

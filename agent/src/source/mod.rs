@@ -157,7 +157,10 @@ impl Source {
         AgentStatus {
             role: AgentRole::Source,
             boot_id: inspect::boot_id(&self.tree),
-            generation: tracked.as_ref().and_then(|tracked| tracked.sender.generation()),
+            generation: tracked
+                .as_ref()
+                .map(|tracked| tracked.sender.last_generation())
+                .filter(|last| *last > 0),
             tracking: tracked.map(|tracked| tracked.report.clone()),
             frozen: self.at_rest().is_some(),
             round: self.rounds.running(),

@@ -310,6 +310,11 @@ impl Sender {
         self.0.limiter.set(bytes_per_s);
     }
 
+    /// The highest generation that it was asked to connect for; 0 for none.
+    pub fn last_generation(&self) -> u64 {
+        *self.0.last_generation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The generation of the connection, unless it has ended.
     pub fn generation(&self) -> Option<u64> {
         let link = self.0.link();

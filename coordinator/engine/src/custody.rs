@@ -2,29 +2,36 @@
 //!
 //! Every question of who may run goes to the roles of crate `handover`; this file makes their
 //! records durable in the order in which they are given, and hands the caller what is left to do.
-//! The files lie on the operator's machine, outside every disk that is copied.
+//! The files lie on the operator's machine, outside every disk that is copied, and each site keeps a
+//! copy of its own ([`copy`]): before anything is done on a record it is in both.
 //!
 //! What undoes a fence can be large (it holds the first and last blocks of disks), so it lies in a
 //! file of its own, on the disk before the ledger's record that names it by its hash.
 
+mod copy;
+mod half;
 mod shelf;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use handover::{
-    Action, Attempt, Attestation, Content, ContentBasis, DestinationEffect, DestinationRequest,
+    Attempt, Attestation, Content, ContentBasis, DestinationEffect, DestinationRequest,
     DestinationRole, DestinationState, Established, Fence, FenceLevel, GrantReceipt, Identity,
     LedgerError, MarkSeen, PlanDigest, Record, Refusal, RevokeReceipt, SourceEffect, SourceRequest,
     SourceRole, SourceState, Unfence, VmKey,
 };
-use journal::{AppendError, Journal, OpenError, StoreId};
+use journal::{AppendError, OpenError, StoreId};
 use model::SiteName;
 use serde::{Deserialize, Serialize};
-use site::{FenceStage, Mark, PlaceholderState, Site, UnfenceRecord};
+use site::{
+    FenceStage, Mark, PlaceholderState, RecordKey, Site, SiteError, SiteErrorKind, UnfenceRecord,
+};
 use thiserror::Error;
-use units::{Digest, Epoch, MigrationId};
+use units::{Digest, Epoch, MigrationId, chain};
 
-use shelf::LEDGER;
+pub use copy::{CopyError, decode as decode_copy};
+use half::{Half, decode};
 pub use shelf::{Folder, Shelf};
 
 /// The journal's kind for site ledgers.
@@ -64,6 +71,33 @@ pub enum CustodyError {
     Tampered { path: PathBuf },
     #[error("not as the ledger needs it: {what}")]
     Unfit { what: String },
+    /// Whether it was recorded is known when it answers; nothing was done on it.
+    #[error("the copy of its ledger at {site} cannot be kept up")]
+    Site {
+        site: String,
+        #[source]
+        cause: SiteError,
+    },
+    #[error("the copy of its ledger that {site} keeps cannot be read")]
+    Copy {
+        site: String,
+        #[source]
+        cause: CopyError,
+    },
+    #[error("another coordinator has written the ledger of {site} meanwhile")]
+    Elsewhere { site: String },
+    #[error("the ledger of {site} here and the copy that {site} keeps tell different stories")]
+    TwoStories { site: String },
+}
+
+impl CustodyError {
+    /// Did a site not answer? What was recorded stands, and asking again goes on from there.
+    pub const fn at_site(&self) -> Option<&SiteError> {
+        match self {
+            Self::Site { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
 }
 
 /// Both ledgers, open and locked.
@@ -75,12 +109,6 @@ pub struct Custody {
     template: Attempt,
 }
 
-struct Half<Role> {
-    site: String,
-    journal: Journal,
-    role: Role,
-}
-
 /// Names an un-fence record's file in the ledger.
 #[derive(Serialize, Deserialize)]
 struct UnfenceFile {
@@ -89,10 +117,20 @@ struct UnfenceFile {
     blake3: Digest,
 }
 
+/// What `recover` needs of a migration besides the ledgers, as each site is to keep it. Sealed for
+/// this crate: whoever runs it writes and reads them.
+#[derive(Clone, Debug, Default)]
+pub struct Papers {
+    pub source: Vec<u8>,
+    pub destination: Vec<u8>,
+}
+
 /// Whose ledgers, and about what.
 pub struct CustodyOf {
     pub source: Identity,
     pub destination: Identity,
+    pub at_source: Arc<dyn Site>,
+    pub at_destination: Arc<dyn Site>,
     pub vm: VmKey,
     /// Random; used where a ledger is created.
     pub ids: [StoreId; 2],
@@ -111,30 +149,52 @@ impl Custody {
             destination: of.destination.site.clone(),
             plan: PlanDigest(of.plan),
         };
-        let (source_site, destination_site) =
-            (of.source.site.to_string(), of.destination.site.to_string());
-        let (journal, records) = open_ledger(&*shelf, &source_site, source_id)?;
-        let role = SourceRole::replay(of.source, of.vm.clone(), &records)?;
-        let source = Half { site: source_site, journal, role };
-        let (journal, records) = open_ledger(&*shelf, &destination_site, destination_id)?;
-        let role = DestinationRole::replay(of.destination, of.vm.clone(), &records)?;
-        let destination = Half { site: destination_site, journal, role };
+        let source = Half::open(&*shelf, of.at_source, of.source, of.vm.clone(), source_id)?;
+        let destination =
+            Half::open(&*shelf, of.at_destination, of.destination, of.vm.clone(), destination_id)?;
         Ok(Self { shelf, vm: of.vm, source, destination, template })
     }
 
+    /// Makes each ledger and its site's copy one, where the site answers; where it does not, that is
+    /// done before the next record.
+    ///
+    /// # Errors
+    /// Where the two contradict each other.
+    pub async fn look(&mut self) -> Result<(), CustodyError> {
+        let looked = [self.source.look().await, self.destination.look().await];
+        for looked in looked {
+            match looked {
+                Err(CustodyError::Site { site, cause }) => {
+                    tracing::warn!(site, error = %chain(&cause), "its copy of the ledger is not seen");
+                }
+                looked => looked?,
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Custody::look`], though it was looked at before.
+    pub async fn look_again(&mut self) -> Result<(), CustodyError> {
+        self.source.doubt();
+        self.destination.doubt();
+        self.look().await
+    }
+
     /// Opens the next attempt in both ledgers, the destination's first: whoever finds leftovers at
-    /// the destination finds the record as well.
+    /// the destination finds the record as well, and the papers before it.
     pub async fn open_attempt(
         &mut self,
-        source: &dyn Site,
-        destination: &dyn Site,
         vm: model::VmId,
+        papers: &Papers,
     ) -> Result<Epoch, CustodyError> {
-        let mark = mark_seen(destination, vm).await;
+        self.source.look().await?;
+        self.destination.look().await?;
+        let (source, destination) = (self.source.at(), self.destination.at());
+        let mark = mark_seen(&*destination, vm).await;
         let source_mark = match source.placeholder(vm).await {
             // Never moved by us: there is no mark that it could bear.
             Ok(PlaceholderState::Foreign { .. }) => MarkSeen::NoPlaceholder,
-            _ => mark_seen(source, vm).await,
+            _ => mark_seen(&*source, vm).await,
         };
         let next = || Epoch(self.last_epoch().0 + 1);
         let epoch = self.attempt_under_way().unwrap_or_else(next);
@@ -142,8 +202,11 @@ impl Custody {
         // Both are asked before either records: a refusal leaves nothing half open.
         let at_destination = self.destination.role.open(&attempt, &mark)?;
         let at_source = self.source.role.open(&attempt, &source_mark)?;
-        self.carry_destination(at_destination)?;
-        self.carry_source(at_source)?;
+        let key = self.key(PAPERS)?;
+        self.destination.keep(&key, &papers.destination).await?;
+        self.source.keep(&key, &papers.source).await?;
+        self.destination.carry(at_destination).await?;
+        self.source.carry(at_source).await?;
         Ok(epoch)
     }
 
@@ -170,6 +233,15 @@ impl Custody {
         (ours && !ended).then_some(last)
     }
 
+    /// The last attempt, if it is of this plan, ended or not.
+    pub fn attempt_of_this_plan(&self) -> Option<Epoch> {
+        let last = self.last_epoch();
+        let asked = Some(&self.attempt(last));
+        let ours =
+            self.destination.role.attempt(last) == asked || self.source.role.attempt(last) == asked;
+        ours.then_some(last)
+    }
+
     /// Have the ledgers more of this migration than that it began?
     pub fn went_further(&self) -> bool {
         self.attempt_of_ours().is_some_and(|epoch| {
@@ -194,46 +266,58 @@ impl Custody {
     }
 
     /// A request to the destination's role, given what its placeholder shows now.
-    pub fn destination(
+    pub async fn destination(
         &mut self,
         epoch: Epoch,
         request: DestinationRequest,
         mark: &MarkSeen,
     ) -> Result<Vec<DestinationEffect>, CustodyError> {
-        let actions = self.destination.role.step(epoch, request, mark)?;
-        self.carry_destination(actions)
+        // A site that is gone for good keeps nothing: an operator has vouched for it.
+        let vouched = matches!(request, DestinationRequest::Revoke { attested: Some(_) });
+        let ask = |role: &DestinationRole| role.step(epoch, request.clone(), mark);
+        match self.destination.ask(ask).await {
+            Err(CustodyError::Site { site, cause })
+                if vouched && cause.kind == SiteErrorKind::Unreachable =>
+            {
+                tracing::warn!(site, error = %chain(&cause), "revoked without its copy of the ledger");
+                let actions = ask(&self.destination.role)?;
+                self.destination.carry_here(actions)
+            }
+            actions => self.destination.carry(actions?).await,
+        }
     }
 
     /// A request to the source's role.
-    pub fn source(
+    pub async fn source(
         &mut self,
         epoch: Epoch,
         request: SourceRequest,
     ) -> Result<Vec<SourceEffect>, CustodyError> {
-        let actions = self.source.role.step(epoch, request)?;
-        self.carry_source(actions)
+        let actions = self.source.ask(|role| role.step(epoch, request.clone())).await?;
+        self.source.carry(actions).await
     }
 
     /// What undoes this stage is on the disk, then the intent is in the ledger.
-    pub fn fence_intent(
+    pub async fn fence_intent(
         &mut self,
         epoch: Epoch,
         record: &UnfenceRecord,
         content: &[Digest],
     ) -> Result<(), CustodyError> {
-        let unfence = self.keep(epoch, record)?;
+        self.source.look().await?;
+        let unfence = self.keep(epoch, record).await?;
         let request = match record.stage {
             FenceStage::Definition => {
                 SourceRequest::Fence { unfence, content: Some(content_of(content)?) }
             }
             FenceStage::Disks => SourceRequest::FenceFurther { unfence },
         };
-        self.source(epoch, request)?;
+        self.source(epoch, request).await?;
         Ok(())
     }
 
     /// The un-fence record of a stage, if it was captured in this epoch.
-    pub fn unfence_record(
+    pub async fn unfence_record(
         &self,
         epoch: Epoch,
         stage: FenceStage,
@@ -244,21 +328,38 @@ impl Custody {
             if named.stage != stage {
                 continue;
             }
-            let site = &self.source.site;
-            let path = || self.shelf.path(site, &named.file);
-            let body = self.shelf.kept(site, &named.file);
-            let body = body.map_err(|cause| CustodyError::File { path: path(), cause })?;
-            let tampered = || CustodyError::Tampered { path: path() };
+            let body = self.unfence_body(epoch, &named).await?;
+            let path = self.shelf.path(&self.source.name, &named.file);
             if Digest(*blake3::hash(&body).as_bytes()) != named.blake3 {
-                return Err(tampered());
+                return Err(CustodyError::Tampered { path });
             }
-            return serde_json::from_slice(&body).map(Some).map_err(|_| tampered());
+            let record = serde_json::from_slice(&body);
+            return record.map(Some).map_err(|_| CustodyError::Tampered { path });
         }
         Ok(None)
     }
 
+    /// From here, or where it is lost, from the site.
+    async fn unfence_body(
+        &self,
+        epoch: Epoch,
+        named: &UnfenceFile,
+    ) -> Result<Vec<u8>, CustodyError> {
+        let site = &self.source.name;
+        let path = || self.shelf.path(site, &named.file);
+        let cause = match self.shelf.kept(site, &named.file) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => cause,
+            kept => return kept.map_err(|cause| CustodyError::File { path: path(), cause }),
+        };
+        let there = self.source.kept(&self.key(&unfence_key(epoch, named.stage))?).await?;
+        let body = there.ok_or_else(|| CustodyError::File { path: path(), cause })?;
+        let kept = self.shelf.keep(site, &named.file, &body);
+        kept.map_err(|cause| CustodyError::File { path: path(), cause })?;
+        Ok(body)
+    }
+
     /// The fence was looked at and holds.
-    pub fn fenced(
+    pub async fn fenced(
         &mut self,
         epoch: Epoch,
         means: &str,
@@ -271,16 +372,29 @@ impl Custody {
             content: content_of(content)?,
             basis,
         };
-        self.source(epoch, SourceRequest::FenceHolds(fence))?;
+        self.source(epoch, SourceRequest::FenceHolds(fence)).await?;
         Ok(())
     }
 
     /// The decision. Write-once: whoever asks again gets the same receipt.
-    pub fn grant(&mut self, epoch: Epoch, mark: &MarkSeen) -> Result<GrantReceipt, CustodyError> {
-        let SourceState::Fenced(receipt) = self.source.role.state(epoch) else {
-            return Err(CustodyError::Unfit { what: "the source is not fenced".to_owned() });
+    pub async fn grant(
+        &mut self,
+        epoch: Epoch,
+        mark: &MarkSeen,
+    ) -> Result<GrantReceipt, CustodyError> {
+        use {DestinationState as D, SourceState as S};
+        let receipt = match (self.destination.role.state(epoch), self.source.role.state(epoch)) {
+            // Decided already: by this fence, whatever can be said of the source now.
+            (D::Granted(fence), _) => fence,
+            (D::Marked(grant) | D::Started(grant) | D::Healthy(grant), _) => {
+                grant.claim().fence.clone()
+            }
+            (_, S::Fenced(fence)) => fence,
+            _ => {
+                return Err(CustodyError::Unfit { what: "the source is not fenced".to_owned() });
+            }
         };
-        let effects = self.destination(epoch, DestinationRequest::Grant(receipt), mark)?;
+        let effects = self.destination(epoch, DestinationRequest::Grant(receipt), mark).await?;
         let granted = effects.into_iter().find_map(|effect| match effect {
             DestinationEffect::WriteMark(grant) | DestinationEffect::SendGranted(grant) => {
                 Some(grant)
@@ -291,14 +405,14 @@ impl Custody {
     }
 
     /// The destination gives up, for good. The receipt is the source's right to run again.
-    pub fn revoke(
+    pub async fn revoke(
         &mut self,
         epoch: Epoch,
         mark: &MarkSeen,
         attested: Option<Attestation>,
     ) -> Result<RevokeReceipt, CustodyError> {
         let request = DestinationRequest::Revoke { attested };
-        let effects = self.destination(epoch, request, mark)?;
+        let effects = self.destination(epoch, request, mark).await?;
         let revoked = effects.into_iter().find_map(|effect| match effect {
             DestinationEffect::SendRevoked(receipt) => Some(receipt),
             _ => None,
@@ -326,19 +440,16 @@ impl Custody {
         Attempt { epoch, ..self.template.clone() }
     }
 
-    /// Writes what undoes a fence where a crash cannot take half of it.
-    fn keep(&self, epoch: Epoch, record: &UnfenceRecord) -> Result<Unfence, CustodyError> {
-        let stage = match record.stage {
-            FenceStage::Definition => "definition",
-            FenceStage::Disks => "disks",
-        };
-        let file = format!("unfence-{}-{epoch}-{stage}.json", self.vm);
-        let site = &self.source.site;
+    /// Writes what undoes a fence where a crash cannot take half of it, here and at the site.
+    async fn keep(&self, epoch: Epoch, record: &UnfenceRecord) -> Result<Unfence, CustodyError> {
+        let file = format!("{}.json", unfence_key(epoch, record.stage));
+        let site = &self.source.name;
         let unfit = |error: &dyn std::fmt::Display| CustodyError::Unfit { what: error.to_string() };
         let body = serde_json::to_vec(record).map_err(|error| unfit(&error))?;
         self.shelf
             .keep(site, &file, &body)
             .map_err(|cause| CustodyError::File { path: self.shelf.path(site, &file), cause })?;
+        self.source.keep(&self.key(&unfence_key(epoch, record.stage))?, &body).await?;
         let named = UnfenceFile {
             stage: record.stage,
             file,
@@ -348,28 +459,32 @@ impl Custody {
         Unfence::new(bytes).map_err(|error| unfit(&error))
     }
 
-    fn carry_source(
-        &mut self,
-        actions: Vec<Action<SourceEffect>>,
-    ) -> Result<Vec<SourceEffect>, CustodyError> {
-        let (records, effects) = split(actions)?;
-        for record in records {
-            append(&mut self.source.journal, &self.source.site, &record)?;
-            self.source.role.apply(&record)?;
+    /// What the sites keep of an attempt that has ended and left nothing to undo: its ledgers stay, they
+    /// know the epoch. That it cannot be removed harms nobody.
+    pub async fn clear(&self, epoch: Epoch) {
+        for stage in [FenceStage::Definition, FenceStage::Disks] {
+            self.source.forget(self.key(&unfence_key(epoch, stage))).await;
         }
-        Ok(effects)
+        self.source.forget(self.key(PAPERS)).await;
+        self.destination.forget(self.key(PAPERS)).await;
     }
 
-    fn carry_destination(
-        &mut self,
-        actions: Vec<Action<DestinationEffect>>,
-    ) -> Result<Vec<DestinationEffect>, CustodyError> {
-        let (records, effects) = split(actions)?;
-        for record in records {
-            append(&mut self.destination.journal, &self.destination.site, &record)?;
-            self.destination.role.apply(&record)?;
-        }
-        Ok(effects)
+    fn key(&self, what: &str) -> Result<RecordKey, CustodyError> {
+        copy::key(&self.vm, what)
+    }
+}
+
+/// A record's key for the papers.
+const PAPERS: &str = "papers";
+
+fn unfence_key(epoch: Epoch, stage: FenceStage) -> String {
+    format!("unfence-{epoch}-{}", stage_word(stage))
+}
+
+const fn stage_word(stage: FenceStage) -> &'static str {
+    match stage {
+        FenceStage::Definition => "definition",
+        FenceStage::Disks => "disks",
     }
 }
 
@@ -396,8 +511,8 @@ pub fn mark_of(migration: &MigrationId, epoch: Epoch, receipt: &GrantReceipt) ->
 
 /// A site's ledger, read without taking its lock; `None` where there is none, or its creation was cut
 /// short. A ledger that is not there proves nothing, while an empty one would.
-pub fn read_ledger(folder: &Path, site: &SiteName) -> Result<Option<Vec<Record>>, CustodyError> {
-    let path = Folder(folder.to_owned()).path(site.as_str(), LEDGER);
+pub fn read_ledger(folder: &Folder, site: &SiteName) -> Result<Option<Vec<Record>>, CustodyError> {
+    let path = folder.path(site.as_str(), shelf::LEDGER);
     let contents = match journal::read(&path) {
         // What cannot be looked at may well be there.
         Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
@@ -406,50 +521,44 @@ pub fn read_ledger(folder: &Path, site: &SiteName) -> Result<Option<Vec<Record>>
     contents.map(|contents| decode(&path, &contents.records)).transpose()
 }
 
-fn open_ledger(
-    shelf: &dyn Shelf,
-    site: &str,
-    id: StoreId,
-) -> Result<(Journal, Vec<Record>), CustodyError> {
-    let path = || shelf.path(site, LEDGER);
-    let opened = shelf.ledger(site).and_then(|on| Journal::open_on(on, LEDGER_KIND, id));
-    let opened = opened.map_err(|cause| CustodyError::Open { path: path(), cause })?;
-    if let Some(torn) = opened.torn {
-        tracing::info!(?torn, site, "an interrupted ledger record was cut off");
-    }
-    Ok((opened.journal, decode(&path(), &opened.records)?))
-}
-
-fn decode(path: &Path, records: &[journal::Record]) -> Result<Vec<Record>, CustodyError> {
-    let decode = |record: &journal::Record| Record::decode(record.kind, &record.payload);
-    let records = records.iter().map(decode).collect::<Result<_, _>>();
-    records.map_err(|cause| CustodyError::Decode { path: path.to_owned(), cause })
-}
-
-fn append(journal: &mut Journal, site: &str, record: &Record) -> Result<(), CustodyError> {
-    let (kind, payload) = record.encode();
-    journal
-        .append(kind, &payload)
-        .map_err(|cause| CustodyError::Append { site: site.to_owned(), cause })?;
-    Ok(())
-}
-
-/// Records before effects: a role never asks for a record after an effect, and if it did, the
-/// effect would have to be done first by someone who is not here.
-fn split<E>(actions: Vec<Action<E>>) -> Result<(Vec<Record>, Vec<E>), CustodyError> {
-    let (mut records, mut effects) = (Vec::new(), Vec::new());
-    for action in actions {
-        match action {
-            Action::Record(record) if effects.is_empty() => records.push(record),
-            Action::Record(_) => {
-                return Err(CustodyError::Unfit { what: "a record behind an effect".to_owned() });
-            }
-            Action::Effect(effect) => effects.push(effect),
-        }
-    }
-    Ok((records, effects))
-}
-
 fn content_of(digests: &[Digest]) -> Result<Content, CustodyError> {
     Content::new(digests.to_vec()).map_err(|error| CustodyError::Unfit { what: error.to_string() })
+}
+
+/// The longer of a ledger and its copy: the shorter is an old one.
+pub(crate) fn longer(
+    site: &str,
+    here: Vec<Record>,
+    there: Vec<Record>,
+) -> Result<Vec<Record>, CustodyError> {
+    match (here.starts_with(&there), there.starts_with(&here)) {
+        (true, _) => Ok(here),
+        (_, true) => Ok(there),
+        _ => Err(CustodyError::TwoStories { site: site.to_owned() }),
+    }
+}
+
+/// What a site keeps of a VM's ledger; `None` where it keeps none.
+pub async fn copy_of_ledger(
+    site: &dyn Site,
+    vm: &VmKey,
+) -> Result<Option<Vec<Record>>, CustodyError> {
+    let name = site.name().to_string();
+    let kept = site.kept(&copy::key(vm, copy::LEDGER)?).await;
+    let kept = kept.map_err(|cause| CustodyError::Site { site: name.clone(), cause })?;
+    let records = kept.map(|body| copy::decode(&body)).transpose();
+    records.map_err(|cause| CustodyError::Copy { site: name, cause })
+}
+
+/// Every VM of which a site keeps papers, with them.
+pub async fn papers(site: &dyn Site) -> Result<Vec<(VmKey, Vec<u8>)>, SiteError> {
+    let mut found = Vec::new();
+    for key in site.kept_keys().await? {
+        let vm = key.as_str().strip_prefix("vm/").and_then(|rest| rest.strip_suffix(PAPERS));
+        let Some(vm) = vm.and_then(|vm| vm.strip_suffix('/')?.parse().ok()) else { continue };
+        if let Some(body) = site.kept(&key).await? {
+            found.push((vm, body));
+        }
+    }
+    Ok(found)
 }

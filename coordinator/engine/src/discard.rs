@@ -31,10 +31,10 @@ pub async fn discard(run: &mut Run) -> Result<Discarded, StepError> {
         MarkSeen::Present(mark) if run.custody.granted(epoch).as_ref() == Some(&mark) => {}
         _ => return Err(last_copy(run, format!("{} bears another mark", run.plan.to))),
     }
-    run.custody.source(epoch, SourceRequest::Destroy)?;
+    run.custody.source(epoch, SourceRequest::Destroy).await?;
     let mut records = Vec::new();
     for stage in [FenceStage::Definition, FenceStage::Disks] {
-        let record = run.custody.unfence_record(epoch, stage)?.ok_or_else(|| {
+        let record = run.custody.unfence_record(epoch, stage).await?.ok_or_else(|| {
             let what = format!("the ledger of {} has no record of its {stage:?}", run.plan.from);
             last_copy(run, what)
         })?;
@@ -43,7 +43,8 @@ pub async fn discard(run: &mut Run) -> Result<Discarded, StepError> {
     // A disk that was attached meanwhile is at no other place.
     let moved: Vec<_> = run.plan.disks.iter().map(|disk| disk.target.clone()).collect();
     let discarded = run.source.discard(vm, &records, &moved).await?;
-    run.custody.source(epoch, SourceRequest::Destroyed)?;
+    run.custody.source(epoch, SourceRequest::Destroyed).await?;
+    run.custody.clear(epoch).await;
     run.record(Record::Discarded { removed: discarded.removed.clone() }).await?;
     Ok(discarded)
 }

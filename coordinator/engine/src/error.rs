@@ -132,6 +132,9 @@ impl StepError {
         match self {
             Self::Site(error) => !matches!(error.remedy(), site::Remedy::GiveUp),
             Self::Agent(error) => error.is_line(),
+            Self::Custody(error) => {
+                error.at_site().is_some_and(|error| error.remedy() != site::Remedy::GiveUp)
+            }
             _ => false,
         }
     }
@@ -167,6 +170,13 @@ impl StepError {
             )) => vec![
                 "if the site can be asked again, repeat this command; if the placeholder is gone for good and you are sure that the VM never ran there: causeway abort ID --attest \"WHY\"".to_owned(),
             ],
+            Self::Custody(CustodyError::Site { cause, .. }) => cause.hint.iter().cloned().collect(),
+            Self::Custody(CustodyError::Elsewhere { .. }) => vec![
+                "see that no other causeway works on this VM, then repeat this command".to_owned(),
+            ],
+            Self::Custody(CustodyError::TwoStories { site }) => vec![format!(
+                "nothing was done; put the ledger of {site} back as it was, or ask `causeway recover` with an empty --state-dir what the sites know"
+            )],
             Self::OutOfPatience { last, .. } => last.hints(),
             _ => Vec::new(),
         }

@@ -4,20 +4,20 @@
 use std::sync::Arc;
 
 use handover::{
-    Attempt, DestinationRole, Evidence, Identity, LedgerError, MarkSeen, PlanDigest, Platform,
-    Record, Side, SourceRole, VerifyingKey, VmKey,
+    Attempt, DestinationRole, DestinationState, Evidence, Identity, MarkSeen, PlanDigest, Platform,
+    Record, Side, SourceRole, SourceState, VerifyingKey, VmKey,
 };
 use model::{Power, VmId};
 use plan::Plan;
 use site::{PlaceholderState, Site};
 use units::{Digest, Epoch};
 
-use crate::custody::mark_seen;
+use crate::custody::{CustodyError, copy_of_ledger, longer, mark_seen};
 
 /// A site that can be asked.
 pub struct Asked {
     pub identity: Identity,
-    /// `None` where there is none: that proves nothing, while an empty one would.
+    /// On this machine; `None` where there is none: that proves nothing, while an empty one would.
     pub ledger: Option<Vec<Record>>,
     pub site: Arc<dyn Site>,
 }
@@ -36,25 +36,30 @@ pub struct About<'a> {
 /// Asks the sites that can be asked.
 ///
 /// # Errors
-/// When a ledger contradicts itself.
+/// When a ledger contradicts itself, or its site's copy of it.
 pub async fn gather(
     about: &About<'_>,
     source: Option<Asked>,
     destination: Option<Asked>,
-) -> Result<Evidence, LedgerError> {
+) -> Result<Evidence, CustodyError> {
     let (mut at_source, mut at_destination) = (None, None);
+    let (mut unfenced_counts, mut undecided_counts) = (false, false);
     let mut evidence = Evidence::nothing(about.epoch.unwrap_or_default());
     let id = about.plan.vm.id;
     if let Some(Asked { identity, ledger, site }) = source {
+        let Known { records, site_asked } = known(ledger, &*site, &about.vm).await?;
         let replayed =
-            ledger.map(|records| SourceRole::replay(identity, about.vm.clone(), &records));
+            records.map(|records| SourceRole::replay(identity, about.vm.clone(), &records));
         at_source = replayed.transpose()?;
+        unfenced_counts = site_asked;
         evidence.source_platform = source_platform(&*site, id).await;
     }
     if let Some(Asked { identity, ledger, site }) = destination {
+        let Known { records, site_asked } = known(ledger, &*site, &about.vm).await?;
         let replayed =
-            ledger.map(|records| DestinationRole::replay(identity, about.vm.clone(), &records));
+            records.map(|records| DestinationRole::replay(identity, about.vm.clone(), &records));
         at_destination = replayed.transpose()?;
+        undecided_counts = site_asked;
         evidence.mark = verified_mark(&*site, id, &about.destination_key).await;
         evidence.destination_platform = destination_platform(&*site, id).await;
     }
@@ -69,6 +74,15 @@ pub async fn gather(
     evidence.epoch = about.epoch.or(known).unwrap_or_default();
     evidence.source = at_source.as_ref().map(|role| role.state(evidence.epoch));
     evidence.destination = at_destination.as_ref().map(|role| role.state(evidence.epoch));
+    // The site's copy is written first: that nothing was fenced or decided only it can tell.
+    if !unfenced_counts {
+        use SourceState as S;
+        let untouched = |state: &S| matches!(state, S::Unknown | S::Known | S::Superseded);
+        evidence.source = evidence.source.filter(|state| !untouched(state));
+    }
+    if !undecided_counts {
+        evidence.destination = evidence.destination.filter(is_decided);
+    }
     // Between its two records of the beginning an attempt is in one of them alone; what the journal
     // knows of is in both.
     let behind =
@@ -79,6 +93,38 @@ pub async fn gather(
         evidence.behind = Some(Side::Source);
     }
     Ok(evidence)
+}
+
+pub(crate) const fn is_decided(state: &DestinationState) -> bool {
+    use DestinationState as D;
+    match state {
+        D::Unknown | D::Known | D::Placed | D::Synced(_) => false,
+        D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_) | D::Revoked(_) => true,
+    }
+}
+
+struct Known {
+    records: Option<Vec<Record>>,
+    /// What the site keeps is in it.
+    site_asked: bool,
+}
+
+/// What this machine and the site know of a VM: one of the two may be old or lost.
+async fn known(
+    here: Option<Vec<Record>>,
+    site: &dyn Site,
+    vm: &VmKey,
+) -> Result<Known, CustodyError> {
+    let records = match (here, copy_of_ledger(site, vm).await) {
+        (Some(here), Ok(Some(there))) => Some(longer(site.name().as_str(), here, there)?),
+        (here, Ok(there)) => here.or(there),
+        (None, Err(error @ CustodyError::Copy { .. })) => return Err(error),
+        (here, Err(error)) => {
+            tracing::info!(error = %units::chain(&error), "the ledger on this machine alone is read");
+            return Ok(Known { records: here, site_asked: false });
+        }
+    };
+    Ok(Known { records, site_asked: true })
 }
 
 async fn verified_mark(site: &dyn Site, vm: VmId, key: &VerifyingKey) -> MarkSeen {

@@ -20,6 +20,7 @@ pub mod evidence;
 mod links;
 mod phase;
 mod progress;
+pub mod rebuild;
 mod record;
 mod relay;
 mod run;
@@ -41,6 +42,8 @@ pub use same_guest::guest_devices;
 /// # Errors
 /// [`Halt`] says what state everything is in. Calling again goes on from there.
 pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
+    let looked = run.custody.look().await;
+    looked.map_err(|error| steps::halt(run.state.phase, error.into()))?;
     let superseded = run.custody.source_state(run.epoch()) == handover::SourceState::Superseded;
     if superseded && run.state.phase != Phase::RollingBack && !run.state.phase.is_final() {
         let vm = run.plan.vm.name.clone();
@@ -74,6 +77,7 @@ pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
 /// # Errors
 /// Once the destination's ledger has granted, there is nothing to call off.
 pub async fn abort(run: &mut Run, why: &str) -> Result<(), StepError> {
+    run.custody.look().await?;
     if !matches!(run.state.phase, Phase::RollingBack | Phase::RolledBack) {
         if run.epoch_in_ledgers().is_some_and(|epoch| run.custody.is_granted(epoch)) {
             return Err(StepError::Custody(handover::Refusal::AlreadyGranted.into()));

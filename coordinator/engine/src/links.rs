@@ -192,7 +192,7 @@ impl Run {
         if goal == Goal::Agents || self.links.streams_up {
             return Ok(());
         }
-        let generation = self.state.generation + 1;
+        let generation = self.next_generation().await?;
         self.record(Record::Connecting { generation }).await?;
         let streams = self.plan.options.streams;
         let (source_key, destination_key) = {
@@ -217,6 +217,18 @@ impl Run {
         self.source_agent().await?.tell(connect).await?;
         self.links.streams_up = true;
         Ok(())
+    }
+
+    /// Higher than any that an agent was told of. The journal may be an old one, or made again.
+    async fn next_generation(&mut self) -> Result<u64, StepError> {
+        let mut known = self.state.generation;
+        for agent in [&self.links.source, &self.links.destination].into_iter().flatten() {
+            match agent.call(Request::Status).await? {
+                Reply::Status(status) => known = known.max(status.generation.unwrap_or_default()),
+                other => return Err(agent.unexpected(&other).into()),
+            }
+        }
+        Ok(known + 1)
     }
 
     async fn join_streams(&mut self, generation: u64, streams: u16) -> Result<(), StepError> {

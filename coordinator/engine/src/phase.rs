@@ -112,6 +112,11 @@ impl Phase {
         self.after(Turn::GaveUp).is_ok()
     }
 
+    /// Has its switchover begun, or its being taken back?
+    pub const fn is_past_copying(self) -> bool {
+        !matches!(self, Self::Planned | Self::Preparing | Self::Copying | Self::Holding)
+    }
+
     /// Does the guest stand still in this phase?
     pub const fn is_downtime(self) -> bool {
         matches!(self, Self::Draining | Self::Fencing | Self::Deciding | Self::Starting)

@@ -46,7 +46,7 @@ pub enum Progress {
     },
     Frozen,
     Answered {
-        downtime_ms: u64,
+        downtime_ms: Option<u64>,
         budget_ms: u64,
         forecast_ms: Option<u64>,
     },

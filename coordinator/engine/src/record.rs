@@ -16,6 +16,10 @@ use crate::phase::{IllegalTurn, Phase, Turn};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
 pub enum Record {
+    /// The journal was lost: what follows is what the ledgers imply.
+    Rebuilt {
+        at_ms: i64,
+    },
     Began {
         epoch: Epoch,
     },
@@ -46,7 +50,7 @@ pub enum Record {
         wire: Bytes,
     },
     Converged {
-        forecast_ms: u64,
+        forecast_ms: Option<u64>,
     },
     Released {
         by: String,
@@ -55,7 +59,8 @@ pub enum Record {
         digests: Vec<Digest>,
         audit: String,
         counts: Vec<StoredCount>,
-        at_ms: i64,
+        /// When the downtime began; `None`: nobody knows any more.
+        at_ms: Option<i64>,
         /// What the drain itself copied: content, and on the wire.
         sent: Bytes,
         wire: Bytes,
@@ -72,7 +77,7 @@ pub enum Record {
     Booting,
     Answered {
         how: String,
-        downtime_ms: u64,
+        downtime_ms: Option<u64>,
     },
     Retired {
         name: String,
@@ -122,6 +127,8 @@ impl From<WriteCount> for StoredCount {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     pub phase: Phase,
+    /// The journal was lost and made again from the ledgers: figures are of the time since.
+    pub rebuilt: bool,
     pub epoch: Option<Epoch>,
     pub appliance: Option<ApplianceRef>,
     pub disks: Vec<CreatedDisk>,
@@ -154,8 +161,8 @@ pub struct Drain {
     pub digests: Vec<Digest>,
     pub audit: String,
     pub counts: Vec<StoredCount>,
-    /// Wall clock when the downtime began, milliseconds since 1970.
-    pub at_ms: i64,
+    /// Wall clock when the downtime began, milliseconds since 1970; `None` where it is not known.
+    pub at_ms: Option<i64>,
     pub sent: Bytes,
     pub wire: Bytes,
 }
@@ -164,6 +171,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             phase: Phase::Planned,
+            rebuilt: false,
             epoch: None,
             appliance: None,
             disks: Vec::new(),
@@ -203,6 +211,7 @@ impl State {
     /// The same for running and for resuming.
     pub fn apply(&mut self, record: &Record) -> Result<(), IllegalTurn> {
         match record {
+            Record::Rebuilt { .. } => self.rebuilt = true,
             Record::Began { epoch } => {
                 self.turn(Turn::Began)?;
                 self.epoch = Some(*epoch);
@@ -226,7 +235,7 @@ impl State {
             }
             Record::Converged { forecast_ms } => {
                 self.turn(Turn::Converged)?;
-                self.forecast_ms = Some(*forecast_ms);
+                self.forecast_ms = *forecast_ms;
             }
             Record::Released { .. } => self.turn(Turn::Released)?,
             Record::Drained { digests, audit, counts, at_ms, sent, wire } => {
@@ -255,7 +264,7 @@ impl State {
             Record::Booting => self.booting = true,
             Record::Answered { how, downtime_ms } => {
                 self.turn(Turn::Answered)?;
-                self.downtime_ms = Some(*downtime_ms);
+                self.downtime_ms = *downtime_ms;
                 self.answered_how = Some(how.clone());
             }
             Record::Retired { name } => {

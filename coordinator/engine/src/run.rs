@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use transfer::secure::Identity;
 use units::Epoch;
 
-use crate::custody::{Custody, mark_seen};
+use crate::custody::{Custody, Papers, mark_seen};
 use crate::error::{JournalError, StepError};
 use crate::links::Links;
 use crate::progress::{Progress, Watcher};
@@ -58,6 +58,8 @@ pub struct Run {
     pub destination: Arc<dyn Site>,
     pub guest: Arc<dyn GuestAccess>,
     pub custody: Custody,
+    /// Kept at the sites before anything else, for a coordinator that has lost everything.
+    pub papers: Papers,
     pub journal: Box<dyn Journal>,
     /// The coordinator's key for this migration.
     pub identity: Identity,
@@ -121,7 +123,17 @@ impl Run {
         request: DestinationRequest,
     ) -> Result<(), StepError> {
         let mark = mark_seen(&*self.destination, self.vm()).await;
-        self.custody.destination(self.epoch(), request, &mark)?;
+        self.custody.destination(self.epoch(), request, &mark).await?;
+        Ok(())
+    }
+
+    /// The helper's kernel is at the destination, and the journal knows where.
+    pub(crate) async fn put_appliance(&mut self) -> Result<(), StepError> {
+        if self.state.appliance.is_none() {
+            self.watcher.step(format!("putting the helper's kernel to {}", self.plan.to));
+            let appliance = self.destination.put_appliance(&self.appliance).await?;
+            self.record(Record::ApplianceReady { appliance }).await?;
+        }
         Ok(())
     }
 

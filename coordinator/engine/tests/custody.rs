@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use engine::custody::{Custody, CustodyError, CustodyOf, Folder, mark_seen};
+use engine::custody::{Custody, CustodyError, CustodyOf, Folder, Papers, mark_seen};
 use handover::{DestinationState, Identity, Refusal, SigningKey, SourceState};
 use journal::StoreId;
 use model::{SiteName, VmId};
@@ -49,16 +50,18 @@ impl Scene {
         let of = CustodyOf {
             source: identity(&self.east, 1, &self.west, 2),
             destination: identity(&self.west, 2, &self.east, 1),
+            at_source: Arc::new(self.world.site(&self.east)),
+            at_destination: Arc::new(self.world.site(&self.west)),
             vm: self.vm.to_string().parse().unwrap(),
             ids: [StoreId([1; 16]), StoreId([2; 16])],
             plan: Digest([plan; 32]),
         };
-        Custody::open(Box::new(Folder(self.ledgers().to_owned())), of).unwrap()
+        let folder = Folder { path: self.ledgers().to_owned(), vm: of.vm.clone() };
+        Custody::open(Box::new(folder), of).unwrap()
     }
 
     async fn open(&self, custody: &mut Custody) -> Result<Epoch, CustodyError> {
-        let (source, destination) = (self.world.site(&self.east), self.world.site(&self.west));
-        custody.open_attempt(&source, &destination, self.vm).await
+        custody.open_attempt(self.vm, &Papers::default()).await
     }
 }
 
@@ -103,7 +106,8 @@ async fn another_migration_waits_for_it_and_comes_after_it_was_revoked() {
     drop(other);
     let mut custody = scene.custody(7);
     let seen = mark_seen(&scene.world.site(&scene.west), scene.vm).await;
-    custody.revoke(custody.attempt_under_way().unwrap(), &seen, None).unwrap();
+    let open = custody.attempt_under_way().unwrap();
+    custody.revoke(open, &seen, None).await.unwrap();
     assert!(matches!(custody.destination_state(epoch), DestinationState::Revoked(_)));
     assert_eq!(custody.attempt_under_way(), None, "it has ended");
     drop(custody);
@@ -116,7 +120,7 @@ async fn fenced(scene: &Scene) -> (Custody, Epoch) {
     let epoch = scene.open(&mut custody).await.unwrap();
     let east = scene.world.site(&scene.east);
     let record = east.fence_capture(scene.vm, FenceStage::Definition).await.unwrap();
-    custody.fence_intent(epoch, &record, &[Digest([1; 32])]).unwrap();
+    custody.fence_intent(epoch, &record, &[Digest([1; 32])]).await.unwrap();
     (custody, epoch)
 }
 
@@ -146,7 +150,7 @@ async fn an_attempt_that_was_begun_or_has_ended_is_given_up_like_none() {
     assert_eq!(custody.attempt_of_ours(), Some(epoch));
     assert!(!custody.went_further(), "only begun");
     let seen = mark_seen(&scene.world.site(&scene.west), scene.vm).await;
-    custody.revoke(epoch, &seen, None).unwrap();
+    custody.revoke(epoch, &seen, None).await.unwrap();
     assert_eq!(custody.attempt_of_ours(), None, "ended");
     assert!(!custody.went_further());
 }

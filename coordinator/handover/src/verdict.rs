@@ -192,6 +192,8 @@ fn started(evidence: &Evidence) -> Option<bool> {
     }
     match (&evidence.destination, evidence.destination_platform) {
         (_, Platform::Running) | (Some(D::Started(_) | D::Healthy(_)), _) => Some(true),
+        // A ledger that was not read where it is kept first may be behind.
+        (Some(D::Granted(_)), Platform::Unreachable) => None,
         (Some(D::Granted(_)), _) => Some(false),
         // That it was started is recorded once it was: only its platform knows of the moment between, as
         // long as it still has the helper's definition.
@@ -458,7 +460,7 @@ fn in_words(evidence: &Evidence) -> Vec<String> {
 
 const fn source_in_words(state: Option<&SourceState>) -> &'static str {
     match state {
-        None => "could not be read",
+        None => "its site could not be asked",
         Some(SourceState::Unknown) => "has not heard of this epoch",
         Some(SourceState::Known) => "the VM was not fenced",
         Some(SourceState::Superseded) => "the VM was not fenced, a later epoch is known",
@@ -474,7 +476,7 @@ const fn source_in_words(state: Option<&SourceState>) -> &'static str {
 
 const fn destination_in_words(state: Option<&DestinationState>) -> &'static str {
     match state {
-        None => "could not be read",
+        None => "its site could not be asked",
         Some(DestinationState::Unknown) => "has not heard of this epoch",
         Some(DestinationState::Known) => "nothing decided, no placeholder yet",
         Some(DestinationState::Placed) => "nothing decided, placeholder made",

@@ -34,7 +34,7 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
     }
     let state = state_of(&stored)?;
     if state.phase.is_final() {
-        return ended(context, &stored, &state);
+        return ended(context, &stored, &state).await;
     }
     if stored.plan != before
         && !matches!(
@@ -49,15 +49,15 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
         .hint(format!("causeway resume {id}")));
     }
     context.store.update_plan(&stored.plan, &stored.login)?;
-    let (run, listening) = prepare(context, &stored)?;
+    let (run, listening) = prepare(context, &stored).await?;
     follow(context, run, listening, stored.created_ms, Interrupts::listen()).await
 }
 
 /// Nothing is left to be done, but for a receipt that a crash may have left unwritten.
-fn ended(context: &Context, stored: &Stored, state: &State) -> Result<u8, Failure> {
+async fn ended(context: &Context, stored: &Stored, state: &State) -> Result<u8, Failure> {
     let id = &stored.plan.id;
     if state.phase == Phase::Retired && !receipt::exists(context, id) {
-        let (run, _listening) = prepare(context, stored)?;
+        let (run, _listening) = prepare(context, stored).await?;
         receipt::write(context, &run, stored.created_ms)?;
         return Ok(exit::DONE);
     }
@@ -94,14 +94,8 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
     {
         return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
     }
-    let (mut run, listening) = prepare(context, &stored)?;
-    run.attested = args.attest.as_deref().map(|reason| handover::Attestation {
-        by: std::env::var("SUDO_USER")
-            .or_else(|_| std::env::var("USER"))
-            .unwrap_or_else(|_| "operator".to_owned())
-            .into(),
-        reason: reason.into(),
-    });
+    let (mut run, listening) = prepare(context, &stored).await?;
+    run.attested = args.attest.as_deref().map(attestation);
     engine::abort(&mut run, "called off by the operator").await.map_err(|error| {
         Failure::new(Kind::Undecided, format!("{id} cannot be called off"))
             .caused_by(&error)
@@ -111,6 +105,15 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
         // What was asked for is what was done.
         Ok(exit::ROLLED_BACK) => Ok(exit::DONE),
         other => other,
+    }
+}
+
+/// The operator's word.
+pub fn attestation(reason: &str) -> handover::Attestation {
+    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+    handover::Attestation {
+        by: user.unwrap_or_else(|_| "operator".to_owned()).into(),
+        reason: reason.into(),
     }
 }
 
@@ -142,7 +145,7 @@ pub async fn discard(context: &Context, args: DiscardArgs) -> Result<u8, Failure
     {
         return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
     }
-    let (mut run, _listening) = prepare(context, &stored)?;
+    let (mut run, _listening) = prepare(context, &stored).await?;
     let discarded =
         engine::discard(&mut run).await.map_err(|error| not_discarded(id, plan, name, &error))?;
     if context.json {
@@ -211,7 +214,7 @@ pub async fn verify(context: &Context, id: &str) -> Result<u8, Failure> {
             context.store.path().display()
         )));
     }
-    let (mut run, _listening) = prepare(context, &stored)?;
+    let (mut run, _listening) = prepare(context, &stored).await?;
     let disks = engine::verify(&mut run).await.map_err(|error| {
         Failure::new(Kind::Interrupted, format!("{id} could not be verified"))
             .caused_by(&error)

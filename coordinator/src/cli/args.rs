@@ -89,6 +89,18 @@ Examples:
         #[arg(long, value_name = "SITE")]
         from: Option<String>,
     },
+    /// Ask the sites what they know of migrations, and take up those that this state directory has lost
+    ///
+    /// Each site keeps the ledger of its part in a migration, and with it the plan. So a coordinator whose
+    /// machine is gone is made anew from the sites: register them under the same names, then recover. Whoever
+    /// runs it sees to it that the lost coordinator does not come back meanwhile: two of them cannot harm
+    /// a VM, but they hold each other up.
+    #[command(after_help = "\
+Examples:
+  causeway recover
+  causeway recover web1 --settle
+  causeway recover web1 --settle --attest fenced=west --reason \"west burnt down, nothing runs there\"")]
+    Recover(RecoverArgs),
     /// Read the targets of an interrupted migration again and compare them with what was sent
     Verify { id: String },
     /// Check a migration's signed receipt
@@ -162,6 +174,27 @@ pub struct RunArgs {
     pub plan: PathBuf,
     #[command(flatten)]
     pub login: LoginArgs,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Args)]
+pub struct RecoverArgs {
+    /// A VM's name or a migration; all without it
+    pub which: Option<String>,
+    /// Bring what stopped in its switchover to its end: forward if it is decided or can be, back if it
+    /// was being taken back or cannot be told any more. What is still being copied is left to `resume`
+    /// and `abort`
+    #[arg(long)]
+    pub settle: bool,
+    /// Your word that nothing of the VM runs, or ever will, at a destination that cannot be asked:
+    /// fenced=SITE. Migrations to it that are not known to be decided are taken back
+    #[arg(long, value_name = "fenced=SITE", requires_all = ["settle", "reason"])]
+    pub attest: Option<String>,
+    /// What you base that on; it is recorded with your name
+    #[arg(long, value_name = "WHY", requires = "attest")]
+    pub reason: Option<String>,
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use engine::custody::{Custody, CustodyOf, Folder};
 use engine::{Links, Progress, Run, State, Watcher, Wish};
 use plan::{PLAN_VERSION, Plan};
+use site::Site;
 use tokio::sync::watch;
 
 use super::act::state_of;
@@ -16,10 +17,10 @@ use crate::context::Context;
 use crate::failure::{Failure, Kind, halted};
 use crate::guest::SshGuest;
 use crate::interrupts::Interrupts;
-use crate::keys;
 use crate::operator::Person;
 use crate::show::{self, plan_text};
 use crate::store::{MigrationJournal, Stored};
+use crate::{keys, papers};
 
 pub async fn migrate(context: &Context, args: MigrateArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
@@ -89,7 +90,7 @@ async fn start(context: &Context, drawn: Drawn, mut interrupts: Interrupts) -> R
     let stored = Stored { plan, login, created_ms, records: Vec::new() };
     let create = || context.store.create_migration(&stored.plan, &stored.login, created_ms);
     // What cannot run is not begun.
-    let prepared = prepare_with(context, &stored, Arc::clone(visit.guest()));
+    let prepared = prepare_with(context, &stored, Arc::clone(visit.guest())).await;
     match prepared.and_then(|prepared| create().map(|()| prepared).map_err(Failure::from)) {
         Ok((run, listening)) => follow(context, run, listening, created_ms, interrupts).await,
         Err(failure) => {
@@ -106,12 +107,12 @@ pub struct Listening {
 }
 
 /// Everything a migration runs with that is taken up again.
-pub fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), Failure> {
+pub async fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), Failure> {
     let (site, login) = (stored.plan.from.clone(), stored.login.clone());
-    prepare_with(context, stored, SshGuest::new(site, login, context.agent_binary())?)
+    prepare_with(context, stored, SshGuest::new(site, login, context.agent_binary())?).await
 }
 
-fn prepare_with(
+async fn prepare_with(
     context: &Context,
     stored: &Stored,
     guest: Arc<SshGuest>,
@@ -123,34 +124,21 @@ fn prepare_with(
     let state = State::replay(records.iter().map(|(_, record)| record))
         .map_err(|error| refuse("the journal contradicts itself", &error))?;
     let store = &context.store;
-    let (source, destination) = keys::identities(store, &plan.from, &plan.to)?;
-    let digest = plan.digest().map_err(|error| refuse("the plan has no digest", &error))?;
-    let vm_key = plan.vm.id.to_string();
-    let custody = CustodyOf {
-        source,
-        destination,
-        vm: vm_key.parse().map_err(|error: handover::KeyError| refuse("no ledger key", &error))?,
-        ids: [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
-            .map(|id| journal::StoreId(id.into_bytes())),
-        plan: digest,
-    };
-    let custody =
-        Custody::open(Box::new(Folder(store.path().join("ledger"))), custody).map_err(|error| {
-            refuse("the ledgers cannot be opened", &error).hint(
-                "nothing was done; a damaged ledger is restored from its backup, never by hand",
-            )
-        })?;
+    let (source, destination) = (context.site(&plan.from)?, context.site(&plan.to)?);
+    let custody = open_custody(context, plan, &source, &destination).await?;
+    let identity = keys::of_coordinator(store, &plan.id)?;
     let pool = plan.disks.first().map(|disk| disk.pool.clone()).unwrap_or_default();
     let (watcher, progress) = Watcher::new();
     let (wish_sender, wish) = watch::channel(Wish::Run);
     let run = Run {
         state,
-        source: context.site(&plan.from)?,
-        destination: context.site(&plan.to)?,
+        source,
+        destination,
         guest,
         custody,
+        papers: papers::draw_up(store, stored)?,
         journal: Box::new(MigrationJournal { store: store.clone(), id: plan.id.clone() }),
-        identity: keys::of_coordinator(store, &plan.id)?,
+        identity,
         agent_binary: context.agent_binary(),
         appliance: context.appliance(pool)?,
         operator: Arc::new(Person {
@@ -172,6 +160,50 @@ fn prepare_with(
         plan: plan.clone(),
     };
     Ok((run, Listening { progress, wish: wish_sender }))
+}
+
+/// The ledgers of both sites, with keys that the sites and this machine agree on.
+pub async fn open_custody(
+    context: &Context,
+    plan: &Plan,
+    source: &Arc<dyn Site>,
+    destination: &Arc<dyn Site>,
+) -> Result<Custody, Failure> {
+    let refuse = |what: &str, error: &dyn std::error::Error| {
+        Failure::new(Kind::Refused, what).caused_by(error)
+    };
+    let store = &context.store;
+    keys::settle(store, &plan.from, &**source).await?;
+    keys::settle(store, &plan.to, &**destination).await?;
+    let (source_me, destination_me) = keys::identities(store, &plan.from, &plan.to)?;
+    let of = CustodyOf {
+        source: source_me,
+        destination: destination_me,
+        at_source: Arc::clone(source),
+        at_destination: Arc::clone(destination),
+        vm: vm_key(plan)?,
+        ids: [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
+            .map(|id| journal::StoreId(id.into_bytes())),
+        plan: plan.digest().map_err(|error| refuse("the plan has no digest", &error))?,
+    };
+    Custody::open(Box::new(ledgers(context, plan)?), of).map_err(|error| {
+        refuse("the ledgers cannot be opened", &error).hint(
+            "nothing was done; a damaged ledger is never repaired by hand: `causeway recover` with an empty --state-dir asks the sites for it",
+        )
+    })
+}
+
+/// Where this machine keeps the ledgers of the plan's VM.
+pub fn ledgers(context: &Context, plan: &Plan) -> Result<Folder, Failure> {
+    Ok(Folder { path: context.store.path().join("ledger"), vm: vm_key(plan)? })
+}
+
+/// The VM as ledgers name it.
+pub fn vm_key(plan: &Plan) -> Result<handover::VmKey, Failure> {
+    plan.vm.id.to_string().parse().map_err(|error: handover::KeyError| {
+        Failure::new(Kind::Refused, "the plan's VM has no name that ledgers can hold")
+            .caused_by(&error)
+    })
 }
 
 /// Runs it, showing progress, until it ends or halts.

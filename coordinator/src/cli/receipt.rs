@@ -71,9 +71,8 @@ fn body(context: &Context, run: &Run, began_ms: i64) -> Result<Body, Failure> {
             _ => None,
         })
         .ok_or_else(|| missing("decision"))?;
-    let public = |site| {
-        keys::site_key(&context.store, site).map(|key| hex::encode(key.verifying_key().to_bytes()))
-    };
+    let public =
+        |site| keys::public_key(&context.store, site).map(|key| hex::encode(key.to_bytes()));
     Ok(Body {
         migration: plan.id.clone(),
         vm: plan.vm.id.to_string(),
@@ -85,7 +84,7 @@ fn body(context: &Context, run: &Run, began_ms: i64) -> Result<Body, Failure> {
         disks: plan
             .disks
             .iter()
-            .zip(&drained.digests)
+            .zip(grant.claim().fence.claim().content.disks())
             .map(|(disk, digest)| DiskReceipt {
                 target: disk.target.clone(),
                 size: disk.size,
@@ -99,7 +98,8 @@ fn body(context: &Context, run: &Run, began_ms: i64) -> Result<Body, Failure> {
         rounds: state.next_round,
         sent: state.rounds.iter().map(|round| round.sent).sum::<Bytes>() + drained.sent,
         wire: state.wire + drained.wire,
-        downtime_ms: state.downtime_ms.unwrap_or_default(),
+        downtime_ms: state.downtime_ms,
+        rebuilt: state.rebuilt,
         downtime_forecast_ms: state.forecast_ms,
         downtime_budget_ms: plan.options.max_downtime_ms,
         answered: state.answered_how.clone().unwrap_or_default(),
@@ -120,9 +120,11 @@ fn summary(body: &Body) -> String {
     let forecast = body
         .downtime_forecast_ms
         .map_or_else(String::new, |ms| format!(", forecast {:.1} s", seconds(ms)));
+    let downtime = body
+        .downtime_ms
+        .map_or_else(|| "not known".to_owned(), |ms| format!("{:.1} s", seconds(ms)));
     lines.push(format!(
-        "  downtime  {:.1} s of {:.1} s allowed{forecast}",
-        seconds(body.downtime_ms),
+        "  downtime  {downtime} of {:.1} s allowed{forecast}",
         seconds(body.downtime_budget_ms)
     ));
     let took = u64::try_from(body.ended_ms - body.began_ms).unwrap_or_default();
@@ -134,6 +136,12 @@ fn summary(body: &Body) -> String {
         seconds(took),
         body.tracker
     ));
+    if body.rebuilt {
+        lines.push(
+            "            since its coordinator was recovered; what was before is not known"
+                .to_owned(),
+        );
+    }
     lines.push(format!("  answered  {}", body.answered));
     lines.push(format!(
         "  source    kept at {} as {}, off and start-proof",

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::act::{find, state_of};
 use super::exit;
+use super::migrate::{ledgers, vm_key};
 use super::site::site_name;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
@@ -31,7 +32,7 @@ pub async fn status(
         None => context.store.migration_ids()?,
     };
     if ids.is_empty() && !context.json {
-        line("no migrations");
+        line("no migrations are known here; `causeway recover` asks the sites for theirs");
     }
     let mut code = exit::DONE;
     for id in ids {
@@ -61,18 +62,24 @@ pub async fn status(
             }
             continue;
         }
-        let evidence = gather(context, plan, &state, from.as_ref()).await?;
-        let verdict = verdict(&evidence);
-        if matches!(verdict.verdict, VerdictKind::AlarmSplit | VerdictKind::NeedsOperator) {
-            code = exit::UNDECIDED;
-        }
-        if context.json {
-            line(&value(plan, &state, &verdict).to_string());
-        } else {
-            line(&text(plan, &state, &verdict));
-        }
+        let verdict = verdict(&gather(context, plan, &state, from.as_ref()).await?);
+        code = code.max(say(context, plan, &state, &verdict));
     }
     Ok(code)
+}
+
+/// Both sites asked.
+pub async fn verdict_of(context: &Context, plan: &Plan, state: &State) -> Result<Verdict, Failure> {
+    Ok(verdict(&gather(context, plan, state, None).await?))
+}
+
+/// What it comes to, and the exit code for it.
+pub fn say(context: &Context, plan: &Plan, state: &State, verdict: &Verdict) -> u8 {
+    context.say(&text(plan, state, verdict), &value(plan, state, verdict));
+    match verdict.verdict {
+        VerdictKind::AlarmSplit | VerdictKind::NeedsOperator => exit::UNDECIDED,
+        _ => exit::DONE,
+    }
 }
 
 /// The latest migration of the same VM after this one that was not taken back.
@@ -108,13 +115,10 @@ async fn gather(
     let undecided = |what: &str, error: &dyn std::error::Error| {
         Failure::new(Kind::Undecided, what).caused_by(error)
     };
-    let vm = plan.vm.id.to_string().parse();
     let about = About {
         plan,
         digest: plan.digest().map_err(|error| undecided("the plan has no digest", &error))?,
-        vm: vm.map_err(|error: handover::KeyError| {
-            undecided("the plan's VM has no ledger key", &error)
-        })?,
+        vm: vm_key(plan)?,
         epoch: state.epoch,
         destination_key: destination_me.key.verifying_key(),
     };
@@ -122,15 +126,19 @@ async fn gather(
         if only.is_some_and(|only| only != name) {
             return Ok(None);
         }
-        Ok(Some(Asked { identity, ledger: ledger(context, name)?, site: context.site(name)? }))
+        Ok(Some(Asked {
+            identity,
+            ledger: ledger(context, plan, name)?,
+            site: context.site(name)?,
+        }))
     };
     let (source, destination) = (asked(&plan.from, source_me)?, asked(&plan.to, destination_me)?);
     let gathered = evidence::gather(&about, source, destination).await;
     gathered.map_err(|error| undecided("a ledger contradicts itself", &error))
 }
 
-fn ledger(context: &Context, site: &SiteName) -> Result<Option<Vec<Record>>, Failure> {
-    read_ledger(&context.store.path().join("ledger"), site).map_err(|error| {
+fn ledger(context: &Context, plan: &Plan, site: &SiteName) -> Result<Option<Vec<Record>>, Failure> {
+    read_ledger(&ledgers(context, plan)?, site).map_err(|error| {
         Failure::new(Kind::Undecided, format!("the ledger of {site} cannot be read"))
             .caused_by(&error)
     })

@@ -125,11 +125,10 @@ fn sentence(event: &Progress) -> String {
         Progress::Answered { downtime_ms, budget_ms, forecast_ms } => {
             let forecast =
                 forecast_ms.map_or_else(String::new, |ms| format!(", forecast {:.1} s", s(ms)));
-            format!(
-                "answers; downtime {:.1} s of {:.1} s allowed{forecast}",
-                s(*downtime_ms),
-                s(*budget_ms)
-            )
+            let Some(downtime) = downtime_ms.map(s) else {
+                return "answers; how long it was down is not known".to_owned();
+            };
+            format!("answers; downtime {downtime:.1} s of {:.1} s allowed{forecast}", s(*budget_ms))
         }
     }
 }

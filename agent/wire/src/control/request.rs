@@ -216,7 +216,7 @@ pub struct AgentStatus {
     pub role: AgentRole,
     pub boot_id: String,
     pub tracking: Option<TrackerReport>,
-    /// The generation of the streams that are open.
+    /// The highest generation of streams that it was told of, open or not.
     pub generation: Option<u64>,
     pub frozen: bool,
     pub round: Option<u32>,

@@ -5,9 +5,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
+use handover::VmKey;
 use journal::{FileStorage, OpenError, Storage};
 
-/// A place for the files of each site, outside every disk that is copied; a trait so that tests can
+/// A place for one VM's files of each site, outside every disk that is copied; a trait so that tests can
 /// let every write of it fail.
 pub trait Shelf: Send {
     /// What a site's file is called, for messages.
@@ -24,22 +25,35 @@ pub trait Shelf: Send {
     fn kept(&self, site: &str, file: &str) -> io::Result<Vec<u8>>;
 }
 
-/// `FOLDER/SITE/FILE`, on the operator's machine.
-pub struct Folder(pub PathBuf);
+/// `FOLDER/SITE/VM/FILE`, on the operator's machine.
+pub struct Folder {
+    pub path: PathBuf,
+    pub vm: VmKey,
+}
 
 /// A ledger's file.
 pub(super) const LEDGER: &str = "ledger";
 
+impl Folder {
+    fn of(&self, site: &str) -> PathBuf {
+        self.path.join(site).join(self.vm.as_str())
+    }
+}
+
 impl Shelf for Folder {
     fn path(&self, site: &str, file: &str) -> PathBuf {
-        self.0.join(site).join(file)
+        self.of(site).join(file)
     }
 
     fn ledger(&self, site: &str) -> Result<Box<dyn Storage>, OpenError> {
-        let folder = self.0.join(site);
+        let folder = self.of(site);
+        if self.path.join(site).join(LEDGER).is_file() {
+            let source = io::Error::other("it is of an older causeway, with all VMs in one");
+            return Err(OpenError::Io { doing: "use the ledger beside it", source });
+        }
         let made = fs::create_dir_all(&folder).and_then(|()| {
             // Up to the state directory: what is in a folder that a power cut takes is gone.
-            folder.ancestors().skip(1).take(2).try_for_each(|parent| File::open(parent)?.sync_all())
+            folder.ancestors().skip(1).take(3).try_for_each(|parent| File::open(parent)?.sync_all())
         });
         made.map_err(|source| OpenError::Io { doing: "make its folder", source })?;
         Ok(Box::new(FileStorage::open(&self.path(site, LEDGER))?))
@@ -54,7 +68,7 @@ impl Shelf for Folder {
         open.write_all(body)?;
         open.sync_all()?;
         fs::rename(&temporary, path)?;
-        File::open(self.0.join(site))?.sync_all()
+        File::open(self.of(site))?.sync_all()
     }
 
     fn kept(&self, site: &str, file: &str) -> io::Result<Vec<u8>> {

@@ -1,7 +1,5 @@
 //! Planned → Preparing: opens the attempt in both ledgers.
 
-use std::sync::Arc;
-
 use crate::error::StepError;
 use crate::record::Record;
 use crate::run::Run;
@@ -9,8 +7,7 @@ use crate::run::Run;
 /// The destination's record is durable before anything is made anywhere: whoever finds leftovers
 /// of this migration finds the record as well.
 pub(crate) async fn begin(run: &mut Run) -> Result<Record, StepError> {
-    let (source, destination) = (Arc::clone(&run.source), Arc::clone(&run.destination));
     let vm = run.vm();
-    let epoch = run.custody.open_attempt(&*source, &*destination, vm).await?;
+    let epoch = run.custody.open_attempt(vm, &run.papers).await?;
     Ok(Record::Began { epoch })
 }

@@ -27,7 +27,7 @@ pub(crate) async fn copy(run: &mut Run) -> Result<Record, StepError> {
             Decision::CopyAgain { .. } => {}
             Decision::SwitchOver { forecast_ms } => {
                 look_at_copy(run).await?;
-                return Ok(Record::Converged { forecast_ms });
+                return Ok(Record::Converged { forecast_ms: Some(forecast_ms) });
             }
             Decision::WontConverge(divergence) => return Err(StepError::WontConverge(divergence)),
         }

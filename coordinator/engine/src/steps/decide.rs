@@ -25,10 +25,10 @@ pub(crate) async fn decide(run: &mut Run) -> Result<Record, StepError> {
     // is again where time has passed since.
     if !run.custody.is_granted(epoch) {
         let looked_just_now = run.fenced_now && run.plan.options.gate.is_none();
-        let records = if looked_just_now { Vec::new() } else { unfence_records(run)? };
+        let records = if looked_just_now { Vec::new() } else { unfence_records(run).await? };
         still_fenced(run, &records).await?;
     }
-    let receipt = run.custody.grant(epoch, &seen)?;
+    let receipt = run.custody.grant(epoch, &seen).await?;
     run.destination.write_mark(vm, &mark_of(&run.plan.id, epoch, &receipt)).await?;
     run.tell_destination(DestinationRequest::MarkWritten).await?;
     Ok(Record::Decided { at_ms: now_ms() })

@@ -62,7 +62,7 @@ pub(crate) async fn drain(run: &mut Run) -> Result<Record, StepError> {
     synced(run, &sealed.digests).await?;
     tracing::info!(elapsed_ms = began.elapsed().as_millis(), "drained");
     let Sealed { digests, audit, .. } = sealed;
-    Ok(Record::Drained { digests, audit, counts, at_ms, sent, wire })
+    Ok(Record::Drained { digests, audit, counts, at_ms: Some(at_ms), sent, wire })
 }
 
 /// The destination's ledger learns what the targets hold; a grant needs exactly that.

@@ -17,6 +17,12 @@ const VOID_DRAINS_MAX: usize = 3;
 pub(crate) async fn after_failure(run: &mut Run, cause: StepError) -> Result<Record, Halt> {
     let phase = run.state.phase;
     tracing::warn!(?phase, cause = %chain(&cause), "step failed");
+    // Nothing is given up on what may be old knowledge.
+    if phase.is_before_decision()
+        && let Err(error) = run.custody.look_again().await
+    {
+        return Err(halt(phase, error.into()));
+    }
     match phase {
         // The ledgers know more than the journal, which came from a backup. They are right.
         Phase::Planned | Phase::Preparing | Phase::Copying | Phase::Holding | Phase::Draining
@@ -53,8 +59,13 @@ fn is_final(cause: &StepError) -> bool {
             cause,
             StepError::Interrupted
                 | StepError::Journal(_)
-                // What became of a record that could not be written is known after the next start.
-                | StepError::Custody(CustodyError::Append { .. })
+                // What became of a record that could not be written is known after the next start; and
+                // nothing is taken from under the feet of another coordinator that works on it.
+                | StepError::Custody(
+                    CustodyError::Append { .. }
+                        | CustodyError::Elsewhere { .. }
+                        | CustodyError::TwoStories { .. }
+                )
                 | StepError::OutOfPatience { .. }
         )
 }
@@ -62,7 +73,11 @@ fn is_final(cause: &StepError) -> bool {
 /// Puts the source back to work and copies on. No fence was begun, so no receipt is needed.
 async fn void(run: &mut Run, cause: StepError) -> Result<Record, Halt> {
     let phase = run.state.phase;
-    if matches!(cause, StepError::Journal(_) | StepError::Custody(_)) {
+    let ledger = |cause: &StepError| match cause {
+        StepError::Custody(custody) => custody.at_site().is_none(),
+        _ => false,
+    };
+    if ledger(&cause) || matches!(cause, StepError::Journal(_)) {
         return Err(halt(phase, cause));
     }
     if let Err(error) = back_to_work(run).await {

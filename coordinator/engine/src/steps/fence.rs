@@ -20,7 +20,7 @@ pub(crate) async fn fence(run: &mut Run) -> Result<Record, StepError> {
     if matches!(run.custody.source_state(epoch), SourceState::Fenced(_)) {
         return Ok(Record::Fenced);
     }
-    let resumed = run.custody.unfence_record(epoch, FenceStage::Definition)?.is_some();
+    let resumed = run.custody.unfence_record(epoch, FenceStage::Definition).await?.is_some();
     let definition = intend(run, FenceStage::Definition).await?;
     run.source.fence_apply(vm, &definition).await?;
     // While it is loaded someone may have resumed it by hand, also since the record was made.
@@ -49,7 +49,7 @@ pub(crate) async fn fence(run: &mut Run) -> Result<Record, StepError> {
     };
     let means: Vec<_> = run.plan.fence.means.iter().map(|means| means.name.as_str()).collect();
     let digests = digests(run);
-    run.custody.fenced(epoch, &means.join(", "), &digests, basis)?;
+    run.custody.fenced(epoch, &means.join(", "), &digests, basis).await?;
     run.fenced_now = true;
     Ok(Record::Fenced)
 }
@@ -77,12 +77,12 @@ fn digests(run: &Run) -> Vec<Digest> {
 /// once: a second capture would see our own fence.
 async fn intend(run: &mut Run, stage: FenceStage) -> Result<UnfenceRecord, StepError> {
     let epoch = run.epoch();
-    if let Some(record) = run.custody.unfence_record(epoch, stage)? {
+    if let Some(record) = run.custody.unfence_record(epoch, stage).await? {
         return Ok(record);
     }
     let record = run.source.fence_capture(run.vm(), stage).await?;
     let digests = digests(run);
-    run.custody.fence_intent(epoch, &record, &digests)?;
+    run.custody.fence_intent(epoch, &record, &digests).await?;
     Ok(record)
 }
 
@@ -181,10 +181,10 @@ async fn fenced_as_recorded(run: &Run, records: &[UnfenceRecord]) -> Result<(), 
 }
 
 /// Of both stages, as far as they were made.
-pub(super) fn unfence_records(run: &Run) -> Result<Vec<UnfenceRecord>, StepError> {
+pub(super) async fn unfence_records(run: &Run) -> Result<Vec<UnfenceRecord>, StepError> {
     let mut records = Vec::new();
     for stage in [FenceStage::Definition, FenceStage::Disks] {
-        records.extend(run.custody.unfence_record(run.epoch(), stage)?);
+        records.extend(run.custody.unfence_record(run.epoch(), stage).await?);
     }
     Ok(records)
 }

@@ -1,6 +1,7 @@
 //! Preparing → Copying: agent in the guest, volumes, placeholder and helper at the destination.
 
 use handover::DestinationRequest;
+use model::Power;
 
 use crate::error::StepError;
 use crate::links::Goal;
@@ -11,17 +12,17 @@ use crate::run::Run;
 /// for the agent's files on its tmpfs.
 pub(crate) async fn prepare(run: &mut Run) -> Result<Record, StepError> {
     run.check_wish()?;
+    // Suspended by a coordinator that was lost before it began to fence: nobody else remembers why.
+    if run.state.rebuilt && run.source.power(run.vm()).await? == Power::Paused {
+        run.source.resume(run.vm()).await?;
+    }
     run.watcher.step(format!("installing the agent in {}", run.guest.describe()));
     // Which looks whether it is still the guest that was planned for.
     run.source_agent().await?;
     run.planned_counts().await?;
     let tracking = run.track().await?;
 
-    if run.state.appliance.is_none() {
-        run.watcher.step(format!("putting the helper's kernel to {}", run.plan.to));
-        let appliance = run.destination.put_appliance(&run.appliance).await?;
-        run.record(Record::ApplianceReady { appliance }).await?;
-    }
+    run.put_appliance().await?;
     if run.state.disks.is_empty() {
         let mut disks = Vec::new();
         for disk in run.new_disks() {

@@ -14,12 +14,13 @@ pub(crate) async fn retire(run: &mut Run) -> Result<Record, StepError> {
         .custody
         .granted(epoch)
         .ok_or_else(|| missing("the destination's ledger has no grant"))?;
-    run.custody.source(epoch, SourceRequest::Retire(receipt))?;
+    run.custody.source(epoch, SourceRequest::Retire(receipt)).await?;
     let record = run
         .custody
-        .unfence_record(epoch, FenceStage::Definition)?
+        .unfence_record(epoch, FenceStage::Definition)
+        .await?
         .ok_or_else(|| missing("the source's ledger has no fence record"))?;
     let name = run.source.retire(run.vm(), &record).await?;
-    run.custody.source(epoch, SourceRequest::Settled)?;
+    run.custody.source(epoch, SourceRequest::Settled).await?;
     Ok(Record::Retired { name })
 }

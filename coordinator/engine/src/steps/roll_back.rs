@@ -11,7 +11,7 @@ use site::{FenceStage, Leftover};
 use units::Epoch;
 use wire::control::Request;
 
-use crate::custody::mark_seen;
+use crate::custody::{CustodyError, mark_seen};
 use crate::error::StepError;
 use crate::record::Record;
 use crate::run::Run;
@@ -20,7 +20,7 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     let mut removed = Vec::new();
     if let Some(epoch) = run.epoch_in_ledgers() {
         let seen = mark_seen(&*run.destination, run.vm()).await;
-        let receipt = run.custody.revoke(epoch, &seen, run.attested.clone())?;
+        let receipt = run.custody.revoke(epoch, &seen, run.attested.clone()).await?;
         release_source(run, epoch, receipt).await?;
     }
     tidy_guest(run, &mut removed).await;
@@ -34,6 +34,9 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
                 format!("{}: volume {volume} in pool {pool}", run.plan.to)
             }
         });
+    }
+    if let Some(epoch) = run.epoch_in_ledgers() {
+        run.custody.clear(epoch).await;
     }
     Ok(Record::TakenBack { removed })
 }
@@ -71,23 +74,33 @@ async fn release_source(
     if matches!(run.custody.source_state(epoch), SourceState::Unknown | SourceState::Superseded) {
         return Ok(());
     }
-    run.custody.source(epoch, SourceRequest::Release(receipt))?;
+    // In an earlier life, or by another coordinator: what its operator did with it since stays, but for
+    // what we did to it without knowing.
+    let was_settled = run.custody.source_state(epoch) == (SourceState::Released { settled: true });
+    if !was_settled {
+        run.custody.source(epoch, SourceRequest::Release(receipt)).await?;
+    }
     let mut was_fencing = false;
     for stage in [FenceStage::Disks, FenceStage::Definition] {
-        if let Some(record) = run.custody.unfence_record(epoch, stage)? {
+        let record = match run.custody.unfence_record(epoch, stage).await {
+            // Nobody keeps it any longer than it is needed.
+            Err(CustodyError::File { .. }) if was_settled => None,
+            record => record?,
+        };
+        if let Some(record) = record {
             was_fencing = true;
             run.watcher.step(format!("releasing {} at {}", run.plan.vm.name, run.plan.from));
             run.source.fence_undo(vm, &record).await?;
         }
     }
     // Off after we meant to power it off: it ran when we came.
-    if was_fencing && run.source.power(vm).await? == Power::Off {
+    if was_fencing && !was_settled && run.source.power(vm).await? == Power::Off {
         run.source.power_on(vm).await?;
     }
     if run.source.power(vm).await? == Power::Paused {
         run.source.resume(vm).await?;
     }
-    run.custody.source(epoch, SourceRequest::Settled)?;
+    run.custody.source(epoch, SourceRequest::Settled).await?;
     Ok(())
 }
 

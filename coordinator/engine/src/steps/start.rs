@@ -34,6 +34,7 @@ pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
         }
     }
     run.links.cut();
+    run.put_appliance().await?;
     let spec = run.placeholder()?;
     run.tell_destination(DestinationRequest::Start).await?;
     // The last that is done before: nothing but the platform's next call is to be between.
@@ -45,8 +46,8 @@ pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
         run.record(Record::Booting).await?;
     }
     let how = wait_for_answer(run).await?;
-    let began = run.state.drained.as_ref().map_or_else(now_ms, |drain| drain.at_ms);
-    let downtime_ms = u64::try_from(now_ms() - began).unwrap_or_default();
+    let began = run.state.drained.as_ref().and_then(|drain| drain.at_ms);
+    let downtime_ms = began.map(|began| u64::try_from(now_ms() - began).unwrap_or_default());
     run.tell_destination(DestinationRequest::Healthy).await?;
     run.watcher.tell(Progress::Answered {
         downtime_ms,

@@ -11,8 +11,8 @@ use site_memory::World;
 use tokio::time::Instant;
 use units::{Bytes, Digest, DiskNo, MigrationId};
 use wire::control::{
-    AgentRole, BlockDevice, BlockKind, DiskProgress, ErrorCode, Event, Failure, GuestReport, Reply,
-    Request, RoundEnd, RoundProgress, Sealed, TrackerChoice, TrackerReport,
+    AgentRole, AgentStatus, BlockDevice, BlockKind, DiskProgress, ErrorCode, Event, Failure,
+    GuestReport, Reply, Request, RoundEnd, RoundProgress, Sealed, TrackerChoice, TrackerReport,
 };
 
 use crate::points::{Lost, Points};
@@ -28,12 +28,15 @@ pub struct Target {
     /// What the helper takes the volume to hold, for as long as it runs: what it read when it got it, or
     /// zeros where it was told so, and what it was sent since.
     pub table: Mutexed<Option<Vec<u8>>>,
+    /// Of the streams that it was told of last.
+    pub generation: Mutexed<u64>,
 }
 
 impl Target {
     /// The helper is gone, and what it knew with it.
     pub fn powers_off(&self, world: &World, vm: VmId) {
         *self.table.lock().unwrap() = None;
+        *self.generation.lock().unwrap() = 0;
         world.guest_powers_off(&self.site, vm);
     }
 }
@@ -58,6 +61,9 @@ struct State {
     boots: u32,
     agent: Option<Arc<Agent>>,
     tracking: bool,
+    /// Of the streams that its agent was told of last, by whoever speaks with it.
+    generation: u64,
+    is_connected: bool,
     frozen_until: Option<Instant>,
     /// All that its disk must hold.
     truth: Vec<u8>,
@@ -202,7 +208,12 @@ impl Guest {
                 state.frozen_until = None;
                 Ok(Reply::Done)
             }
-            Request::Connect { .. } | Request::Disconnect | Request::Shutdown => Ok(Reply::Done),
+            Request::Status => Ok(status(AgentRole::Source, state.generation)),
+            Request::Connect { generation, .. } => {
+                let is_open = std::mem::replace(&mut state.is_connected, true);
+                grows(&mut state.generation, *generation, is_open).map(|()| Reply::Done)
+            }
+            Request::Disconnect | Request::Shutdown => Ok(Reply::Done),
             other => Err(talk::failure(ErrorCode::Unknown, &format!("{other:?}"))),
         };
         (reply, events)
@@ -254,6 +265,7 @@ impl State {
         self.boots += 1;
         self.agent = None;
         self.tracking = false;
+        self.generation = 0;
         self.frozen_until = None;
         self.copied = None;
     }
@@ -334,7 +346,11 @@ impl GuestAccess for Access {
     async fn open(&self, _migration: &MigrationId) -> Result<ByteStream, SiteError> {
         self.points
             .pass("guest: open", || async {
-                let agent = self.answers()?.agent.clone();
+                let agent = {
+                    let mut state = self.answers()?;
+                    state.is_connected = false;
+                    state.agent.clone()
+                };
                 let agent = agent.ok_or_else(|| self.error("no agent there"))?;
                 let (near, far) = tokio::io::duplex(64 << 10);
                 let (guest, points) = (self.guest.clone(), self.points.clone());
@@ -358,6 +374,7 @@ impl GuestAccess for Access {
                 let mut state = self.answers()?;
                 state.agent = None;
                 state.tracking = false;
+                state.generation = 0;
                 state.frozen_until = None;
                 Ok(vec!["/run/causeway".to_owned()])
             })
@@ -396,6 +413,27 @@ pub fn serve_helper(world: &World, vm: VmId, target: &Target, points: &Mutexed<P
     }
 }
 
+fn status(role: AgentRole, generation: u64) -> Reply {
+    Reply::Status(AgentStatus {
+        role,
+        boot_id: String::new(),
+        tracking: None,
+        generation: Some(generation),
+        frozen: false,
+        round: None,
+        memory: Bytes::ZERO,
+    })
+}
+
+/// An agent takes no streams of a generation that has passed.
+fn grows(known: &mut u64, asked: u64, is_open: bool) -> Result<(), Failure> {
+    if asked < *known || (asked == *known && !is_open) {
+        return Err(talk::failure(ErrorCode::WrongState, "an old generation"));
+    }
+    *known = asked;
+    Ok(())
+}
+
 /// Whose turn it is to be killed: the coordinator that lives now.
 pub type Mutexed<T> = Arc<Mutex<T>>;
 
@@ -417,7 +455,11 @@ fn helper_answers(
             table.get_or_insert_with(|| if fresh { vec![0; held.len()] } else { held.clone() });
             Ok(Reply::Done)
         }
-        Request::Expect { .. } => Ok(Reply::Listening { addresses: Vec::new() }),
+        Request::Status => Ok(status(AgentRole::Destination, *target.generation.lock().unwrap())),
+        Request::Expect { generation, .. } => {
+            grows(&mut target.generation.lock().unwrap(), *generation, true)
+                .map(|()| Reply::Listening { addresses: Vec::new() })
+        }
         Request::Digests => match &*target.table.lock().unwrap() {
             Some(table) => Ok(Reply::Digests { disks: vec![digest(table)] }),
             None => Err(talk::failure(ErrorCode::WrongState, "it has no target")),

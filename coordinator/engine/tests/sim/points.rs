@@ -67,6 +67,8 @@ pub struct Points(Arc<Life>);
 struct Life {
     inner: Mutex<Inner>,
     died: Notify,
+    stands: Notify,
+    goes_on: Notify,
 }
 
 #[derive(Default)]
@@ -75,6 +77,7 @@ struct Inner {
     counts: BTreeMap<String, usize>,
     armed: Option<(At, Fate)>,
     beside: Option<(At, Hand)>,
+    held: Option<At>,
     struck: bool,
     dead: bool,
 }
@@ -92,6 +95,27 @@ impl Points {
         let points = Self::default();
         points.lock().beside = Some((at.into(), Box::new(hand)));
         points
+    }
+
+    /// A life that stands still just before this, until it is told to go on.
+    pub fn held(at: impl Into<At>) -> Self {
+        let points = Self::default();
+        points.lock().held = Some(at.into());
+        points
+    }
+
+    /// It has come to where it stands still.
+    pub async fn stands(&self) {
+        self.0.stands.notified().await;
+    }
+
+    pub fn go_on(&self) {
+        self.0.goes_on.notify_one();
+    }
+
+    /// This goes wrong as well.
+    pub fn arm(&self, at: impl Into<At>, fate: Fate) {
+        self.lock().armed = Some((at.into(), fate));
     }
 
     pub fn passed(&self) -> Vec<Point> {
@@ -119,7 +143,10 @@ impl Points {
         F: Future<Output = T>,
     {
         match self.enter(name) {
-            Enter::Alive => return Ok(act().await),
+            Enter::Alive => {
+                self.stand_still().await;
+                return Ok(act().await);
+            }
             Enter::Dead | Enter::Struck(Fate::DiesBefore | Fate::DiesWithin) => {}
             Enter::Struck(Fate::DiesAfter) => drop(act().await),
             Enter::Struck(Fate::LosesRequest) => return Err(Lost),
@@ -134,6 +161,18 @@ impl Points {
         }
         self.die();
         pending().await
+    }
+
+    async fn stand_still(&self) {
+        let holds = {
+            let mut inner = self.lock();
+            let last = inner.passed.last().cloned().map(At::Point);
+            inner.held.take_if(|at| last.as_ref() == Some(at)).is_some()
+        };
+        if holds {
+            self.0.stands.notify_one();
+            self.0.goes_on.notified().await;
+        }
     }
 
     /// As [`Points::pass`] for what cannot wait.

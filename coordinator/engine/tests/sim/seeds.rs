@@ -78,7 +78,7 @@ impl Hand {
                 // Once it is decided it is no source any more: what it writes is nobody's.
                 Box::new(move |before| {
                     let runs_nowhere = world.loaded_at(vm).is_none();
-                    if runs_nowhere && !ledgers.decided().0 && !before.starts_with("west ledger") {
+                    if runs_nowhere && !ledgers.decided().0 && !is_decided_by(before) {
                         start();
                     }
                 })
@@ -94,6 +94,11 @@ impl Hand {
             Self::Cut => Box::new(move |_| world.cut_channels(&west, vm)),
         }
     }
+}
+
+/// Is the very next thing that the decision is written, at the site or here?
+pub fn is_decided_by(before: &str) -> bool {
+    before.starts_with("west ledger") || before == "west: keep"
 }
 
 /// What goes wrong in a life.

@@ -11,6 +11,7 @@ use engine::custody::Shelf;
 use engine::{Journal, JournalError, Record};
 use journal::faulty::Disk;
 use journal::{OpenError, Storage};
+use model::SiteName;
 
 use crate::points::{Enter, Fate, Lost, Points};
 
@@ -30,6 +31,23 @@ impl Kept {
     /// The journal is of an earlier day: its first records alone are there.
     pub fn restore_journal(&self, records: usize) {
         self.records.lock().unwrap().truncate(records);
+    }
+
+    /// The journal is made again.
+    pub fn replace_journal(&self, records: Vec<Record>) {
+        *self.records.lock().unwrap() = records;
+    }
+
+    /// The machine is gone.
+    pub fn lose_everything(&self) {
+        self.ledgers.lock().unwrap().clear();
+        self.files.lock().unwrap().clear();
+        self.replace_journal(Vec::new());
+    }
+
+    /// One site's ledger is gone, or as it was when it had these bytes.
+    pub fn restore_ledger(&self, site: &SiteName, bytes: Vec<u8>) {
+        self.disk(site.as_str()).replace(bytes);
     }
 
     pub fn disk(&self, site: &str) -> Disk {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use engine::custody::{Custody, CustodyError, CustodyOf};
+use engine::custody::{Custody, CustodyError, CustodyOf, Papers, decode_copy, papers};
 use engine::evidence::{About, Asked, gather};
+use engine::rebuild::{Remembered, rebuild};
 use engine::{
     Halt, Links, Operator, Phase, Run, State, Watcher, Wish, abort, guest_devices, migrate,
 };
@@ -98,12 +99,34 @@ impl Stage {
         let vm = at_east.vm("web1").await.unwrap();
         let plan = plan_of(&vm, &at_east, &at_west).await;
         let PlannedDisk { pool, volume, .. } = plan.disks[0].clone();
-        let target = Target { site: west.clone(), pool, volume, table: Mutexed::default() };
+        let target = Target {
+            site: west.clone(),
+            pool,
+            volume,
+            table: Mutexed::default(),
+            generation: Mutexed::default(),
+        };
         let guest = Guest::new(&world, &vm, east.clone(), target.clone());
         let living = Mutexed::default();
         serve_helper(&world, id, &target, &living);
         let (kept, identity) = (Kept::default(), Identity::generate());
         Self { world, east, west, vm, guest, kept, plan, target, identity, living }
+    }
+
+    /// The same, as another machine sees it that has nothing.
+    pub fn elsewhere(&self) -> Self {
+        Self {
+            world: self.world.clone(),
+            east: self.east.clone(),
+            west: self.west.clone(),
+            vm: self.vm.clone(),
+            guest: self.guest.clone(),
+            kept: Kept::default(),
+            plan: self.plan.clone(),
+            target: self.target.clone(),
+            identity: self.identity.clone(),
+            living: Arc::clone(&self.living),
+        }
     }
 
     pub fn id(&self) -> VmId {
@@ -158,13 +181,16 @@ impl Stage {
             Arc::new(Sited { inner: self.site(name), points: points.clone(), meanwhile })
         };
         let records = self.kept.records();
+        let (source, destination) = (sited(&self.east), sited(&self.west));
+        let custody = self.custody(points, &source, &destination)?;
         Ok(Run {
             plan: self.plan.clone(),
             state: State::replay(&records).unwrap(),
-            source: sited(&self.east),
-            destination: sited(&self.west),
+            source,
+            destination,
             guest: Arc::new(Access { guest: self.guest.clone(), points: points.clone() }),
-            custody: self.custody(points)?,
+            custody,
+            papers: Papers { source: b"east's".to_vec(), destination: b"west's".to_vec() },
             journal: Box::new(Book(self.kept.clone(), points.clone())),
             identity: self.identity.clone(),
             agent_binary: PathBuf::from("agent"),
@@ -187,16 +213,39 @@ impl Stage {
         })
     }
 
-    fn custody(&self, points: &Points) -> Result<Custody, CustodyError> {
+    fn custody(
+        &self,
+        points: &Points,
+        at_source: &Arc<dyn Site>,
+        at_destination: &Arc<dyn Site>,
+    ) -> Result<Custody, CustodyError> {
         let [source, destination] = identities(&self.east, &self.west);
         let of = CustodyOf {
             source,
             destination,
+            at_source: Arc::clone(at_source),
+            at_destination: Arc::clone(at_destination),
             vm: self.id().to_string().parse().unwrap(),
             ids: [StoreId([1; 16]), StoreId([2; 16])],
             plan: self.plan.digest().unwrap(),
         };
         Custody::open(Box::new(Pages(self.kept.clone(), points.clone())), of)
+    }
+
+    /// As `recover` does: the journal is made again from what the sites keep. `false`: they know of no
+    /// attempt.
+    pub async fn recover(&self) -> bool {
+        let at = |name: &SiteName| -> Arc<dyn Site> { Arc::new(self.site(name)) };
+        let (east, west) = (at(&self.east), at(&self.west));
+        let mut custody = self.custody(&Points::default(), &east, &west).unwrap();
+        custody.look().await.unwrap();
+        let Some(remembered) = Remembered::of(&custody) else { return false };
+        for (site, bytes) in [(east, b"east's"), (west, b"west's")] {
+            let kept = papers(&*site).await.unwrap();
+            assert_eq!(kept, [(self.id().to_string().parse().unwrap(), bytes.to_vec())]);
+        }
+        self.kept.replace_journal(rebuild(&remembered, 0));
+        true
     }
 
     /// Takes every fence off the source by hand, and starts it.
@@ -214,7 +263,8 @@ impl Stage {
     /// It was killed before the first of them was there.
     pub fn has_no_ledgers(&self) -> bool {
         let ledgers = self.ledgers();
-        ledgers.of(&self.east).or_else(|| ledgers.of(&self.west)).is_none()
+        let sites = [&self.east, &self.west];
+        sites.into_iter().all(|site| ledgers.of(site).or_else(|| ledgers.at(site)).is_none())
     }
 
     /// Has the destination's ledger decided for it, or against it for good?
@@ -224,7 +274,8 @@ impl Stage {
 
     pub fn ledgers(&self) -> Ledgers {
         let (kept, vm) = (self.kept.clone(), self.id());
-        Ledgers { kept, east: self.east.clone(), west: self.west.clone(), vm }
+        let world = self.world.clone();
+        Ledgers { world, kept, east: self.east.clone(), west: self.west.clone(), vm }
     }
 
     /// What its operator does on being told, and which command that is: the VM is started where it lives
@@ -313,8 +364,9 @@ impl Stage {
     }
 }
 
-/// What is in both ledgers, for whoever reads them without owning them.
+/// What is in both ledgers, here and at their sites, for whoever reads them without owning them.
 pub struct Ledgers {
+    world: World,
     kept: Kept,
     east: SiteName,
     west: SiteName,
@@ -330,10 +382,18 @@ impl Ledgers {
         Some(contents.records.iter().map(decode).collect())
     }
 
+    /// As its site has it: what counts, since it is written first.
+    fn at(&self, site: &SiteName) -> Option<Vec<handover::Record>> {
+        let key = format!("vm/{}/ledger", self.vm).parse().unwrap();
+        self.world.records(site).get(&key).map(|bytes| decode_copy(bytes).unwrap())
+    }
+
     pub fn decided(&self) -> (bool, bool) {
         use handover::DestinationState as D;
         let [_, identity] = identities(&self.east, &self.west);
-        let records = self.of(&self.west).unwrap_or_default();
+        let [here, there] =
+            [self.of(&self.west), self.at(&self.west)].map(Option::unwrap_or_default);
+        let records = if here.len() > there.len() { here } else { there };
         let role =
             DestinationRole::replay(identity, self.vm.to_string().parse().unwrap(), &records);
         let role = role.unwrap();

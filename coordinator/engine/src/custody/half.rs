@@ -1,0 +1,234 @@
+//! One site's ledger with the role that it amounts to, and the copy that the site keeps.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use handover::{
+    Action, DestinationRole, Identity, LedgerError, Record, Refusal, SourceRole, VmKey,
+};
+use journal::{Journal, StoreId};
+use site::{RecordKey, Site, SiteError, SiteErrorKind};
+use units::chain;
+
+use super::copy::{self, Copy, LEDGER as COPY};
+use super::shelf::{LEDGER, Shelf};
+use super::{CustodyError, LEDGER_KIND};
+
+pub(super) struct Half<R> {
+    /// Of the site.
+    pub name: String,
+    pub role: R,
+    me: Identity,
+    vm: VmKey,
+    journal: Journal,
+    /// Those of this VM, in order.
+    records: Vec<Record>,
+    copy: Copy,
+}
+
+pub(super) trait Role: Sized {
+    fn replay(me: Identity, vm: VmKey, records: &[Record]) -> Result<Self, LedgerError>;
+    fn apply(&mut self, record: &Record) -> Result<(), LedgerError>;
+}
+
+impl Role for SourceRole {
+    fn replay(me: Identity, vm: VmKey, records: &[Record]) -> Result<Self, LedgerError> {
+        Self::replay(me, vm, records)
+    }
+
+    fn apply(&mut self, record: &Record) -> Result<(), LedgerError> {
+        self.apply(record)
+    }
+}
+
+impl Role for DestinationRole {
+    fn replay(me: Identity, vm: VmKey, records: &[Record]) -> Result<Self, LedgerError> {
+        Self::replay(me, vm, records)
+    }
+
+    fn apply(&mut self, record: &Record) -> Result<(), LedgerError> {
+        self.apply(record)
+    }
+}
+
+impl<R: Role> Half<R> {
+    pub(super) fn open(
+        shelf: &dyn Shelf,
+        site: Arc<dyn Site>,
+        me: Identity,
+        vm: VmKey,
+        id: StoreId,
+    ) -> Result<Self, CustodyError> {
+        let name = me.site.to_string();
+        let path = || shelf.path(&name, LEDGER);
+        let opened = shelf.ledger(&name).and_then(|on| Journal::open_on(on, LEDGER_KIND, id));
+        let opened = opened.map_err(|cause| CustodyError::Open { path: path(), cause })?;
+        if let Some(torn) = opened.torn {
+            tracing::info!(?torn, site = name, "an interrupted ledger record was cut off");
+        }
+        let records = decode(&path(), &opened.records)?;
+        let role = R::replay(me.clone(), vm.clone(), &records)?;
+        let copy = Copy::new(site, copy::key(&vm, COPY)?);
+        Ok(Self { name, role, me, vm, journal: opened.journal, records, copy })
+    }
+
+    pub(super) fn at(&self) -> Arc<dyn Site> {
+        Arc::clone(&self.copy.site)
+    }
+
+    /// Makes ledger and copy one, once in this life and again where an answer got lost. The longer of
+    /// the two is what happened: a ledger from a backup gets back what it forgot.
+    pub(super) async fn look(&mut self) -> Result<(), CustodyError> {
+        if self.copy.is_known() {
+            return Ok(());
+        }
+        let there = self.copy.look().await.map_err(|cause| self.failed(cause))?;
+        if let Some(bytes) = &there {
+            let site = || self.name.clone();
+            let copied =
+                copy::decode(bytes).map_err(|cause| CustodyError::Copy { site: site(), cause })?;
+            if let Some(missing) = copied.strip_prefix(&*self.records) {
+                self.take_in(missing)?;
+            } else if !self.records.starts_with(&copied) {
+                return Err(CustodyError::TwoStories { site: site() });
+            }
+        }
+        self.copy.know(there);
+        Ok(())
+    }
+
+    /// Asks the role; where it refuses, once more with what the site has heard since.
+    pub(super) async fn ask<A>(
+        &mut self,
+        request: impl Fn(&R) -> Result<Vec<A>, Refusal>,
+    ) -> Result<Vec<A>, CustodyError> {
+        self.look().await?;
+        let refused = match request(&self.role) {
+            Ok(actions) => return Ok(actions),
+            Err(refused) => refused,
+        };
+        let before = self.records.len();
+        self.doubt();
+        self.look().await?;
+        if self.records.len() == before {
+            return Err(refused.into());
+        }
+        Ok(request(&self.role)?)
+    }
+
+    /// Somebody may have written at the site: it is looked at again.
+    pub(super) fn doubt(&mut self) {
+        self.copy.doubt();
+    }
+
+    fn take_in(&mut self, missing: &[Record]) -> Result<(), CustodyError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(
+            site = self.name,
+            records = missing.len(),
+            "the ledger here had lost records"
+        );
+        for record in missing {
+            append(&mut self.journal, &self.name, record)?;
+        }
+        self.records.extend_from_slice(missing);
+        // Replayed, not applied: what another process did this one has not seen.
+        self.role = R::replay(self.me.clone(), self.vm.clone(), &self.records)?;
+        Ok(())
+    }
+
+    /// Makes the records durable, at the site and then here; answers what is to be done on them. The
+    /// site first: of two coordinators it lets one go on, and the other has written nothing.
+    pub(super) async fn carry<E>(
+        &mut self,
+        actions: Vec<Action<E>>,
+    ) -> Result<Vec<E>, CustodyError> {
+        let (records, effects) = split(actions)?;
+        let all = [&*self.records, &*records].concat();
+        if !all.is_empty() {
+            self.copy.bring_up(&all).await.map_err(|cause| self.failed(cause))?;
+        }
+        self.write(records)?;
+        Ok(effects)
+    }
+
+    /// As [`Half::carry`], without the site's copy.
+    pub(super) fn carry_here<E>(
+        &mut self,
+        actions: Vec<Action<E>>,
+    ) -> Result<Vec<E>, CustodyError> {
+        let (records, effects) = split(actions)?;
+        self.write(records)?;
+        Ok(effects)
+    }
+
+    fn write(&mut self, records: Vec<Record>) -> Result<(), CustodyError> {
+        for record in records {
+            append(&mut self.journal, &self.name, &record)?;
+            self.role.apply(&record)?;
+            self.records.push(record);
+        }
+        Ok(())
+    }
+
+    fn failed(&self, cause: SiteError) -> CustodyError {
+        let site = self.name.clone();
+        match cause.kind {
+            SiteErrorKind::Conflict => CustodyError::Elsewhere { site },
+            _ => CustodyError::Site { site, cause },
+        }
+    }
+
+    /// Something besides the ledger, in place of whatever was there.
+    pub(super) async fn keep(&self, key: &RecordKey, body: &[u8]) -> Result<(), CustodyError> {
+        let there = self.kept(key).await?;
+        let kept = self.copy.site.keep(key, there.as_deref(), body).await;
+        kept.map_err(|cause| self.failed(cause))
+    }
+
+    pub(super) async fn kept(&self, key: &RecordKey) -> Result<Option<Vec<u8>>, CustodyError> {
+        self.copy.site.kept(key).await.map_err(|cause| self.failed(cause))
+    }
+
+    pub(super) async fn forget(&self, key: Result<RecordKey, CustodyError>) {
+        let Ok(key) = key else { return };
+        if let Err(error) = self.copy.site.forget(&key).await {
+            tracing::warn!(%key, error = %chain(&error), "a record that nobody needs is left");
+        }
+    }
+}
+
+pub(super) fn decode(
+    path: &Path,
+    records: &[journal::Record],
+) -> Result<Vec<Record>, CustodyError> {
+    let decode = |record: &journal::Record| Record::decode(record.kind, &record.payload);
+    let records = records.iter().map(decode).collect::<Result<_, _>>();
+    records.map_err(|cause| CustodyError::Decode { path: path.to_owned(), cause })
+}
+
+fn append(journal: &mut Journal, site: &str, record: &Record) -> Result<(), CustodyError> {
+    let (kind, payload) = record.encode();
+    journal
+        .append(kind, &payload)
+        .map_err(|cause| CustodyError::Append { site: site.to_owned(), cause })?;
+    Ok(())
+}
+
+/// Records before effects: a role never asks for a record after an effect, and if it did, the
+/// effect would have to be done first by someone who is not here.
+fn split<E>(actions: Vec<Action<E>>) -> Result<(Vec<Record>, Vec<E>), CustodyError> {
+    let (mut records, mut effects) = (Vec::new(), Vec::new());
+    for action in actions {
+        match action {
+            Action::Record(record) if effects.is_empty() => records.push(record),
+            Action::Record(_) => {
+                return Err(CustodyError::Unfit { what: "a record behind an effect".to_owned() });
+            }
+            Action::Effect(effect) => effects.push(effect),
+        }
+    }
+    Ok((records, effects))
+}

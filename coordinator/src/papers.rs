@@ -1,0 +1,105 @@
+//! What each site keeps of a migration for a coordinator that has lost its state directory: the plan,
+//! the way into the guest, whom the roles believe. With the ledgers it is all that `recover` needs.
+
+use std::collections::BTreeMap;
+
+use handover::{InstallKey, VerifyingKey};
+use model::SiteName;
+use plan::Plan;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::failure::{Failure, Kind};
+use crate::guest::GuestLogin;
+use crate::keys;
+use crate::store::{Store, Stored};
+
+/// The only layout so far.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+pub struct Papers {
+    version: u32,
+    pub plan: Plan,
+    pub login: GuestLogin,
+    pub created_ms: i64,
+    /// How the ledgers name the installation.
+    pub install: InstallKey,
+    /// The public keys of both sites' roles, hexadecimal.
+    keys: BTreeMap<SiteName, String>,
+    /// What the agents know the coordinator by, PKCS #8, hexadecimal. At the source alone, whose
+    /// administrators have the guest's memory anyway.
+    coordinator: Option<String>,
+}
+
+#[derive(Debug, Error)]
+pub enum PapersError {
+    #[error("they are of version {0}, which this causeway does not know")]
+    Version(u32),
+    #[error("they cannot be read")]
+    Unreadable(#[from] serde_json::Error),
+    #[error("the {0} in them is none")]
+    Key(&'static str),
+}
+
+impl Papers {
+    pub fn parse(bytes: &[u8]) -> Result<Self, PapersError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } = serde_json::from_slice(bytes)?;
+        if version != VERSION {
+            return Err(PapersError::Version(version));
+        }
+        Ok(serde_json::from_slice(bytes)?)
+    }
+
+    pub fn public_keys(&self) -> Result<Vec<(SiteName, VerifyingKey)>, PapersError> {
+        let key = |text: &String| {
+            let bytes: [u8; 32] = hex::decode(text).ok()?.try_into().ok()?;
+            VerifyingKey::from_bytes(&bytes).ok()
+        };
+        let keys = self.keys.iter();
+        keys.map(|(site, text)| {
+            Ok((site.clone(), key(text).ok_or(PapersError::Key("site's key"))?))
+        })
+        .collect()
+    }
+
+    pub const fn has_coordinator_key(&self) -> bool {
+        self.coordinator.is_some()
+    }
+
+    pub fn coordinator_key(&self) -> Result<Option<Zeroizing<Vec<u8>>>, PapersError> {
+        let bytes = self.coordinator.as_ref().map(|text| hex::decode(text).map(Zeroizing::new));
+        bytes.transpose().map_err(|_| PapersError::Key("coordinator's key"))
+    }
+}
+
+/// For both sites.
+pub fn draw_up(store: &Store, stored: &Stored) -> Result<engine::custody::Papers, Failure> {
+    let plan = &stored.plan;
+    let public = |site: &SiteName| -> Result<(SiteName, String), Failure> {
+        Ok((site.clone(), hex::encode(keys::public_key(store, site)?.to_bytes())))
+    };
+    let mut papers = Papers {
+        version: VERSION,
+        plan: plan.clone(),
+        login: stored.login.clone(),
+        created_ms: stored.created_ms,
+        install: keys::install_name(store)?,
+        keys: BTreeMap::from([public(&plan.from)?, public(&plan.to)?]),
+        coordinator: None,
+    };
+    let encode = |papers: &Papers| {
+        serde_json::to_vec(papers).map_err(|error| {
+            Failure::new(Kind::Refused, "the plan cannot be written down").caused_by(&error)
+        })
+    };
+    let destination = encode(&papers)?;
+    papers.coordinator =
+        keys::of_coordinator_in_full(store, &plan.id)?.map(|key| hex::encode(&*key));
+    Ok(engine::custody::Papers { source: encode(&papers)?, destination })
+}
