@@ -5,6 +5,7 @@
 
 mod gate;
 pub mod images;
+pub mod killing;
 mod programs;
 mod scene;
 

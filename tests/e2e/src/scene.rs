@@ -205,11 +205,23 @@ impl Scene {
         let scene = Self { lab, witness, programs, vm, disks, at_east, at_west, state, dir };
         scene.ssh(scene.at_east)?.wait(PATIENCE).context("the guest does not come up")?;
         scene.witness_hears(1)?;
-        for name in ["east", "west"] {
-            let uri = scene.lab.operator().uri(scene.lab.site(name)?);
-            scene.causeway(&["site", "add", name, "--uri", &uri])?.must_exit(0);
-        }
+        scene.register_sites()?;
         Ok(scene)
+    }
+
+    fn register_sites(&self) -> Result<()> {
+        for name in ["east", "west"] {
+            let uri = self.lab.operator().uri(self.lab.site(name)?);
+            self.causeway(&["site", "add", name, "--uri", &uri])?.must_exit(0);
+        }
+        Ok(())
+    }
+
+    /// The operator's machine is gone, with all that the coordinator kept; another one knows the
+    /// sites' names and nothing else.
+    pub fn on_another_machine(&self) -> Result<()> {
+        std::fs::remove_dir_all(&self.state)?;
+        self.register_sites()
     }
 
     pub fn east(&self) -> &Site {

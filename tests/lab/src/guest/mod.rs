@@ -194,11 +194,10 @@ fn forget_old(used: &Path, kind: &str) -> Result<()> {
     let parent = used.parent().context("a cache entry has a directory")?;
     for entry in fs::read_dir(parent)?.filter_map(Result::ok) {
         let is_kind = entry.file_name().as_encoded_bytes().starts_with(kind.as_bytes());
-        if is_kind
-            && entry.path() != used
-            && entry.metadata()?.modified()?.elapsed().unwrap_or_default() > UNUSED
-        {
-            // Another process may be removing it too.
+        // Another process may be removing it too.
+        let modified = entry.metadata().and_then(|seen| seen.modified());
+        let unused = modified.is_ok_and(|at| at.elapsed().unwrap_or_default() > UNUSED);
+        if is_kind && entry.path() != used && unused {
             let _ = match entry.file_type()?.is_dir() {
                 true => fs::remove_dir_all(entry.path()),
                 false => fs::remove_file(entry.path()),
