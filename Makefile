@@ -8,7 +8,7 @@ THREADS  ?= 2
 # Programs for guests are linked by the tree's own (.cargo/config.toml).
 unexport RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER
 
-.PHONY: all deps programs agent test unit e2e rest more demo bench lint check clean
+.PHONY: all deps programs agent test unit e2e rest more model demo bench lint check clean
 
 all: programs
 
@@ -58,6 +58,11 @@ rest: programs
 more: programs
 	$(ON_REAL) --test moves --test rest --test labs -- --ignored --test-threads=$(THREADS)
 	$(ON_REAL) $(addprefix --test ,$(MORE)) -- --include-ignored --test-threads=$(THREADS)
+
+# Every state of the handover that an arbitrary coordinator can bring about, with one write more than in
+# `make test` and with ledgers restored in more ways.
+model: deps
+	MODEL=full $(CARGO) test --locked --profile lab --workspace --test faults -- --include-ignored --nocapture
 
 demo: programs
 	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(TARGET)/lab/demo

@@ -95,6 +95,16 @@ pub fn learn(store: &Store, site: &SiteName, key: &VerifyingKey) -> Result<(), F
     Ok(())
 }
 
+/// A site that is gone for good has taken its key with it: by its operator's word a new one speaks for
+/// it. Should it come back, the two are told apart.
+pub fn speak_for(store: &Store, site: &SiteName) -> Result<(), Failure> {
+    if read(store, &site_file(site))?.is_none() {
+        tracing::warn!(%site, "a new key speaks for the lost site");
+        store.write_private(&site_file(site), random()?.as_slice())?;
+    }
+    Ok(())
+}
+
 /// Makes this machine and the site have the same key for it: the site's, or where it has none ours.
 ///
 /// # Errors

@@ -84,12 +84,13 @@ pub async fn gather(
         evidence.destination = evidence.destination.filter(is_decided);
     }
     // Between its two records of the beginning an attempt is in one of them alone; what the journal
-    // knows of is in both.
-    let behind =
-        |last: Option<Epoch>| about.epoch.zip(last).is_some_and(|(ours, last)| last < ours);
-    if behind(at_destination.as_ref().map(DestinationRole::last_epoch)) {
+    // knows of is in both. One that was not read where it is kept may be anything.
+    let behind = |last: Option<Epoch>, site_asked: bool| {
+        site_asked && about.epoch.zip(last).is_some_and(|(ours, last)| last < ours)
+    };
+    if behind(at_destination.as_ref().map(DestinationRole::last_epoch), undecided_counts) {
         evidence.behind = Some(Side::Destination);
-    } else if behind(at_source.as_ref().map(SourceRole::last_epoch)) {
+    } else if behind(at_source.as_ref().map(SourceRole::last_epoch), unfenced_counts) {
         evidence.behind = Some(Side::Source);
     }
     Ok(evidence)

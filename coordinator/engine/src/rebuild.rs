@@ -9,7 +9,8 @@ use units::{Bytes, Digest, Epoch};
 
 use crate::custody::Custody;
 use crate::evidence::is_decided;
-use crate::record::Record;
+use crate::phase::Phase;
+use crate::record::{Record, State};
 
 /// What the ledgers of an attempt say; `None` for one that does not know it or cannot be read now.
 #[derive(Clone, Debug)]
@@ -32,7 +33,7 @@ impl Remembered {
     }
 
     /// Is it decided for the destination?
-    pub const fn is_granted(&self) -> bool {
+    const fn is_granted(&self) -> bool {
         matches!(
             self.destination,
             Some(D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_))
@@ -40,7 +41,7 @@ impl Remembered {
     }
 
     /// Has it come further than that something is copied?
-    pub fn is_past_copying(&self) -> bool {
+    fn is_past_copying(&self) -> bool {
         rebuild(self, 0).len() > COPYING
     }
 }
@@ -48,8 +49,24 @@ impl Remembered {
 /// Records of a journal of an attempt that has begun.
 const COPYING: usize = 2;
 
+/// What is to take the place of a journal; `None` where the one that is there is as good, since it knows
+/// more than ledgers do.
+pub fn mended(there: Option<&State>, of: &Remembered, now_ms: i64) -> Option<Vec<Record>> {
+    let is_behind = match there.map(|state| state.phase) {
+        None => true,
+        Some(
+            Phase::Planned | Phase::Preparing | Phase::Copying | Phase::Holding | Phase::Draining,
+        ) => of.is_past_copying(),
+        // Another coordinator brought it to its destination meanwhile.
+        Some(Phase::RollingBack) => of.is_granted(),
+        // From here on each step looks at the ledgers first.
+        Some(_) => false,
+    };
+    is_behind.then(|| rebuild(of, now_ms))
+}
+
 /// The records of a journal at the place where the migration can be taken up.
-pub fn rebuild(of: &Remembered, now_ms: i64) -> Vec<Record> {
+fn rebuild(of: &Remembered, now_ms: i64) -> Vec<Record> {
     let mut records = vec![Record::Rebuilt { at_ms: now_ms }, Record::Began { epoch: of.epoch }];
     // A journal's attempt is in both ledgers: one that is not yet is begun again.
     if of.source.is_none() && !of.destination.as_ref().is_some_and(is_decided) {

@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use engine::State;
 use engine::custody::{Custody, papers as papers_at};
-use engine::rebuild::{Remembered, rebuild};
-use engine::{Phase, State};
+use engine::rebuild::{Remembered, mended};
 use handover::VerdictKind;
 use model::SiteName;
 use plan::Plan;
@@ -122,8 +122,8 @@ async fn take_in(context: &Context, papers: &Papers) -> Result<(), Failure> {
             .caused_by(error)
     };
     let before = store.migration(plan.id.as_str())?;
-    let phase = before.as_ref().map(state_of).transpose()?.map(|state| state.phase);
-    if phase.is_some_and(|phase| !may_be_behind(phase)) {
+    let state = before.as_ref().map(state_of).transpose()?;
+    if state.as_ref().is_some_and(|state| state.phase.is_final()) {
         return Ok(());
     }
     keys::succeed(store, &papers.install)?;
@@ -135,17 +135,10 @@ async fn take_in(context: &Context, papers: &Papers) -> Result<(), Failure> {
     }
     let (source, destination) = (context.site(&plan.from)?, context.site(&plan.to)?);
     let remembered = remember(context, plan, &source, &destination).await?;
-    let Some(remembered) = remembered else { return Ok(()) };
-    // Being taken back here, while another coordinator brought it to its destination.
-    if phase == Some(Phase::RollingBack) && !remembered.is_granted() {
-        return Ok(());
-    }
     let now_ms = crate::now_ms();
-    let records = rebuild(&remembered, now_ms);
-    // A journal that is not behind knows more than the ledgers.
-    if before.is_some() && !remembered.is_past_copying() {
+    let Some(records) = remembered.and_then(|of| mended(state.as_ref(), &of, now_ms)) else {
         return Ok(());
-    }
+    };
     store.rebuild_migration(&Stored {
         plan: plan.clone(),
         login: papers.login.clone(),
@@ -154,19 +147,6 @@ async fn take_in(context: &Context, papers: &Papers) -> Result<(), Failure> {
     })?;
     tracing::info!(id = %plan.id, "taken in from the sites");
     Ok(())
-}
-
-/// A journal from a backup, which would wait for its operator for ever.
-const fn may_be_behind(phase: Phase) -> bool {
-    matches!(
-        phase,
-        Phase::Planned
-            | Phase::Preparing
-            | Phase::Copying
-            | Phase::Holding
-            | Phase::Draining
-            | Phase::RollingBack
-    )
 }
 
 /// What the ledgers say of the plan's attempt, if it was begun.
@@ -206,6 +186,7 @@ async fn one(
             plan.to, plan.id, plan.from
         );
         agreed(args, &question)?;
+        keys::speak_for(&context.store, &plan.to)?;
         let (mut run, listening) = prepare(context, stored).await?;
         run.attested = args.reason.as_deref().map(attestation);
         engine::abort(&mut run, "its destination is gone, by the operator's word").await.map_err(

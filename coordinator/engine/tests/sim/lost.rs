@@ -44,6 +44,42 @@ async fn a_coordinator_that_lost_everything_is_made_anew_from_the_sites() {
     }
 }
 
+/// A site does not answer either: what is said without it is true, what is done without it is no harm,
+/// and when it is back all comes to its end.
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_lost_everything_and_a_site_waits_for_it() {
+    let (mut ends, mut without) = (Ends::default(), 0);
+    for point in clean().await {
+        for source_is_gone in [true, false] {
+            let at = format!("{point}, source is gone: {source_is_gone}");
+            let stage = Stage::new().await;
+            stage.dies(&point, Fate::DiesAfter, &at).await;
+            stage.kept.lose_everything();
+            let gone = if source_is_gone { &stage.east } else { &stage.west };
+            stage.world.set_reachable(gone, false);
+            let known = stage.recover().await;
+            no_lies(&stage, &at).await;
+            stage.world.set_reachable(gone, false);
+            if known {
+                let end = stage.live(Doing::Migrate, &Points::default()).await;
+                without +=
+                    usize::from(stage.world.loaded_at(stage.id()) == Some(stage.west.clone()));
+                assert!(!matches!(end, End::Final(Phase::RolledBack)), "{at}: {end:?}");
+                no_lies(&stage, &at).await;
+            }
+            stage.world.set_reachable(gone, true);
+            if !stage.recover().await {
+                stage.assert_stayed().await;
+                continue;
+            }
+            let end = stage.live(Doing::Migrate, &Points::default()).await;
+            stage.assert_ended(&end, &at).await;
+            ends.count(&end);
+        }
+    }
+    println!("{ends:?}, {without} came up at the destination before that");
+}
+
 /// What one site's ledger here has forgotten its copy there has not.
 #[tokio::test(start_paused = true)]
 async fn ledgers_of_an_earlier_day_get_back_what_they_forgot() {

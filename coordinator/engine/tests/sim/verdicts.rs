@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use handover::{Side, Strength, Verdict, VerdictKind};
+use handover::{Next, Side, Strength, Verdict, VerdictKind};
 use model::{Power, SiteName};
 
 use crate::crash::{clean, deaths};
@@ -39,10 +39,13 @@ impl Truth {
                 self.granted.then_some("it is decided for the destination")
             }
             // That it was started by hand only its platform can tell.
-            V::InHandover if matches!(ask, Ask::Ledgers | Ask::Destination) => None,
+            V::InHandover if !matches!(ask, Ask::Both | Ask::Source | Ask::SourceAnswers) => None,
             V::InHandover => self.runs_at.is_some().then_some("it runs"),
             V::AlarmSplit => Some("one copy runs"),
-            V::NeedsOperator => None,
+            // Nobody restored an old ledger, or it got back what it forgot.
+            V::NeedsOperator => {
+                matches!(verdict.next, Next::Quarantine(_)).then_some("none is old")
+            }
         };
         let started = match verdict.started {
             Some(true) if !self.was_started => Some("it was not started there"),
@@ -65,14 +68,15 @@ impl Truth {
 pub async fn no_lies(stage: &Stage, at: &str) -> Vec<(Ask, bool, Verdict)> {
     let truth = Truth::of(stage);
     let mut said = Vec::new();
-    for ask in [Ask::Both, Ask::Ledgers, Ask::Source, Ask::Destination] {
-        for with_journal in [true, false] {
-            let verdict = stage.verdict(ask, with_journal).await;
-            if let Some(lie) = truth.denies(&verdict, ask) {
-                panic!("{at}, asked {ask:?}: {lie}: {verdict:#?}");
-            }
-            said.push((ask, with_journal, verdict));
+    let all = [Ask::Both, Ask::Ledgers, Ask::Source, Ask::Destination];
+    let unanswered = [Ask::SourceAnswers, Ask::DestinationAnswers].map(|ask| (ask, true));
+    let asked = all.into_iter().flat_map(|ask| [(ask, true), (ask, false)]).chain(unanswered);
+    for (ask, with_journal) in asked {
+        let verdict = stage.verdict(ask, with_journal).await;
+        if let Some(lie) = truth.denies(&verdict, ask) {
+            panic!("{at}, asked {ask:?}: {lie}: {verdict:#?}");
         }
+        said.push((ask, with_journal, verdict));
     }
     said
 }

@@ -88,3 +88,13 @@ fn a_source_that_powers_on_because_its_ledger_says_it_is_home() {
 fn a_fence_made_before_its_undoing_is_recorded() {
     caught(Mutant::IntentAfterFence, one_move());
 }
+
+#[test]
+fn blocks_of_an_earlier_round_that_arrive_after_the_sync() {
+    caught(Mutant::LateBlocks, one_move());
+}
+
+#[test]
+fn a_source_retired_without_a_grant_receipt_of_the_destination() {
+    caught(Mutant::RetireWithoutGrant, one_move());
+}

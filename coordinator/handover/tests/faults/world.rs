@@ -115,6 +115,7 @@ pub enum Broken {
     Delete(usize),
     PowerOnByBelief(usize),
     Forget(usize),
+    LateBlock(usize),
 }
 
 /// How far the exploration goes, and which rule is broken.
@@ -156,6 +157,8 @@ pub enum Mutant {
     PowerOnByBelief,
     IntentAfterFence,
     StartBeforeMark,
+    LateBlocks,
+    RetireWithoutGrant,
 }
 
 impl World {
@@ -197,6 +200,7 @@ impl World {
                     all.push(Happens::Broken(Broken::PowerOnByBelief(i)));
                 }
                 Some(Mutant::RevokeTwice) => all.push(Happens::Broken(Broken::Forget(i))),
+                Some(Mutant::LateBlocks) => all.push(Happens::Broken(Broken::LateBlock(i))),
                 _ => {}
             }
         }
@@ -239,6 +243,9 @@ impl World {
             }
             Some(Mutant::ReleaseWithoutRevoke) => {
                 self.push_ask(Ask::Release(m, forged_revoke(m)), all, rules);
+            }
+            Some(Mutant::RetireWithoutGrant) => {
+                self.push_ask(Ask::Retire(m, forged_grant(m)), all, rules);
             }
             _ => {}
         }
@@ -602,6 +609,11 @@ impl World {
                 let vm = self.sites[*i].vm.as_mut().filter(|vm| owner && vm.form == Form::Own)?;
                 (vm.start_proof, vm.running) = (false, true);
             }
+            Broken::LateBlock(i) => {
+                let held = |vm: &&mut Vm| matches!(vm.form, Form::Held(_)) && vm.disk != EMPTY;
+                let vm = self.sites[*i].vm.as_mut().filter(held)?;
+                vm.disk = vm.disk.checked_sub(1)?;
+            }
             Broken::Forget(i) => {
                 let mut records = pure::records(self.sites[*i].ledger);
                 let last = records.pop()?;
@@ -620,42 +632,51 @@ impl World {
     /// A fence receipt for what the targets hold, from a source that was never fenced.
     fn forged_fence(&self, m: Move) -> Option<ReceiptId> {
         let disk = self.sites[m.destination()].vm.as_ref()?.disk;
-        let mut ledger = pure::ledger(vec![]);
-        let calls = [
-            Call::OpenSource(m, Mark::NoPlaceholder),
-            Call::Fence(m, disk),
-            Call::FenceHolds(m, FenceLevel::StartProof, Basis::ReadWhileOff, disk),
-        ];
-        let mut sent = None;
-        for call in calls {
-            for act in pure::call(m.source(), ledger, true, call) {
-                match act {
-                    Act::Append(after) => ledger = after,
-                    Act::Send(receipt) => sent = Some(receipt),
-                    _ => {}
-                }
-            }
-        }
-        sent
+        forged(m.source(), &fenced_with(m, disk))
     }
+}
+
+fn fenced_with(m: Move, disk: u8) -> [Call; 3] {
+    [
+        Call::OpenSource(m, Mark::NoPlaceholder),
+        Call::Fence(m, disk),
+        Call::FenceHolds(m, FenceLevel::StartProof, Basis::ReadWhileOff, disk),
+    ]
 }
 
 /// A revoke receipt that no ledger knows of.
 fn forged_revoke(m: Move) -> ReceiptId {
-    let mut ledger = pure::ledger(vec![]);
     let calls =
         [Call::OpenDestination(m, Mark::NoPlaceholder), Call::Revoke(m, Mark::NoPlaceholder)];
-    let mut sent = None;
+    forged(m.destination(), &calls).unwrap()
+}
+
+/// A grant receipt that no ledger knows of.
+fn forged_grant(m: Move) -> ReceiptId {
+    let fence = forged(m.source(), &fenced_with(m, 0)).unwrap();
+    let held = Mark::Absent(m.epoch());
+    let calls = [
+        Call::OpenDestination(m, Mark::NoPlaceholder),
+        Call::Placeholder(m, held),
+        Call::Synced(m, 0, held),
+        Call::Grant(m, fence, held),
+    ];
+    forged(m.destination(), &calls).unwrap()
+}
+
+/// The last receipt that a role gives or writes down where it is asked all that with an empty ledger.
+fn forged(site: usize, calls: &[Call]) -> Option<ReceiptId> {
+    let (mut ledger, mut last) = (pure::ledger(vec![]), None);
     for call in calls {
-        for act in pure::call(m.destination(), ledger, false, call) {
+        for act in pure::call(site, ledger, true, *call) {
             match act {
                 Act::Append(after) => ledger = after,
-                Act::Send(receipt) => sent = Some(receipt),
+                Act::Send(receipt) | Act::WriteMark(receipt) => last = Some(receipt),
                 _ => {}
             }
         }
     }
-    sent.unwrap()
+    last
 }
 
 /// What the disks held when they were drained for this fence.

@@ -5,3 +5,4 @@
 mod abort;
 mod breaks;
 mod hold;
+mod lost;

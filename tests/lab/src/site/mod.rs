@@ -199,14 +199,30 @@ impl Site {
 
     /// Restarts libvirtd alone; VMs run on.
     pub fn restart_libvirtd(&self) -> Result<()> {
-        const SCRIPT: &str = "pid=$(cat /run/libvirtd.pid); kill $pid; \
-            while [ -e /proc/$pid ]; do sleep 0.02; done; exec libvirtd --listen --daemon";
+        self.stop_libvirtd()?;
+        self.start_libvirtd()
+    }
+
+    /// Nobody answers for the site any more; VMs run on.
+    pub fn stop_libvirtd(&self) -> Result<()> {
+        self.script(
+            "pid=$(cat /run/libvirtd.pid); kill $pid; while [ -e /proc/$pid ]; do sleep 0.02; done",
+        )
+    }
+
+    pub fn start_libvirtd(&self) -> Result<()> {
+        self.script("exec libvirtd --listen --daemon")?;
+        self.virsh(&["uri"])?;
+        Ok(())
+    }
+
+    /// Runs a shell's script among the site's processes.
+    fn script(&self, script: &str) -> Result<()> {
         let pid = self.pid()?.to_string();
         run(Command::new("nsenter")
             .args(["--target", &pid, "--mount", "--net", "--uts", "--ipc", "--pid", "--"])
-            .args(["sh", "-c", SCRIPT])
+            .args(["sh", "-c", script])
             .current_dir("/"))?;
-        self.virsh(&["uri"])?;
         Ok(())
     }
 

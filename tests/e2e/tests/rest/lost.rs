@@ -1,0 +1,48 @@
+//! The operator's machine is lost, and a site with it.
+
+use e2e::VM;
+use e2e::killing::{AFTER_THE_GATE, Killing};
+
+/// What the destination keeps is enough to start the VM there and to say that it lives there.
+#[test]
+fn from_the_destination_alone_a_decided_migration_is_brought_to_its_end() {
+    let (scene, _gate, id) = Killing::begin(AFTER_THE_GATE).kill(AFTER_THE_GATE);
+    scene.east().stop_libvirtd().unwrap();
+    scene.on_another_machine().unwrap();
+    let ran = scene.causeway(&["recover", "--settle", "--yes"]).unwrap().must_exit(5);
+    assert!(ran.stderr.contains("moved to the destination"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("causeway resume {id}")), "{}", ran.stderr);
+    scene.ledger_is_whole(scene.at_west).unwrap();
+    let status = scene.causeway(&["status", "--from", "west"]).unwrap().must_exit(0).stdout;
+    assert!(status.contains("fully migrated (proven)"), "{status}");
+
+    scene.east().start_libvirtd().unwrap();
+    scene.causeway(&["resume", &id]).unwrap().must_exit(0);
+    assert!(!scene.east().is_running(VM).unwrap(), "the source runs as well");
+}
+
+/// Nobody can know whether a destination that is gone runs the VM: without its operator's word nothing
+/// starts, and with it the source goes on.
+#[test]
+fn a_destination_that_is_gone_is_vouched_for_by_its_operator() {
+    let (scene, _gate, id) = Killing::begin("phase: deciding").kill("phase: deciding");
+    scene.west().stop_libvirtd().unwrap();
+    scene.on_another_machine().unwrap();
+    for arguments in [&["recover"][..], &["recover", "--settle", "--yes"]] {
+        let ran = scene.causeway(arguments).unwrap().must_exit(5);
+        assert!(ran.stdout.contains("needs an operator (unknown)"), "{}", ran.stdout);
+        assert!(!scene.east().is_running(VM).unwrap(), "the source was started on a guess");
+    }
+    let word = ["--attest", "fenced=west", "--reason", "it burnt down"];
+    let settle = [&["recover", VM, "--settle", "--yes"], &word[..]].concat();
+    // What was made there cannot be removed.
+    scene.causeway(&settle).unwrap().must_exit(5);
+    scene.ledger_is_whole(scene.at_east).unwrap();
+    let status = scene.causeway(&["status", &id]).unwrap().stdout;
+    assert!(status.contains("lives at east"), "{status}");
+
+    // It was not gone for good: nothing of its former key is believed.
+    scene.west().start_libvirtd().unwrap();
+    let ran = scene.causeway(&["resume", &id]).unwrap().must_exit(3);
+    assert!(ran.stderr.contains("west has another key"), "{}", ran.stderr);
+}
