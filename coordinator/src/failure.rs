@@ -148,7 +148,8 @@ pub fn halted(id: &units::MigrationId, vm: &str, halt: &Halt) -> Failure {
         failure.causes.push(divergence.to_string());
     }
     failure.hints = cause.map(StepError::hints).unwrap_or_default();
-    if kind == Kind::Interrupted {
+    let is_taken_back = matches!(halt, Halt::Resumable { phase: engine::Phase::RollingBack, .. });
+    if kind == Kind::Interrupted && !is_taken_back {
         failure.hints.push(format!("or take everything back: causeway abort {id}"));
     }
     failure

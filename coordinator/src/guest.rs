@@ -32,6 +32,12 @@ pub struct GuestLogin {
 }
 
 impl GuestLogin {
+    /// Nobody knows the way in: it is to be said with `--guest`.
+    pub fn unknown() -> Self {
+        let (user, host) = ("root".to_owned(), "unknown.invalid".to_owned());
+        Self { user, host, port: 22, identity: None, host_key: None, known_hosts: None }
+    }
+
     /// `user@host`, `user@host:port`, `user@[v6]:port`.
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let bad = || {

@@ -9,7 +9,7 @@ use std::path::Path;
 use ed25519_dalek::SigningKey;
 use handover::{Identity, InstallKey, VerifyingKey};
 use model::SiteName;
-use site::{RecordKey, Site, SiteErrorKind};
+use site::{RecordKey, Site};
 use transfer::secure;
 use units::MigrationId;
 use zeroize::Zeroizing;
@@ -64,35 +64,51 @@ fn public_file(site: &SiteName) -> String {
 /// Signs what a site's role says. The roles run inside this program, each with its own key, as
 /// they will when a mobility agent takes them over.
 fn site_key(store: &Store, site: &SiteName) -> Result<SigningKey, Failure> {
-    // Its key is at the site, which could not be asked yet: nothing can be signed for it till then, and
-    // this key signs nothing, since every record of it needs the site.
-    if read(store, &public_file(site))?.is_some() && read(store, &site_file(site))?.is_none() {
+    signing_key(store, &site_file(site), &format!("ledger/{site}"))
+}
+
+/// As [`site_key`]. Where the key is at a site that could not be asked yet, one that nobody believes:
+/// nothing is signed for a site before it was asked.
+fn site_key_or_none(store: &Store, site: &SiteName) -> Result<SigningKey, Failure> {
+    let is_learnt = read(store, &public_file(site))?.is_some();
+    if is_learnt && read(store, &site_file(site))?.is_none() {
         return Ok(SigningKey::from_bytes(&*random()?));
     }
-    signing_key(store, &site_file(site), &format!("ledger/{site}"))
+    site_key(store, site)
 }
 
 /// Verifies what a site's role said.
 pub fn public_key(store: &Store, site: &SiteName) -> Result<VerifyingKey, Failure> {
-    match read(store, &public_file(site))? {
-        Some(bytes) if read(store, &site_file(site))?.is_none() => {
-            let bytes: Option<[u8; 32]> = bytes.as_slice().try_into().ok();
-            let key = bytes.and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok());
-            key.ok_or_else(|| {
-                let path = store.path().join(public_file(site));
-                Failure::new(Kind::Refused, format!("{} is not a key", path.display()))
-            })
-        }
+    match learnt(store, site)? {
+        Some(key) if read(store, &site_file(site))?.is_none() => Ok(key),
         _ => Ok(site_key(store, site)?.verifying_key()),
     }
 }
 
+/// What is known of the key of a site that could not be asked for it yet.
+fn learnt(store: &Store, site: &SiteName) -> Result<Option<VerifyingKey>, Failure> {
+    let Some(bytes) = read(store, &public_file(site))? else { return Ok(None) };
+    let bytes: Option<[u8; 32]> = bytes.as_slice().try_into().ok();
+    let key = bytes.and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok());
+    key.map(Some).ok_or_else(|| {
+        let path = store.path().join(public_file(site));
+        Failure::new(Kind::Refused, format!("{} is not a key", path.display()))
+    })
+}
+
 /// The key of a site that cannot be asked, as its peer's papers have it.
 pub fn learn(store: &Store, site: &SiteName, key: &VerifyingKey) -> Result<(), Failure> {
-    if read(store, &site_file(site))?.is_none() {
-        store.write_private(&public_file(site), key.as_bytes())?;
+    if read(store, &site_file(site))?.is_some() {
+        return Ok(());
     }
-    Ok(())
+    match learnt(store, site)? {
+        None => {
+            store.write_private(&public_file(site), key.as_bytes())?;
+            Ok(())
+        }
+        Some(known) if known == *key => Ok(()),
+        Some(_) => Err(another_key(store, site)),
+    }
 }
 
 /// A site that is gone for good has taken its key with it: by its operator's word a new one speaks for
@@ -108,7 +124,7 @@ pub fn speak_for(store: &Store, site: &SiteName) -> Result<(), Failure> {
 /// Makes this machine and the site have the same key for it: the site's, or where it has none ours.
 ///
 /// # Errors
-/// Where the two have different ones, and where the site does not answer and nothing is known of its
+/// Where the two have different ones, and where the site cannot be asked and nothing is known of its
 /// key here.
 pub async fn settle(store: &Store, name: &SiteName, site: &dyn Site) -> Result<(), Failure> {
     let file = site_file(name);
@@ -117,37 +133,44 @@ pub async fn settle(store: &Store, name: &SiteName, site: &dyn Site) -> Result<(
     };
     let place: RecordKey =
         "site/key".parse().map_err(|error: site::RecordKeyError| failed(&error))?;
-    let here = read(store, &file)?;
+    let (here, learnt) = (read(store, &file)?, learnt(store, name)?);
     let there = match site.kept(&place).await {
         Ok(there) => there.map(Zeroizing::new),
-        Err(error)
-            if error.kind == SiteErrorKind::Unreachable
-                && (here.is_some() || read(store, &public_file(name))?.is_some()) =>
-        {
+        // Whatever is the matter with it, it must not hold up the other one.
+        Err(error) if here.is_some() || learnt.is_some() => {
+            tracing::warn!(%name, error = %units::chain(&error), "its key was not compared");
             return Ok(());
         }
         Err(error) => return Err(failed(&error)),
     };
     match (here, there) {
         (None, Some(there)) => {
+            let bytes: [u8; 32] =
+                there.as_slice().try_into().map_err(|_| another_key(store, name))?;
+            let key = SigningKey::from_bytes(&bytes).verifying_key();
+            if learnt.is_some_and(|learnt| learnt != key) {
+                return Err(another_key(store, name));
+            }
             store.write_private(&file, &there)?;
         }
+        // What it said before could not be believed any more.
+        (None, None) if learnt.is_some() => return Err(another_key(store, name)),
         (_, None) => {
             let ours = site_key(store, name)?.to_bytes();
-            if let Err(error) = site.keep(&place, None, &ours).await {
-                return Err(failed(&error));
-            }
+            site.keep(&place, None, &ours).await.map_err(|error| failed(&error))?;
         }
         (Some(here), Some(there)) if here == there => {}
-        (Some(_), Some(_)) => {
-            return Err(Failure::new(
-                Kind::Refused,
-                format!("{name} has another key than {} has for it", store.path().display()),
-            )
-            .hint("another site had this name before, or the site was set up anew: register it under a new name (causeway site add), or use another --state-dir"));
-        }
+        (Some(_), Some(_)) => return Err(another_key(store, name)),
     }
     Ok(())
+}
+
+fn another_key(store: &Store, site: &SiteName) -> Failure {
+    Failure::new(
+        Kind::Refused,
+        format!("{site} has another key than {} has for it", store.path().display()),
+    )
+    .hint("another site had this name before, or it was set up anew: register it under a name of its own (causeway site add), or use another --state-dir")
 }
 
 /// Who the two site roles are, each believing the other.
@@ -161,7 +184,7 @@ pub fn identities(
         Ok(Identity {
             install: install.clone(),
             site: parsed(site.as_str())?,
-            key: site_key(store, site)?,
+            key: site_key_or_none(store, site)?,
             peers: BTreeMap::from([(parsed(peer.as_str())?, public_key(store, peer)?)]),
         })
     };

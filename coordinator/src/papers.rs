@@ -56,20 +56,11 @@ impl Papers {
         Ok(serde_json::from_slice(bytes)?)
     }
 
-    pub fn public_keys(&self) -> Result<Vec<(SiteName, VerifyingKey)>, PapersError> {
-        let key = |text: &String| {
-            let bytes: [u8; 32] = hex::decode(text).ok()?.try_into().ok()?;
-            VerifyingKey::from_bytes(&bytes).ok()
-        };
-        let keys = self.keys.iter();
-        keys.map(|(site, text)| {
-            Ok((site.clone(), key(text).ok_or(PapersError::Key("site's key"))?))
-        })
-        .collect()
-    }
-
-    pub const fn has_coordinator_key(&self) -> bool {
-        self.coordinator.is_some()
+    /// Of the role of one of the two sites.
+    pub fn public_key(&self, site: &SiteName) -> Result<VerifyingKey, PapersError> {
+        let bytes = self.keys.get(site).and_then(|text| hex::decode(text).ok()?.try_into().ok());
+        let key = bytes.and_then(|bytes: [u8; 32]| VerifyingKey::from_bytes(&bytes).ok());
+        key.ok_or(PapersError::Key("site's key"))
     }
 
     pub fn coordinator_key(&self) -> Result<Option<Zeroizing<Vec<u8>>>, PapersError> {

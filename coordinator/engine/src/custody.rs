@@ -10,6 +10,7 @@
 
 mod copy;
 mod half;
+mod kept;
 mod shelf;
 
 use std::path::PathBuf;
@@ -19,19 +20,17 @@ use handover::{
     Attempt, Attestation, Content, ContentBasis, DestinationEffect, DestinationRequest,
     DestinationRole, DestinationState, Established, Fence, FenceLevel, GrantReceipt, Identity,
     LedgerError, MarkSeen, PlanDigest, Record, Refusal, RevokeReceipt, SourceEffect, SourceRequest,
-    SourceRole, SourceState, Unfence, VmKey,
+    SourceRole, SourceState, VmKey,
 };
 use journal::{AppendError, OpenError, StoreId};
 use model::SiteName;
-use serde::{Deserialize, Serialize};
-use site::{
-    FenceStage, Mark, PlaceholderState, RecordKey, Site, SiteError, SiteErrorKind, UnfenceRecord,
-};
+use site::{FenceStage, Mark, PlaceholderState, Site, SiteError, UnfenceRecord};
 use thiserror::Error;
 use units::{Digest, Epoch, MigrationId, chain};
 
 pub use copy::{CopyError, decode as decode_copy};
 use half::{Half, decode};
+pub use kept::{Papers, papers};
 pub use shelf::{Folder, Shelf};
 
 /// The journal's kind for site ledgers.
@@ -91,6 +90,13 @@ pub enum CustodyError {
 }
 
 impl CustodyError {
+    /// What nobody can put right but a person.
+    pub(crate) const fn both_ways() -> Self {
+        Self::Refused(Refusal::Contradiction {
+            what: "decided for the destination, and the source was released",
+        })
+    }
+
     /// Did a site not answer? What was recorded stands, and asking again goes on from there.
     pub const fn at_site(&self) -> Option<&SiteError> {
         match self {
@@ -107,22 +113,6 @@ pub struct Custody {
     source: Half<SourceRole>,
     destination: Half<DestinationRole>,
     template: Attempt,
-}
-
-/// Names an un-fence record's file in the ledger.
-#[derive(Serialize, Deserialize)]
-struct UnfenceFile {
-    stage: FenceStage,
-    file: String,
-    blake3: Digest,
-}
-
-/// What `recover` needs of a migration besides the ledgers, as each site is to keep it. Sealed for
-/// this crate: whoever runs it writes and reads them.
-#[derive(Clone, Debug, Default)]
-pub struct Papers {
-    pub source: Vec<u8>,
-    pub destination: Vec<u8>,
 }
 
 /// Whose ledgers, and about what.
@@ -202,11 +192,10 @@ impl Custody {
         // Both are asked before either records: a refusal leaves nothing half open.
         let at_destination = self.destination.role.open(&attempt, &mark)?;
         let at_source = self.source.role.open(&attempt, &source_mark)?;
-        let key = self.key(PAPERS)?;
-        self.destination.keep(&key, &papers.destination).await?;
-        self.source.keep(&key, &papers.source).await?;
+        self.keep_papers(epoch, papers).await?;
         self.destination.carry(at_destination).await?;
         self.source.carry(at_source).await?;
+        self.forget_ended(epoch).await;
         Ok(epoch)
     }
 
@@ -225,11 +214,13 @@ impl Custody {
         use SourceState as S;
         let last = self.last_epoch();
         let ours = self.destination.role.attempt(last) == Some(&self.attempt(last));
-        let ended = matches!(self.destination_state(last), DestinationState::Revoked(_))
-            && !matches!(
-                self.source_state(last),
-                S::Fencing | S::Fenced(_) | S::Released { settled: false }
-            );
+        let let_go = match self.source_state(last) {
+            S::Released { settled: true } | S::Superseded => true,
+            // It never heard of it, if all that it knows was seen.
+            S::Unknown => self.source.is_seen(),
+            _ => false,
+        };
+        let ended = matches!(self.destination_state(last), DestinationState::Revoked(_)) && let_go;
         (ours && !ended).then_some(last)
     }
 
@@ -272,19 +263,31 @@ impl Custody {
         request: DestinationRequest,
         mark: &MarkSeen,
     ) -> Result<Vec<DestinationEffect>, CustodyError> {
-        // A site that is gone for good keeps nothing: an operator has vouched for it.
-        let vouched = matches!(request, DestinationRequest::Revoke { attested: Some(_) });
         let ask = |role: &DestinationRole| role.step(epoch, request.clone(), mark);
-        match self.destination.ask(ask).await {
-            Err(CustodyError::Site { site, cause })
-                if vouched && cause.kind == SiteErrorKind::Unreachable =>
-            {
+        let asked = self.destination.ask(ask).await;
+        let DestinationRequest::Revoke { attested: Some(word) } = &request else {
+            return self.destination.carry(asked?).await;
+        };
+        // An operator has vouched for a site that is gone for good, perhaps with all that it knew.
+        let (asked, is_gone) = match asked {
+            Err(CustodyError::Site { site, cause }) => {
                 tracing::warn!(site, error = %chain(&cause), "revoked without its copy of the ledger");
-                let actions = ask(&self.destination.role)?;
-                self.destination.carry_here(actions)
+                (ask(&self.destination.role).map_err(CustodyError::from), true)
             }
-            actions => self.destination.carry(actions?).await,
+            asked => (asked, false),
+        };
+        let actions = match asked {
+            Err(CustodyError::Refused(Refusal::UnknownAttempt { .. }))
+                if self.source.role.attempt(epoch) == Some(&self.attempt(epoch)) =>
+            {
+                self.destination.role.vouch(&self.attempt(epoch), word.clone())?
+            }
+            asked => asked?,
+        };
+        if is_gone {
+            return self.destination.carry_here(actions);
         }
+        self.destination.carry(actions).await
     }
 
     /// A request to the source's role.
@@ -297,15 +300,19 @@ impl Custody {
         self.source.carry(actions).await
     }
 
-    /// What undoes this stage is on the disk, then the intent is in the ledger.
+    /// What undoes this stage is on the disk and at the site, then the intent is in the ledger. Answers
+    /// with the record to go by: that of an earlier life, if there is one.
     pub async fn fence_intent(
         &mut self,
         epoch: Epoch,
-        record: &UnfenceRecord,
+        record: UnfenceRecord,
         content: &[Digest],
-    ) -> Result<(), CustodyError> {
+    ) -> Result<UnfenceRecord, CustodyError> {
         self.source.look().await?;
-        let unfence = self.keep(epoch, record).await?;
+        if let Some(earlier) = self.unfence_record(epoch, record.stage).await? {
+            return Ok(earlier);
+        }
+        let unfence = self.keep_unfence(epoch, &record).await?;
         let request = match record.stage {
             FenceStage::Definition => {
                 SourceRequest::Fence { unfence, content: Some(content_of(content)?) }
@@ -313,49 +320,7 @@ impl Custody {
             FenceStage::Disks => SourceRequest::FenceFurther { unfence },
         };
         self.source(epoch, request).await?;
-        Ok(())
-    }
-
-    /// The un-fence record of a stage, if it was captured in this epoch.
-    pub async fn unfence_record(
-        &self,
-        epoch: Epoch,
-        stage: FenceStage,
-    ) -> Result<Option<UnfenceRecord>, CustodyError> {
-        for unfence in self.source.role.unfence(epoch) {
-            let named: UnfenceFile = serde_json::from_slice(unfence.as_bytes())
-                .map_err(|error| CustodyError::Unfit { what: error.to_string() })?;
-            if named.stage != stage {
-                continue;
-            }
-            let body = self.unfence_body(epoch, &named).await?;
-            let path = self.shelf.path(&self.source.name, &named.file);
-            if Digest(*blake3::hash(&body).as_bytes()) != named.blake3 {
-                return Err(CustodyError::Tampered { path });
-            }
-            let record = serde_json::from_slice(&body);
-            return record.map(Some).map_err(|_| CustodyError::Tampered { path });
-        }
-        Ok(None)
-    }
-
-    /// From here, or where it is lost, from the site.
-    async fn unfence_body(
-        &self,
-        epoch: Epoch,
-        named: &UnfenceFile,
-    ) -> Result<Vec<u8>, CustodyError> {
-        let site = &self.source.name;
-        let path = || self.shelf.path(site, &named.file);
-        let cause = match self.shelf.kept(site, &named.file) {
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => cause,
-            kept => return kept.map_err(|cause| CustodyError::File { path: path(), cause }),
-        };
-        let there = self.source.kept(&self.key(&unfence_key(epoch, named.stage))?).await?;
-        let body = there.ok_or_else(|| CustodyError::File { path: path(), cause })?;
-        let kept = self.shelf.keep(site, &named.file, &body);
-        kept.map_err(|cause| CustodyError::File { path: path(), cause })?;
-        Ok(body)
+        Ok(record)
     }
 
     /// The fence was looked at and holds.
@@ -440,51 +405,52 @@ impl Custody {
         Attempt { epoch, ..self.template.clone() }
     }
 
-    /// Writes what undoes a fence where a crash cannot take half of it, here and at the site.
-    async fn keep(&self, epoch: Epoch, record: &UnfenceRecord) -> Result<Unfence, CustodyError> {
-        let file = format!("{}.json", unfence_key(epoch, record.stage));
-        let site = &self.source.name;
-        let unfit = |error: &dyn std::fmt::Display| CustodyError::Unfit { what: error.to_string() };
-        let body = serde_json::to_vec(record).map_err(|error| unfit(&error))?;
-        self.shelf
-            .keep(site, &file, &body)
-            .map_err(|cause| CustodyError::File { path: self.shelf.path(site, &file), cause })?;
-        self.source.keep(&self.key(&unfence_key(epoch, record.stage))?, &body).await?;
-        let named = UnfenceFile {
-            stage: record.stage,
-            file,
-            blake3: Digest(*blake3::hash(&body).as_bytes()),
-        };
-        let bytes = serde_json::to_vec(&named).map_err(|error| unfit(&error))?;
-        Unfence::new(bytes).map_err(|error| unfit(&error))
+    /// Is the source's ledger all that there is of it?
+    pub async fn see_source(&mut self) -> Result<(), CustodyError> {
+        self.source.look().await
     }
 
-    /// What the sites keep of an attempt that has ended and left nothing to undo: its ledgers stay, they
-    /// know the epoch. That it cannot be removed harms nobody.
-    pub async fn clear(&self, epoch: Epoch) {
-        for stage in [FenceStage::Definition, FenceStage::Disks] {
-            self.source.forget(self.key(&unfence_key(epoch, stage))).await;
+    pub async fn see_destination(&mut self) -> Result<(), CustodyError> {
+        self.destination.look().await
+    }
+
+    pub async fn see_destination_again(&mut self) -> Result<(), CustodyError> {
+        self.destination.doubt();
+        self.destination.look().await
+    }
+
+    /// The source has not been released from this attempt, as far as it can be asked now.
+    pub async fn not_released_meanwhile(&mut self, epoch: Epoch) -> Result<(), CustodyError> {
+        self.source.doubt();
+        match self.source.look().await {
+            Err(CustodyError::Site { site, cause }) => {
+                tracing::warn!(site, error = %chain(&cause), "its copy of the ledger is not seen");
+            }
+            looked => looked?,
         }
-        self.source.forget(self.key(PAPERS)).await;
-        self.destination.forget(self.key(PAPERS)).await;
+        match self.source_state(epoch) {
+            SourceState::Released { .. } => Err(CustodyError::both_ways()),
+            _ => Ok(()),
+        }
     }
 
-    fn key(&self, what: &str) -> Result<RecordKey, CustodyError> {
-        copy::key(&self.vm, what)
+    pub const fn source_is_seen(&self) -> bool {
+        self.source.is_seen()
     }
-}
 
-/// A record's key for the papers.
-const PAPERS: &str = "papers";
+    /// Both ledgers have this very attempt, and no other under its number.
+    pub fn both_know(&self, epoch: Epoch) -> Result<(), CustodyError> {
+        let ours = Some(&self.attempt(epoch));
+        let known = [self.source.role.attempt(epoch), self.destination.role.attempt(epoch)];
+        if known.iter().all(|attempt| *attempt == ours) {
+            return Ok(());
+        }
+        Err(CustodyError::Refused(Refusal::UnknownAttempt { epoch }))
+    }
 
-fn unfence_key(epoch: Epoch, stage: FenceStage) -> String {
-    format!("unfence-{epoch}-{}", stage_word(stage))
-}
-
-const fn stage_word(stage: FenceStage) -> &'static str {
-    match stage {
-        FenceStage::Definition => "definition",
-        FenceStage::Disks => "disks",
+    /// Has a later attempt of this VM been opened anywhere?
+    pub fn is_followed(&self, epoch: Epoch) -> bool {
+        self.last_epoch() > epoch
     }
 }
 
@@ -548,17 +514,4 @@ pub async fn copy_of_ledger(
     let kept = kept.map_err(|cause| CustodyError::Site { site: name.clone(), cause })?;
     let records = kept.map(|body| copy::decode(&body)).transpose();
     records.map_err(|cause| CustodyError::Copy { site: name, cause })
-}
-
-/// Every VM of which a site keeps papers, with them.
-pub async fn papers(site: &dyn Site) -> Result<Vec<(VmKey, Vec<u8>)>, SiteError> {
-    let mut found = Vec::new();
-    for key in site.kept_keys().await? {
-        let vm = key.as_str().strip_prefix("vm/").and_then(|rest| rest.strip_suffix(PAPERS));
-        let Some(vm) = vm.and_then(|vm| vm.strip_suffix('/')?.parse().ok()) else { continue };
-        if let Some(body) = site.kept(&key).await? {
-            found.push((vm, body));
-        }
-    }
-    Ok(found)
 }

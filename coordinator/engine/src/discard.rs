@@ -44,7 +44,8 @@ pub async fn discard(run: &mut Run) -> Result<Discarded, StepError> {
     let moved: Vec<_> = run.plan.disks.iter().map(|disk| disk.target.clone()).collect();
     let discarded = run.source.discard(vm, &records, &moved).await?;
     run.custody.source(epoch, SourceRequest::Destroyed).await?;
-    run.custody.clear(epoch).await;
+    run.custody.forget_fence(epoch).await;
+    run.custody.forget_papers(epoch).await;
     run.record(Record::Discarded { removed: discarded.removed.clone() }).await?;
     Ok(discarded)
 }

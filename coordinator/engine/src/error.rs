@@ -171,11 +171,17 @@ impl StepError {
                 "if the site can be asked again, repeat this command; if the placeholder is gone for good and you are sure that the VM never ran there: causeway abort ID --attest \"WHY\"".to_owned(),
             ],
             Self::Custody(CustodyError::Site { cause, .. }) => cause.hint.iter().cloned().collect(),
+            Self::Custody(CustodyError::Refused(Refusal::AlreadyGranted)) => vec![
+                "it is decided for its destination: `causeway recover` says how it stands, and takes it up".to_owned(),
+            ],
+            Self::Custody(CustodyError::Refused(refusal @ Refusal::Contradiction { .. })) => {
+                vec![refusal.remedy().to_owned()]
+            }
             Self::Custody(CustodyError::Elsewhere { .. }) => vec![
                 "see that no other causeway works on this VM, then repeat this command".to_owned(),
             ],
             Self::Custody(CustodyError::TwoStories { site }) => vec![format!(
-                "nothing was done; put the ledger of {site} back as it was, or ask `causeway recover` with an empty --state-dir what the sites know"
+                "nothing was done; see at both platforms that one copy at most runs, and let a person decide which of the two ledgers of {site} is true"
             )],
             Self::OutOfPatience { last, .. } => last.hints(),
             _ => Vec::new(),
@@ -183,11 +189,14 @@ impl StepError {
     }
 }
 
-/// How the source was left. A drain may end with it suspended, or frozen until its deadline.
-const fn source_of(phase: Phase) -> &'static str {
+/// What was left. A drain may end with the source suspended, or frozen until its deadline.
+const fn left(phase: Phase) -> &'static str {
     match phase {
-        Phase::Draining => "the source may stand still until `resume` or `abort`",
-        _ => "the source runs",
+        Phase::Draining => {
+            "the source may stand still until `resume` or `abort`, what was copied is kept"
+        }
+        Phase::RollingBack => "the source runs as before, and not all that was made is removed",
+        _ => "the source runs, what was copied is kept",
     }
 }
 
@@ -195,7 +204,7 @@ const fn source_of(phase: Phase) -> &'static str {
 #[derive(Debug, Error)]
 pub enum Halt {
     /// Source runs, copied data is kept.
-    #[error("stopped while {}; {}, what was copied is kept", phase.word(), source_of(*phase))]
+    #[error("stopped while {}; {}", phase.word(), left(*phase))]
     Resumable {
         phase: Phase,
         #[source]

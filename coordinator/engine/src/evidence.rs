@@ -43,25 +43,34 @@ pub async fn gather(
     destination: Option<Asked>,
 ) -> Result<Evidence, CustodyError> {
     let (mut at_source, mut at_destination) = (None, None);
+    let mut at_source_site = None;
     let (mut unfenced_counts, mut undecided_counts) = (false, false);
     let mut evidence = Evidence::nothing(about.epoch.unwrap_or_default());
     let id = about.plan.vm.id;
     if let Some(Asked { identity, ledger, site }) = source {
-        let Known { records, site_asked } = known(ledger, &*site, &about.vm).await?;
+        let Known { records, site_asked } = known(&identity, ledger, &*site, &about.vm).await?;
         let replayed =
             records.map(|records| SourceRole::replay(identity, about.vm.clone(), &records));
         at_source = replayed.transpose()?;
         unfenced_counts = site_asked;
         evidence.source_platform = source_platform(&*site, id).await;
+        at_source_site = Some(site);
     }
     if let Some(Asked { identity, ledger, site }) = destination {
-        let Known { records, site_asked } = known(ledger, &*site, &about.vm).await?;
+        let Known { records, site_asked } = known(&identity, ledger, &*site, &about.vm).await?;
         let replayed =
             records.map(|records| DestinationRole::replay(identity, about.vm.clone(), &records));
         at_destination = replayed.transpose()?;
         undecided_counts = site_asked;
         evidence.mark = verified_mark(&*site, id, &about.destination_key).await;
         evidence.destination_platform = destination_platform(&*site, id).await;
+    }
+    // Between the two looks it may have moved.
+    let both = [evidence.source_platform, evidence.destination_platform];
+    if let Some(site) = at_source_site
+        && both == [Platform::Running; 2]
+    {
+        evidence.source_platform = source_platform(&*site, id).await;
     }
     // Killed between the ledgers and the journal, or with a journal from a backup, only they know of
     // the attempt.
@@ -77,8 +86,8 @@ pub async fn gather(
     // The site's copy is written first: that nothing was fenced or decided only it can tell.
     if !unfenced_counts {
         use SourceState as S;
-        let untouched = |state: &S| matches!(state, S::Unknown | S::Known | S::Superseded);
-        evidence.source = evidence.source.filter(|state| !untouched(state));
+        let lags = |state: &S| matches!(state, S::Unknown | S::Known | S::Superseded | S::Fencing);
+        evidence.source = evidence.source.filter(|state| !lags(state));
     }
     if !undecided_counts {
         evidence.destination = evidence.destination.filter(is_decided);
@@ -96,7 +105,7 @@ pub async fn gather(
     Ok(evidence)
 }
 
-pub(crate) const fn is_decided(state: &DestinationState) -> bool {
+const fn is_decided(state: &DestinationState) -> bool {
     use DestinationState as D;
     match state {
         D::Unknown | D::Known | D::Placed | D::Synced(_) => false,
@@ -112,13 +121,23 @@ struct Known {
 
 /// What this machine and the site know of a VM: one of the two may be old or lost.
 async fn known(
+    identity: &Identity,
     here: Option<Vec<Record>>,
     site: &dyn Site,
     vm: &VmKey,
 ) -> Result<Known, CustodyError> {
-    let records = match (here, copy_of_ledger(site, vm).await) {
+    let there = copy_of_ledger(site, vm).await;
+    if let Ok(Some(there)) = &there {
+        identity.check(there)?;
+    }
+    let records = match (here, there) {
         (Some(here), Ok(Some(there))) => Some(longer(site.name().as_str(), here, there)?),
-        (here, Ok(there)) => here.or(there),
+        // It has lost what it kept, or never had it.
+        (Some(here), Ok(None)) => {
+            let site_asked = here.is_empty();
+            return Ok(Known { records: Some(here), site_asked });
+        }
+        (None, Ok(there)) => there,
         (None, Err(error @ CustodyError::Copy { .. })) => return Err(error),
         (here, Err(error)) => {
             tracing::info!(error = %units::chain(&error), "the ledger on this machine alone is read");

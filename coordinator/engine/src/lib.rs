@@ -44,11 +44,7 @@ pub use same_guest::guest_devices;
 pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
     let looked = run.custody.look().await;
     looked.map_err(|error| steps::halt(run.state.phase, error.into()))?;
-    let superseded = run.custody.source_state(run.epoch()) == handover::SourceState::Superseded;
-    if superseded && run.state.phase != Phase::RollingBack && !run.state.phase.is_final() {
-        let vm = run.plan.vm.name.clone();
-        return Err(steps::halt(run.state.phase, StepError::Superseded { vm }));
-    }
+    as_the_ledgers_have_it(run).await.map_err(|cause| steps::halt(run.state.phase, cause))?;
     loop {
         let step = match run.state.phase {
             Phase::Planned => steps::begin(run).await,
@@ -70,6 +66,31 @@ pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
         let phase = run.state.phase;
         run.record(record).await.map_err(|cause| steps::halt(phase, cause))?;
     }
+}
+
+/// What another coordinator did to this migration, or a journal from a backup has forgotten.
+async fn as_the_ledgers_have_it(run: &mut Run) -> Result<(), StepError> {
+    let Some(epoch) = run.state.epoch else { return Ok(()) };
+    match run.state.phase {
+        phase if phase.is_final() => {}
+        Phase::RollingBack => {
+            if run.custody.is_granted(epoch) {
+                return Err(StepError::Custody(handover::Refusal::AlreadyGranted.into()));
+            }
+        }
+        _ if run.custody.is_followed(epoch) => {
+            return Err(StepError::Superseded { vm: run.plan.vm.name.clone() });
+        }
+        phase if phase.is_before_decision() => {
+            use handover::DestinationState as D;
+            if matches!(run.custody.destination_state(epoch), D::Revoked(_)) {
+                let why = "it was called off from elsewhere".to_owned();
+                run.record(Record::GaveUp { why }).await?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Calls a migration off: from here on [`migrate`] takes everything back.

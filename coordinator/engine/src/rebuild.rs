@@ -5,19 +5,31 @@
 //! source had written when it was drained. From there the way leads back.
 
 use handover::{DestinationState as D, FenceReceipt, SourceState as S};
+use thiserror::Error;
 use units::{Bytes, Digest, Epoch};
 
 use crate::custody::Custody;
-use crate::evidence::is_decided;
 use crate::phase::Phase;
 use crate::record::{Record, State};
 
-/// What the ledgers of an attempt say; `None` for one that does not know it or cannot be read now.
+/// What the ledgers of an attempt say.
 #[derive(Clone, Debug)]
 pub struct Remembered {
     pub epoch: Epoch,
-    pub source: Option<S>,
-    pub destination: Option<D>,
+    /// [`S::Unknown`] for one that does not know it.
+    pub source: S,
+    pub destination: D,
+    /// Was the source's looked at, as it is at its site?
+    pub source_seen: bool,
+}
+
+/// Why no journal can be made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unmade {
+    #[error("the two ledgers contradict each other")]
+    Contradiction,
+    #[error("the source has to be asked first, and it does not answer")]
+    SourceUnseen,
 }
 
 impl Remembered {
@@ -25,33 +37,30 @@ impl Remembered {
     pub fn of(custody: &Custody) -> Option<Self> {
         let epoch = custody.attempt_of_this_plan()?;
         let (source, destination) = (custody.source_state(epoch), custody.destination_state(epoch));
-        Some(Self {
-            epoch,
-            source: Some(source).filter(|state| *state != S::Unknown),
-            destination: Some(destination).filter(|state| *state != D::Unknown),
-        })
+        Some(Self { epoch, source, destination, source_seen: custody.source_is_seen() })
     }
 
-    /// Is it decided for the destination?
     const fn is_granted(&self) -> bool {
-        matches!(
-            self.destination,
-            Some(D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_))
-        )
+        matches!(self.destination, D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_))
     }
 
     /// Has it come further than that something is copied?
     fn is_past_copying(&self) -> bool {
-        rebuild(self, 0).len() > COPYING
+        let copying = matches!(self.destination, D::Unknown | D::Known | D::Placed | D::Synced(_));
+        !(copying && matches!(self.source, S::Unknown | S::Known))
     }
 }
 
-/// Records of a journal of an attempt that has begun.
-const COPYING: usize = 2;
-
 /// What is to take the place of a journal; `None` where the one that is there is as good, since it knows
 /// more than ledgers do.
-pub fn mended(there: Option<&State>, of: &Remembered, now_ms: i64) -> Option<Vec<Record>> {
+///
+/// # Errors
+/// Where the ledgers do not tell enough, or too much.
+pub fn mended(
+    there: Option<&State>,
+    of: &Remembered,
+    now_ms: i64,
+) -> Result<Option<Vec<Record>>, Unmade> {
     let is_behind = match there.map(|state| state.phase) {
         None => true,
         Some(
@@ -59,42 +68,51 @@ pub fn mended(there: Option<&State>, of: &Remembered, now_ms: i64) -> Option<Vec
         ) => of.is_past_copying(),
         // Another coordinator brought it to its destination meanwhile.
         Some(Phase::RollingBack) => of.is_granted(),
-        // From here on each step looks at the ledgers first.
         Some(_) => false,
     };
-    is_behind.then(|| rebuild(of, now_ms))
+    if is_behind { rebuild(of, now_ms).map(Some) } else { Ok(None) }
 }
 
 /// The records of a journal at the place where the migration can be taken up.
-fn rebuild(of: &Remembered, now_ms: i64) -> Vec<Record> {
-    let mut records = vec![Record::Rebuilt { at_ms: now_ms }, Record::Began { epoch: of.epoch }];
-    // A journal's attempt is in both ledgers: one that is not yet is begun again.
-    if of.source.is_none() && !of.destination.as_ref().is_some_and(is_decided) {
-        records.truncate(1);
-        return records;
-    }
-    let why = "its coordinator was lost";
-    let back = |what: &str| vec![Record::GaveUp { why: format!("{why} {what}") }];
-    records.extend(match (&of.destination, &of.source) {
-        (Some(D::Healthy(grant)), _) => {
-            let how = "it had answered before its coordinator was lost".to_owned();
-            let answered = [Record::Booting, Record::Answered { how, downtime_ms: None }];
-            [decided(Some(&grant.claim().fence), now_ms), answered.to_vec()].concat()
+fn rebuild(of: &Remembered, now_ms: i64) -> Result<Vec<Record>, Unmade> {
+    let lost = "its coordinator was lost";
+    let back = |what: &str| vec![Record::GaveUp { why: format!("{lost} {what}") }];
+    let further = match (&of.destination, &of.source) {
+        (D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_), S::Released { .. })
+        | (D::Revoked(_), S::Retired { .. } | S::Destroyed) => return Err(Unmade::Contradiction),
+        (D::Healthy(grant), S::Destroyed) => {
+            let gone = [
+                Record::Retired { name: lost.to_owned() },
+                Record::Discarded { removed: Vec::new() },
+            ];
+            [answered(Some(&grant.claim().fence), now_ms), gone.to_vec()].concat()
         }
-        (Some(D::Marked(grant) | D::Started(grant)), _) => {
-            decided(Some(&grant.claim().fence), now_ms)
-        }
+        (D::Healthy(grant), _) => answered(Some(&grant.claim().fence), now_ms),
+        (D::Marked(grant) | D::Started(grant), _) => decided(Some(&grant.claim().fence), now_ms),
         // The mark may be missing: deciding again writes it.
-        (Some(D::Granted(fence)), _) => fenced(Some(fence)),
-        // What it was granted with is at the destination, which cannot be read now.
-        (None, Some(S::Retired { .. } | S::Destroyed)) => decided(None, now_ms),
-        (Some(D::Revoked(_)), _) | (_, Some(S::Released { .. })) => back("while it was called off"),
-        (_, Some(S::Fencing)) => back("while the source was being fenced"),
-        (_, Some(S::Fenced(fence))) => fenced(Some(fence)),
+        (D::Granted(fence), _) => fenced(Some(fence)),
+        (D::Revoked(_), _) | (_, S::Released { .. }) => back("while it was called off"),
+        // It answered before its source was retired; the destination cannot be read now.
+        (_, S::Retired { .. } | S::Destroyed) => answered(None, now_ms),
+        (_, S::Fencing) => back("while the source was being fenced"),
+        (_, S::Fenced(fence)) => fenced(Some(fence)),
+        // A journal's attempt is in both ledgers. The word of one of them is not enough to begin by.
+        (_, S::Unknown) if of.source_seen => {
+            let back = back("before its source knew of it");
+            return Ok([vec![Record::Rebuilt { at_ms: now_ms }], back].concat());
+        }
+        (_, S::Unknown) => return Err(Unmade::SourceUnseen),
         // Copied on from what the targets hold.
-        _ => Vec::new(),
-    });
-    records
+        (_, S::Known | S::Superseded) => Vec::new(),
+    };
+    let begun = [Record::Rebuilt { at_ms: now_ms }, Record::Began { epoch: of.epoch }];
+    Ok([begun.to_vec(), further].concat())
+}
+
+fn answered(fence: Option<&FenceReceipt>, now_ms: i64) -> Vec<Record> {
+    let how = "it had answered before its coordinator was lost".to_owned();
+    let answered = [Record::Booting, Record::Answered { how, downtime_ms: None }];
+    [decided(fence, now_ms), answered.to_vec()].concat()
 }
 
 fn decided(fence: Option<&FenceReceipt>, now_ms: i64) -> Vec<Record> {

@@ -9,7 +9,7 @@ use handover::{Attestation, DestinationRequest};
 use model::VmId;
 use plan::Plan;
 use plan::rounds::Budget;
-use site::{ApplianceFiles, GuestAccess, NewDisk, NewNic, PlaceholderSpec, Site};
+use site::{ApplianceFiles, ApplianceRef, GuestAccess, NewDisk, NewNic, PlaceholderSpec, Site};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use transfer::secure::Identity;
@@ -158,11 +158,21 @@ impl Run {
 
     /// The placeholder, from the plan and what preparing made of it.
     pub fn placeholder(&self) -> Result<PlaceholderSpec, StepError> {
-        let vm = &self.plan.vm;
         let appliance = self.state.appliance.clone().ok_or_else(|| StepError::GuestChanged {
             what: "the journal names no appliance; the migration was not prepared".to_owned(),
         })?;
-        Ok(PlaceholderSpec {
+        Ok(self.spec(appliance))
+    }
+
+    /// As it becomes the VM proper: it boots its own disk, and no helper that a journal may not know.
+    pub fn placeholder_own(&self) -> PlaceholderSpec {
+        let none = ApplianceRef { kernel: String::new(), initrd: String::new() };
+        self.spec(self.state.appliance.clone().unwrap_or(none))
+    }
+
+    fn spec(&self, appliance: ApplianceRef) -> PlaceholderSpec {
+        let vm = &self.plan.vm;
+        PlaceholderSpec {
             migration: self.plan.id.clone(),
             epoch: self.epoch(),
             vm: vm.id,
@@ -190,7 +200,7 @@ impl Run {
             channels: 1 + self.plan.options.streams,
             helper_nic: self.plan.helper_card.clone(),
             helper_args: crate::links::helper_args(&self.plan.options.route),
-        })
+        }
     }
 
     pub fn new_disks(&self) -> Vec<NewDisk> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::custody::{Custody, CustodyError, CustodyOf, Folder, Papers, mark_seen};
-use handover::{DestinationState, Identity, Refusal, SigningKey, SourceState};
+use handover::{DestinationState, Identity, Refusal, SigningKey, SourceRequest, SourceState};
 use journal::StoreId;
 use model::{SiteName, VmId};
 use site::{FenceStage, Site};
@@ -40,6 +40,11 @@ impl Scene {
 
     /// As a process that has just been started opens them, for the migration of this plan.
     fn custody(&self, plan: u8) -> Custody {
+        self.custody_with(plan, 2)
+    }
+
+    /// West has this key.
+    fn custody_with(&self, plan: u8, west: u8) -> Custody {
         let key = |n: u8| SigningKey::from_bytes(&[n; 32]);
         let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| Identity {
             install: "test".parse().unwrap(),
@@ -48,8 +53,8 @@ impl Scene {
             peers: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
         };
         let of = CustodyOf {
-            source: identity(&self.east, 1, &self.west, 2),
-            destination: identity(&self.west, 2, &self.east, 1),
+            source: identity(&self.east, 1, &self.west, west),
+            destination: identity(&self.west, west, &self.east, 1),
             at_source: Arc::new(self.world.site(&self.east)),
             at_destination: Arc::new(self.world.site(&self.west)),
             vm: self.vm.to_string().parse().unwrap(),
@@ -109,9 +114,59 @@ async fn another_migration_waits_for_it_and_comes_after_it_was_revoked() {
     let open = custody.attempt_under_way().unwrap();
     custody.revoke(open, &seen, None).await.unwrap();
     assert!(matches!(custody.destination_state(epoch), DestinationState::Revoked(_)));
-    assert_eq!(custody.attempt_under_way(), None, "it has ended");
+    assert_eq!(custody.attempt_under_way(), None, "there is nothing to begin");
+    release(&mut custody, epoch).await;
+    assert_eq!(custody.attempt_of_ours(), None, "it has ended");
     drop(custody);
     assert_eq!(scene.open(&mut scene.custody(8)).await.unwrap(), Epoch(epoch.0 + 1));
+}
+
+/// The source of a revoked attempt runs on.
+async fn release(custody: &mut Custody, epoch: Epoch) {
+    let DestinationState::Revoked(receipt) = custody.destination_state(epoch) else { panic!() };
+    custody.source(epoch, SourceRequest::Release(receipt)).await.unwrap();
+}
+
+/// Two ledgers of one site that cannot both be true: nothing is done on either.
+#[tokio::test]
+async fn two_stories_are_refused() {
+    let scene = Scene::new();
+    let mut custody = scene.custody(7);
+    scene.open(&mut custody).await.unwrap();
+    drop(custody);
+    let kept = scene.world.records(&scene.west);
+    scene.world.set_records(&scene.west, BTreeMap::new());
+    std::fs::remove_dir_all(scene.ledgers().join("west")).unwrap();
+    scene.world.set_records(&scene.east, BTreeMap::new());
+    std::fs::remove_dir_all(scene.ledgers().join("east")).unwrap();
+    let mut other = scene.custody(8);
+    scene.open(&mut other).await.unwrap();
+    scene.world.set_records(&scene.west, kept);
+    drop(other);
+    let mut custody = scene.custody(8);
+    match custody.look().await {
+        Err(CustodyError::TwoStories { site }) => assert_eq!(site, "west"),
+        found => panic!("{found:?}"),
+    }
+}
+
+/// What a site keeps under another's name is no word of the other one.
+#[tokio::test]
+async fn a_forged_receipt_in_a_copy_is_not_taken_in() {
+    let scene = Scene::new();
+    let mut custody = scene.custody(7);
+    let epoch = scene.open(&mut custody).await.unwrap();
+    let seen = mark_seen(&scene.world.site(&scene.west), scene.vm).await;
+    custody.revoke(epoch, &seen, None).await.unwrap();
+    release(&mut custody, epoch).await;
+    drop(custody);
+    // Its own ledger is lost, and the other site's key is another: the receipt in the copy is not its.
+    std::fs::remove_dir_all(scene.ledgers().join("east")).unwrap();
+    let mut custody = scene.custody_with(7, 3);
+    match custody.look().await {
+        Err(CustodyError::Refused(Refusal::Receipt(_))) => {}
+        found => panic!("{found:?}"),
+    }
 }
 
 /// An attempt of plan 7 that began its fence, and the custody that made it.
@@ -120,7 +175,7 @@ async fn fenced(scene: &Scene) -> (Custody, Epoch) {
     let epoch = scene.open(&mut custody).await.unwrap();
     let east = scene.world.site(&scene.east);
     let record = east.fence_capture(scene.vm, FenceStage::Definition).await.unwrap();
-    custody.fence_intent(epoch, &record, &[Digest([1; 32])]).await.unwrap();
+    custody.fence_intent(epoch, record, &[Digest([1; 32])]).await.unwrap();
     (custody, epoch)
 }
 
@@ -151,6 +206,8 @@ async fn an_attempt_that_was_begun_or_has_ended_is_given_up_like_none() {
     assert!(!custody.went_further(), "only begun");
     let seen = mark_seen(&scene.world.site(&scene.west), scene.vm).await;
     custody.revoke(epoch, &seen, None).await.unwrap();
+    assert_eq!(custody.attempt_of_ours(), Some(epoch), "its source has not been let go");
+    release(&mut custody, epoch).await;
     assert_eq!(custody.attempt_of_ours(), None, "ended");
     assert!(!custody.went_further());
 }

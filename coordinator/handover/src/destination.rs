@@ -197,6 +197,28 @@ impl DestinationRole {
         Ok(vec![Action::Effect(DestinationEffect::SendRevoked(receipt))])
     }
 
+    /// Revokes an attempt that this ledger has never heard of, on the word of an operator who answers for
+    /// the site: it is lost, and its ledger with it.
+    pub fn vouch(
+        &self,
+        attempt: &Attempt,
+        attested: Attestation,
+    ) -> Result<Vec<DestinationAction>, Refusal> {
+        self.me.owns(attempt, Field::Destination, &attempt.destination)?;
+        Mismatch::check(Field::Vm, self.ledger.vm(), &attempt.vm).map_err(Refusal::NotOurs)?;
+        let last = self.ledger.last_epoch();
+        if attempt.epoch <= last {
+            return Err(Refusal::StaleEpoch { asked: attempt.epoch, last });
+        }
+        let receipt = self.revoke_receipt(attempt, Some(attested.clone()));
+        let revoked = DestinationEntry::Revoked { attested: Some(attested) };
+        Ok(vec![
+            self.record(attempt.epoch, DestinationEntry::AttemptKnown(attempt.clone())),
+            self.record(attempt.epoch, revoked),
+            Action::Effect(DestinationEffect::SendRevoked(receipt)),
+        ])
+    }
+
     /// Takes a decision back from the mark, if this ledger has lost it; nothing to do otherwise.
     pub fn heal(&self, mark: &GrantReceipt) -> Result<Vec<DestinationAction>, Refusal> {
         let Some(epoch) = lost(mark, &self.ledger, &self.me)? else { return Ok(vec![]) };

@@ -9,7 +9,7 @@ use units::Epoch;
 
 use crate::attempt::{Attempt, Field, InstallKey, Mismatch, SiteKey};
 use crate::receipt::{Claim, Receipt, ReceiptError};
-use crate::record::Record;
+use crate::record::{DestinationEntry, Entry, Record, SourceEntry};
 
 /// What a step asks for. In the order given, one after the other: a record must be durable, and
 /// taken in by the role's `apply`, before anything behind it is done. Doing any of it twice is
@@ -50,6 +50,41 @@ impl Identity {
         Mismatch::check(field, &self.site, site).map_err(Refusal::NotOurs)?;
         if attempt.source == attempt.destination {
             return Err(Refusal::SameSite);
+        }
+        Ok(())
+    }
+
+    /// Whether the receipts in records that somebody else kept were made by whom they say. Those of
+    /// attempts with sites whose keys are not pinned here are passed over: they say who lived where once.
+    ///
+    /// # Errors
+    /// The first that was not.
+    pub fn check(&self, records: &[Record]) -> Result<(), Refusal> {
+        let mut attempts: BTreeMap<Epoch, &Attempt> = BTreeMap::new();
+        for record in records {
+            if let Entry::Source(SourceEntry::AttemptKnown(attempt))
+            | Entry::Destination(DestinationEntry::AttemptKnown(attempt)) = &record.entry
+            {
+                attempts.insert(record.epoch, attempt);
+            }
+            let Some(attempt) = attempts.get(&record.epoch) else { continue };
+            let known = |site: &SiteKey| *site == self.site || self.peers.contains_key(site);
+            if !known(&attempt.source) || !known(&attempt.destination) {
+                continue;
+            }
+            match &record.entry {
+                Entry::Source(SourceEntry::Released(receipt)) => {
+                    self.verify(receipt, attempt, &attempt.destination)?;
+                }
+                Entry::Source(SourceEntry::Retired(receipt)) => {
+                    let grant = self.verify(receipt, attempt, &attempt.destination)?;
+                    self.verify(&grant.fence, attempt, &attempt.source)?;
+                }
+                Entry::Destination(DestinationEntry::Granted { fence }) => {
+                    self.verify(fence, attempt, &attempt.source)?;
+                }
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! `causeway migrate` and `causeway run`: plan, show, ask, run; and the run that `resume` and
 //! `abort` share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::custody::{Custody, CustodyOf, Folder};
 use engine::{Links, Progress, Run, State, Watcher, Wish};
 use plan::{PLAN_VERSION, Plan};
-use site::Site;
+use site::{ApplianceFiles, Site};
 use tokio::sync::watch;
 
 use super::act::state_of;
@@ -130,6 +131,7 @@ async fn prepare_with(
     let pool = plan.disks.first().map(|disk| disk.pool.clone()).unwrap_or_default();
     let (watcher, progress) = Watcher::new();
     let (wish_sender, wish) = watch::channel(Wish::Run);
+    let appliance = appliance(context, &state, pool)?;
     let run = Run {
         state,
         source,
@@ -140,7 +142,7 @@ async fn prepare_with(
         journal: Box::new(MigrationJournal { store: store.clone(), id: plan.id.clone() }),
         identity,
         agent_binary: context.agent_binary(),
-        appliance: context.appliance(pool)?,
+        appliance,
         operator: Arc::new(Person {
             store: store.clone(),
             id: plan.id.clone(),
@@ -160,6 +162,15 @@ async fn prepare_with(
         plan: plan.clone(),
     };
     Ok((run, Listening { progress, wish: wish_sender }))
+}
+
+/// The helper, unless nothing is copied any more: then a machine that has none can do the rest.
+fn appliance(context: &Context, state: &State, pool: String) -> Result<ApplianceFiles, Failure> {
+    if !state.phase.is_past_copying() || state.phase == engine::Phase::Draining {
+        return context.appliance(pool);
+    }
+    let (kernel, initrd) = (PathBuf::new(), PathBuf::new());
+    Ok(ApplianceFiles { kernel, initrd, digest: units::Digest([0; 32]), pool })
 }
 
 /// The ledgers of both sites, with keys that the sites and this machine agree on.

@@ -1,61 +1,69 @@
 //! `causeway recover`: what the sites know of migrations that this machine has lost.
 //!
 //! ```text
-//! ask every site for its papers ─→ take in: keys, ledgers, plan; a journal from what the ledgers say
+//! ask every site for its papers ─→ believe them as far as both ledgers agree
+//!                               ─→ take in: keys, ledgers, plan; a journal from what the ledgers say
 //!                               ─→ say where each VM lives, on what evidence
 //!                               ─→ --settle: what stopped in its switchover is brought to its end
 //! ```
+//!
+//! Papers and ledger copies are what a site's administrators let us see. So a site is believed about
+//! migrations from or to it alone; the way into the guest and the coordinator's key are taken from the
+//! source, where the guest is; a plan counts if the ledger of every site that answers has it by its
+//! digest; and receipts have to be those of the site that they name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::State;
-use engine::custody::{Custody, papers as papers_at};
-use engine::rebuild::{Remembered, mended};
-use handover::VerdictKind;
+use engine::custody::{copy_of_ledger, papers as papers_at};
+use engine::rebuild::{Remembered, Unmade, mended};
+use handover::{DestinationEntry, Entry, PlanDigest, Record, SourceEntry, VerdictKind};
 use model::SiteName;
 use plan::Plan;
-use site::Site;
+use site::{Site, SiteErrorKind};
 use units::{MigrationId, chain};
 
 use super::act::{attestation, find, state_of};
 use super::args::RecoverArgs;
 use super::exit;
-use super::migrate::{follow, open_custody, prepare};
+use super::migrate::{follow, open_custody, prepare, vm_key};
 use super::site::site_name;
 use super::status::{say, verdict_of};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
+use crate::guest::GuestLogin;
 use crate::interrupts::Interrupts;
 use crate::papers::Papers;
+use crate::show::plan_text;
 use crate::store::Stored;
 use crate::{keys, show};
 
 pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
     let vouched_for = args.attest.as_deref().map(destination_of).transpose()?;
-    let sites = context.sites()?;
-    if sites.is_empty() {
+    if context.sites()?.is_empty() {
         return Err(Failure::new(Kind::Refused, "no site is registered, so none can be asked")
             .hint("register them under the names they had: causeway site add NAME --uri URI"));
     }
-    let found = ask(context, sites.iter().map(|site| &site.name)).await?;
-    let mut code = exit::DONE;
-    for papers in found.values().filter(|papers| concerns(&papers.plan, args.which.as_deref())) {
+    let asked = ask(context).await?;
+    let mut code = if asked.all_answered { exit::DONE } else { exit::UNDECIDED };
+    let mut told = 0;
+    for found in asked.found.values().filter(|f| concerns(f.plan(), args.which.as_deref())) {
         // One that cannot be taken in does not hold up the others.
-        if let Err(failure) = take_in(context, papers).await {
+        if let Err(failure) = take_in(context, found).await {
             failure.show(context.json);
             code = code.max(failure.exit_code());
+            told += 1;
         }
     }
-    let mut known = false;
     for id in context.store.migration_ids()? {
         let stored = find(context, &id)?;
         let state = state_of(&stored)?;
         if !concerns(&stored.plan, args.which.as_deref()) || state.phase.is_final() {
             continue;
         }
-        known = true;
+        told += 1;
         let vouched = vouched_for.as_ref().filter(|site| **site == stored.plan.to);
         let ended = one(context, &stored, &state, &args, vouched.is_some()).await;
         code = code.max(ended.unwrap_or_else(|failure| {
@@ -63,8 +71,9 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
             failure.exit_code()
         }));
     }
-    if !known && !context.json {
-        show::line("nothing that has not ended is known, here or at the sites that answered");
+    if told == 0 && !context.json {
+        let whom = if asked.all_answered { "the sites" } else { "the sites that answered" };
+        show::line(&format!("nothing that has not ended is known here or to {whom}"));
     }
     Ok(code)
 }
@@ -82,66 +91,129 @@ fn concerns(plan: &Plan, which: Option<&str>) -> bool {
     which.is_none_or(|which| plan.vm.name == which || plan.id.as_str() == which)
 }
 
-/// The papers of each migration, the fuller of two.
-async fn ask<'s>(
-    context: &Context,
-    sites: impl Iterator<Item = &'s SiteName>,
-) -> Result<BTreeMap<MigrationId, Papers>, Failure> {
-    let mut found: BTreeMap<MigrationId, Papers> = BTreeMap::new();
-    for name in sites {
-        let kept = match papers_at(&*context.site(name)?).await {
+/// What the sites keep of migrations.
+struct Asked {
+    found: BTreeMap<MigrationId, Found>,
+    all_answered: bool,
+}
+
+/// The papers of one migration, by whose they are.
+enum Found {
+    AtSource(Papers),
+    /// The source's were not seen.
+    AtDestination(Papers),
+}
+
+impl Found {
+    const fn papers(&self) -> &Papers {
+        match self {
+            Self::AtSource(papers) | Self::AtDestination(papers) => papers,
+        }
+    }
+
+    const fn plan(&self) -> &Plan {
+        &self.papers().plan
+    }
+}
+
+async fn ask(context: &Context) -> Result<Asked, Failure> {
+    let mut asked = Asked { found: BTreeMap::new(), all_answered: true };
+    for name in context.sites()?.into_iter().map(|site| site.name) {
+        let kept = match papers_at(&*context.site(&name)?).await {
             Ok(kept) => kept,
             Err(error) => {
                 show::error(&format!("warning: {name} was not asked: {}", chain(&error)));
+                asked.all_answered = false;
                 continue;
             }
         };
         for (vm, bytes) in kept {
-            match Papers::parse(&bytes) {
-                Ok(papers) => {
-                    let held = found.get(&papers.plan.id).is_some_and(Papers::has_coordinator_key);
-                    if !held {
-                        found.insert(papers.plan.id.clone(), papers);
-                    }
+            let warn = |why: &str| {
+                show::error(&format!("warning: what {name} keeps of VM {vm}: {why}"));
+            };
+            let papers = match bytes.map(|bytes| Papers::parse(&bytes)) {
+                Ok(Ok(papers)) => papers,
+                Ok(Err(error)) => {
+                    warn(&chain(&error));
+                    continue;
                 }
-                Err(error) => show::error(&format!(
-                    "warning: what {name} keeps of VM {vm}: {}",
-                    chain(&error)
-                )),
+                Err(error) => {
+                    warn(&chain(&error));
+                    continue;
+                }
+            };
+            let plan = &papers.plan;
+            if plan.vm.name.chars().any(char::is_control) {
+                warn("it has names that nobody can read");
+            } else if plan.vm.id.to_string() != vm.as_str() {
+                warn("it is about another VM");
+            } else if plan.from == name {
+                asked.found.insert(plan.id.clone(), Found::AtSource(papers));
+            } else if plan.to == name {
+                let id = plan.id.clone();
+                asked.found.entry(id).or_insert(Found::AtDestination(papers));
+            } else {
+                warn(&format!("it is about {} and {}, not about {name}", plan.from, plan.to));
             }
         }
     }
-    Ok(found)
+    Ok(asked)
 }
 
 /// Makes this state directory know a migration as if it had never been lost.
-async fn take_in(context: &Context, papers: &Papers) -> Result<(), Failure> {
-    let (store, plan) = (&context.store, &papers.plan);
-    let unreadable = |error: &dyn std::error::Error| {
-        Failure::new(Kind::Refused, format!("the papers of {} are damaged", plan.id))
-            .caused_by(error)
+async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
+    let (store, papers, plan) = (&context.store, found.papers(), found.plan());
+    let refused = |what: String, error: &dyn std::error::Error| {
+        Failure::new(Kind::Refused, format!("{} is not taken in: {what}", plan.id)).caused_by(error)
     };
     let before = store.migration(plan.id.as_str())?;
     let state = before.as_ref().map(state_of).transpose()?;
-    if state.as_ref().is_some_and(|state| state.phase.is_final()) {
+    if state.as_ref().is_some_and(|state| state.phase.is_final())
+        || before.as_ref().is_some_and(|before| before.plan.digest().ok() != plan.digest().ok())
+    {
         return Ok(());
-    }
-    keys::succeed(store, &papers.install)?;
-    for (site, key) in papers.public_keys().map_err(|error| unreadable(&error))? {
-        keys::learn(store, &site, &key)?;
-    }
-    if let Some(key) = papers.coordinator_key().map_err(|error| unreadable(&error))? {
-        keys::restore_coordinator(store, &plan.id, &key)?;
     }
     let (source, destination) = (context.site(&plan.from)?, context.site(&plan.to)?);
-    let remembered = remember(context, plan, &source, &destination).await?;
+    let Some(known) = known_to(plan, [&source, &destination]).await? else { return Ok(()) };
+    if let (Found::AtDestination(_), true) = (found, known.source_answers) {
+        // Its source has other papers, or none: it is taken back at most.
+        tracing::warn!(id = %plan.id, "the source keeps no papers of it");
+    }
+    let damaged =
+        |error: &dyn std::error::Error| refused("its papers are damaged".to_owned(), error);
+    keys::succeed(store, &papers.install)?;
+    for site in [&plan.from, &plan.to] {
+        keys::learn(store, site, &papers.public_key(site).map_err(|error| damaged(&error))?)?;
+    }
+    let mut custody = open_custody(context, plan, &source, &destination).await?;
+    custody
+        .look()
+        .await
+        .map_err(|error| refused("its ledgers cannot be read".to_owned(), &error))?;
+    let Some(remembered) = Remembered::of(&custody) else { return Ok(()) };
     let now_ms = crate::now_ms();
-    let Some(records) = remembered.and_then(|of| mended(state.as_ref(), &of, now_ms)) else {
-        return Ok(());
+    let records = match mended(state.as_ref(), &remembered, now_ms) {
+        Ok(None) => return Ok(()),
+        Ok(Some(records)) => records,
+        Err(why @ Unmade::SourceUnseen) => {
+            let what = format!("it was copying when {} was last heard of", plan.from);
+            return Err(refused(what, &why).next("causeway recover, when it answers"));
+        }
+        Err(why @ Unmade::Contradiction) => {
+            return Err(refused("nobody but a person can put that right".to_owned(), &why)
+                .hint("stop both copies at their platforms and compare them: one of the two was started by hand, or on an operator's word that was wrong"));
+        }
     };
+    let mut login = GuestLogin::unknown();
+    if let Found::AtSource(papers) = found {
+        login = papers.login.clone();
+        if let Some(key) = papers.coordinator_key().map_err(|error| damaged(&error))? {
+            keys::restore_coordinator(store, &plan.id, &key)?;
+        }
+    }
     store.rebuild_migration(&Stored {
         plan: plan.clone(),
-        login: papers.login.clone(),
+        login,
         created_ms: papers.created_ms,
         records: records.into_iter().map(|record| (now_ms, record)).collect(),
     })?;
@@ -149,20 +221,36 @@ async fn take_in(context: &Context, papers: &Papers) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the ledgers say of the plan's attempt, if it was begun.
-async fn remember(
-    context: &Context,
-    plan: &Plan,
-    source: &Arc<dyn Site>,
-    destination: &Arc<dyn Site>,
-) -> Result<Option<Remembered>, Failure> {
-    let refused = |error: &dyn std::error::Error| {
-        Failure::new(Kind::Undecided, format!("the ledgers of {} cannot be read", plan.id))
-            .caused_by(error)
+struct Known {
+    source_answers: bool,
+}
+
+/// Have the ledgers of the sites that answer this very plan? `None` where one says otherwise: its papers
+/// were forged, or left over.
+async fn known_to(plan: &Plan, sites: [&Arc<dyn Site>; 2]) -> Result<Option<Known>, Failure> {
+    let (digest, vm) = (plan.digest().ok(), vm_key(plan)?);
+    let about = |record: &Record| match &record.entry {
+        Entry::Source(SourceEntry::AttemptKnown(attempt))
+        | Entry::Destination(DestinationEntry::AttemptKnown(attempt)) => {
+            Some(attempt.plan) == digest.map(PlanDigest)
+        }
+        _ => false,
     };
-    let mut custody: Custody = open_custody(context, plan, source, destination).await?;
-    custody.look().await.map_err(|error| refused(&error))?;
-    Ok(Remembered::of(&custody))
+    let mut answers = [None, None];
+    for (answer, site) in answers.iter_mut().zip(sites) {
+        match copy_of_ledger(&**site, &vm).await {
+            Ok(records) => *answer = Some(records.unwrap_or_default().iter().any(about)),
+            Err(error) => tracing::warn!(error = %chain(&error), "a ledger's copy is not seen"),
+        }
+    }
+    Ok(match answers {
+        [Some(true), Some(true)] | [Some(true), None] | [None, Some(true)] => {
+            Some(Known { source_answers: answers[0].is_some() })
+        }
+        // Begun at its destination and not yet at its source.
+        [Some(false), Some(true)] => Some(Known { source_answers: true }),
+        _ => None,
+    })
 }
 
 /// Says how one stands, and brings it to its end if that was asked for and is safe.
@@ -178,35 +266,55 @@ async fn one(
     if !args.settle || verdict.verdict == VerdictKind::AlarmSplit {
         return Ok(code);
     }
-    let undecided = state.phase.is_before_decision();
-    let (vm, plan) = (&stored.plan.vm.name, &stored.plan);
-    if vouched && undecided {
-        let question = format!(
-            "On your word that nothing of {vm} ever runs at {}: take {} back and let {vm} run at {}?",
-            plan.to, plan.id, plan.from
-        );
-        agreed(args, &question)?;
-        keys::speak_for(&context.store, &plan.to)?;
-        let (mut run, listening) = prepare(context, stored).await?;
-        run.attested = args.reason.as_deref().map(attestation);
-        engine::abort(&mut run, "its destination is gone, by the operator's word").await.map_err(
-            |error| {
-                Failure::new(Kind::Undecided, format!("{} cannot be called off", plan.id))
-                    .caused_by(&error)
-            },
-        )?;
-        return follow(context, run, listening, stored.created_ms, Interrupts::listen()).await;
+    let plan = &stored.plan;
+    if vouched && state.phase.is_before_decision() {
+        return vouch(context, stored, args).await;
     }
-    if !state.phase.is_past_copying() {
+    if verdict.verdict == VerdictKind::NeedsOperator || !state.phase.is_past_copying() {
         return Ok(code);
     }
-    let question = format!("Go on with {} of {vm}, which is {}?", plan.id, state.phase.word());
+    // It came from the sites, and may run commands here.
+    if state.rebuilt && !context.json {
+        show::error(&plan_text(plan));
+    }
+    let question =
+        format!("Go on with {} of {}, which is {}?", plan.id, plan.vm.name, state.phase.word());
     agreed(args, &question)?;
     let (run, listening) = prepare(context, stored).await?;
     match follow(context, run, listening, stored.created_ms, Interrupts::listen()).await {
         Ok(exit::ROLLED_BACK) => Ok(exit::DONE),
         other => other,
     }
+}
+
+/// Takes it back on the operator's word for a destination that is gone.
+async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result<u8, Failure> {
+    let (plan, vm) = (&stored.plan, &stored.plan.vm.name);
+    match context.site(&plan.to)?.power(plan.vm.id).await {
+        Err(error) if error.kind == SiteErrorKind::Unreachable => {}
+        _ => {
+            return Err(Failure::new(
+                Kind::Refused,
+                format!("{} answers: it is asked, nobody has to vouch for it", plan.to),
+            )
+            .hint(format!("causeway abort {}", plan.id)));
+        }
+    }
+    let question = format!(
+        "On your word that nothing of {vm} ever runs at {}: take {} back and let {vm} run at {}?",
+        plan.to, plan.id, plan.from
+    );
+    agreed(args, &question)?;
+    keys::speak_for(&context.store, &plan.to)?;
+    let (mut run, listening) = prepare(context, stored).await?;
+    run.attested = args.reason.as_deref().map(attestation);
+    engine::abort(&mut run, "its destination is gone, by the operator's word").await.map_err(
+        |error| {
+            Failure::new(Kind::Undecided, format!("{} cannot be called off", plan.id))
+                .caused_by(&error)
+        },
+    )?;
+    follow(context, run, listening, stored.created_ms, Interrupts::listen()).await
 }
 
 fn agreed(args: &RecoverArgs, question: &str) -> Result<(), Failure> {

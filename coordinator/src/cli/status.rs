@@ -62,8 +62,15 @@ pub async fn status(
             }
             continue;
         }
-        let verdict = verdict(&gather(context, plan, &state, from.as_ref()).await?);
-        code = code.max(say(context, plan, &state, &verdict));
+        match gather(context, plan, &state, from.as_ref()).await {
+            Ok(evidence) => code = code.max(say(context, plan, &state, &verdict(&evidence))),
+            // One that cannot be told does not hide the others.
+            Err(failure) if !asked_for_one => {
+                failure.show(context.json);
+                code = code.max(failure.exit_code());
+            }
+            Err(failure) => return Err(failure),
+        }
     }
     Ok(code)
 }
@@ -120,7 +127,7 @@ async fn gather(
         digest: plan.digest().map_err(|error| undecided("the plan has no digest", &error))?,
         vm: vm_key(plan)?,
         epoch: state.epoch,
-        destination_key: destination_me.key.verifying_key(),
+        destination_key: keys::public_key(&context.store, &plan.to)?,
     };
     let asked = |name: &SiteName, identity| -> Result<Option<Asked>, Failure> {
         if only.is_some_and(|only| only != name) {
@@ -134,7 +141,7 @@ async fn gather(
     };
     let (source, destination) = (asked(&plan.from, source_me)?, asked(&plan.to, destination_me)?);
     let gathered = evidence::gather(&about, source, destination).await;
-    gathered.map_err(|error| undecided("a ledger contradicts itself", &error))
+    gathered.map_err(|error| undecided("what the ledgers say cannot be told", &error))
 }
 
 fn ledger(context: &Context, plan: &Plan, site: &SiteName) -> Result<Option<Vec<Record>>, Failure> {

@@ -8,7 +8,6 @@ use handover::{
 };
 use journal::{Journal, StoreId};
 use site::{RecordKey, Site, SiteError, SiteErrorKind};
-use units::chain;
 
 use super::copy::{self, Copy, LEDGER as COPY};
 use super::shelf::{LEDGER, Shelf};
@@ -121,10 +120,17 @@ impl<R: Role> Half<R> {
         self.copy.doubt();
     }
 
+    /// Is the ledger all that there is of it, as far as was looked?
+    pub(super) const fn is_seen(&self) -> bool {
+        self.copy.is_known()
+    }
+
     fn take_in(&mut self, missing: &[Record]) -> Result<(), CustodyError> {
         if missing.is_empty() {
             return Ok(());
         }
+        // Whoever administers a site can write there what they like, but no other site's receipts.
+        self.me.check(&[&*self.records, missing].concat())?;
         tracing::warn!(
             site = self.name,
             records = missing.len(),
@@ -190,13 +196,6 @@ impl<R: Role> Half<R> {
 
     pub(super) async fn kept(&self, key: &RecordKey) -> Result<Option<Vec<u8>>, CustodyError> {
         self.copy.site.kept(key).await.map_err(|cause| self.failed(cause))
-    }
-
-    pub(super) async fn forget(&self, key: Result<RecordKey, CustodyError>) {
-        let Ok(key) = key else { return };
-        if let Err(error) = self.copy.site.forget(&key).await {
-            tracing::warn!(%key, error = %chain(&error), "a record that nobody needs is left");
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What to make of a step that failed: try again from an earlier phase, take everything back, or
 //! stop and say where things stand. Nothing here decides who may run.
 
+use handover::SourceState;
 use units::chain;
 use wire::control::Request;
 
@@ -47,6 +48,14 @@ pub(crate) async fn after_failure(run: &mut Run, cause: StepError) -> Result<Rec
         // Nothing is granted yet, so there is a way back; the operator's own command asked for it.
         Phase::Deciding if matches!(cause, StepError::GateShut { .. }) => {
             Ok(Record::GaveUp { why: chain(&cause) })
+        }
+        // The source has been let go on; what is left is to tidy up.
+        Phase::RollingBack
+            if run.custody.source_state(run.epoch())
+                == (SourceState::Released { settled: true })
+                && !matches!(cause, StepError::Journal(_)) =>
+        {
+            Err(Halt::Resumable { phase, cause })
         }
         _ => Err(halt(phase, cause)),
     }

@@ -82,8 +82,7 @@ async fn intend(run: &mut Run, stage: FenceStage) -> Result<UnfenceRecord, StepE
     }
     let record = run.source.fence_capture(run.vm(), stage).await?;
     let digests = digests(run);
-    run.custody.fence_intent(epoch, &record, &digests).await?;
-    Ok(record)
+    Ok(run.custody.fence_intent(epoch, record, &digests).await?)
 }
 
 /// Suspends, and compares the platform's counts with those of the seal.

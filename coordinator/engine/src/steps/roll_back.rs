@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use handover::{RevokeReceipt, SourceRequest, SourceState};
+use handover::{MarkSeen, RevokeReceipt, SourceRequest, SourceState};
 use model::Power;
 use site::{FenceStage, Leftover};
 use units::Epoch;
@@ -18,7 +18,14 @@ use crate::run::Run;
 
 pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     let mut removed = Vec::new();
-    if let Some(epoch) = run.epoch_in_ledgers() {
+    // What was never heard of is known where all is seen. A destination that is gone for good is vouched
+    // for, a source is waited for.
+    run.custody.see_source().await?;
+    if run.attested.is_none() {
+        run.custody.see_destination().await?;
+    }
+    let epoch = run.epoch_in_ledgers();
+    if let Some(epoch) = epoch {
         let seen = mark_seen(&*run.destination, run.vm()).await;
         let receipt = run.custody.revoke(epoch, &seen, run.attested.clone()).await?;
         release_source(run, epoch, receipt).await?;
@@ -35,8 +42,8 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
             }
         });
     }
-    if let Some(epoch) = run.epoch_in_ledgers() {
-        run.custody.clear(epoch).await;
+    if let Some(epoch) = epoch {
+        run.custody.forget_papers(epoch).await;
     }
     Ok(Record::TakenBack { removed })
 }
@@ -71,7 +78,7 @@ async fn release_source(
 ) -> Result<(), StepError> {
     let vm = run.vm();
     // Never heard of it, or left it to a later attempt, which has the source now.
-    if matches!(run.custody.source_state(epoch), SourceState::Unknown | SourceState::Superseded) {
+    if run.custody.source_state(epoch) == SourceState::Unknown || run.custody.is_followed(epoch) {
         return Ok(());
     }
     // In an earlier life, or by another coordinator: what its operator did with it since stays, but for
@@ -79,6 +86,7 @@ async fn release_source(
     let was_settled = run.custody.source_state(epoch) == (SourceState::Released { settled: true });
     if !was_settled {
         run.custody.source(epoch, SourceRequest::Release(receipt)).await?;
+        not_granted_meanwhile(run, epoch).await?;
     }
     let mut was_fencing = false;
     for stage in [FenceStage::Disks, FenceStage::Definition] {
@@ -101,6 +109,21 @@ async fn release_source(
         run.source.resume(vm).await?;
     }
     run.custody.source(epoch, SourceRequest::Settled).await?;
+    Ok(())
+}
+
+/// A site that cannot compare and replace in one step may have let another coordinator write *granted*
+/// over *revoked*. That one looks for the release once it has granted, and this one for the grant once
+/// it has released: of the two, one sees the other.
+async fn not_granted_meanwhile(run: &mut Run, epoch: Epoch) -> Result<(), StepError> {
+    match run.custody.see_destination_again().await {
+        Err(CustodyError::Site { .. }) if run.attested.is_some() => return Ok(()),
+        seen => seen?,
+    }
+    let mark = mark_seen(&*run.destination, run.vm()).await;
+    if run.custody.is_granted(epoch) || matches!(mark, MarkSeen::Present(_)) {
+        return Err(CustodyError::both_ways().into());
+    }
     Ok(())
 }
 

@@ -34,9 +34,10 @@ pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
         }
     }
     run.links.cut();
-    run.put_appliance().await?;
-    let spec = run.placeholder()?;
+    let spec = run.placeholder_own();
     run.tell_destination(DestinationRequest::Start).await?;
+    let epoch = run.epoch();
+    run.custody.not_released_meanwhile(epoch).await?;
     // The last that is done before: nothing but the platform's next call is to be between.
     still_off(run).await?;
     run.watcher.step(format!("starting {} at {}", spec.name, run.plan.to));

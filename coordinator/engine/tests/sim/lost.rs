@@ -127,7 +127,7 @@ async fn sites_that_lost_what_they_kept_get_it_again() {
         for site in [&stage.east, &stage.west] {
             stage.world.set_records(site, BTreeMap::new());
         }
-        tells_the_truth(&stage, &at).await;
+        no_lies(&stage, &at).await;
         let end = stage.live(Doing::Migrate, &Points::default()).await;
         assert!(matches!(end, End::Final(Phase::Retired)), "{at}: {end:?}");
         stage.assert_moved().await;
