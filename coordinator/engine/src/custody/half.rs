@@ -76,7 +76,7 @@ impl<R: Role> Half<R> {
     }
 
     /// Makes ledger and copy one, once in this life and again where an answer got lost. The longer of
-    /// the two is what happened: a ledger from a backup gets back what it forgot.
+    /// the two is what happened: the other gets back what it forgot.
     pub(super) async fn look(&mut self) -> Result<(), CustodyError> {
         if self.copy.is_known() {
             return Ok(());
@@ -93,6 +93,10 @@ impl<R: Role> Half<R> {
             }
         }
         self.copy.know(there);
+        // It has lost some of it, or all: it gets it again.
+        if !self.records.is_empty() {
+            self.copy.bring_up(&self.records).await.map_err(|cause| self.failed(cause))?;
+        }
         Ok(())
     }
 

@@ -17,9 +17,34 @@ pub struct Sited {
     pub points: Points,
     /// Whatever goes on beside each call: the guest writes.
     pub meanwhile: Box<dyn Fn() + Send + Sync>,
+    /// In one step, as libvirt does not.
+    pub compares_and_replaces: bool,
 }
 
 impl Sited {
+    /// On a platform that cannot compare and replace in one step, what happens between the two is
+    /// overwritten.
+    async fn keep(
+        &self,
+        key: &RecordKey,
+        expected: Option<&[u8]>,
+        body: &[u8],
+    ) -> Result<(), SiteError> {
+        let at_once = || self.inner.keep(key, expected, body);
+        if self.compares_and_replaces {
+            return self.pass("keep", at_once).await;
+        }
+        let there = self.inner.kept(key).await?;
+        if there.as_deref() != expected && there.as_deref() != Some(body) {
+            return at_once().await;
+        }
+        let replace = || async {
+            let there = self.inner.kept(key).await?;
+            self.inner.keep(key, there.as_deref(), body).await
+        };
+        self.pass("keep", replace).await
+    }
+
     async fn pass<T, F>(&self, what: &str, call: impl Fn() -> F) -> Result<T, SiteError>
     where
         F: Future<Output = Result<T, SiteError>>,
@@ -52,6 +77,15 @@ macro_rules! points {
         impl Site for Sited {
             fn name(&self) -> &SiteName {
                 self.inner.name()
+            }
+
+            async fn keep(
+                &self,
+                key: &RecordKey,
+                expected: Option<&[u8]>,
+                body: &[u8],
+            ) -> Result<(), SiteError> {
+                self.keep(key, expected, body).await
             }
 
             $(async fn $name(&self, $($argument: $type),*) -> Result<$answer, SiteError> {
@@ -90,7 +124,6 @@ points! {
     start_from_own_disk(spec: &PlaceholderSpec) -> ();
     leftovers(migration: &MigrationId) -> Vec<Leftover>;
     remove(leftover: &Leftover) -> ();
-    keep(key: &RecordKey, expected: Option<&[u8]>, body: &[u8]) -> ();
     kept(key: &RecordKey) -> Option<Vec<u8>>;
     kept_keys() -> Vec<RecordKey>;
     forget(key: &RecordKey) -> ();
