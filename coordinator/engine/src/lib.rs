@@ -73,11 +73,10 @@ async fn as_the_ledgers_have_it(run: &mut Run) -> Result<(), StepError> {
     let Some(epoch) = run.state.epoch else { return Ok(()) };
     match run.state.phase {
         phase if phase.is_final() => {}
-        Phase::RollingBack => {
-            if run.custody.is_granted(epoch) {
-                return Err(StepError::Custody(handover::Refusal::AlreadyGranted.into()));
-            }
+        Phase::RollingBack if run.custody.is_granted(epoch) => {
+            return Err(StepError::Custody(handover::Refusal::AlreadyGranted.into()));
         }
+        Phase::RollingBack => {}
         _ if run.custody.is_followed(epoch) => {
             return Err(StepError::Superseded { vm: run.plan.vm.name.clone() });
         }
