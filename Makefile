@@ -30,7 +30,7 @@ programs: deps
 agent: programs
 
 # The helper's image; the lab; fences and channels of a real libvirtd; guests that move between real
-# sites: the story, there and back, kills, refusals, slow lines. Their manifests say
+# sites: the story, there and back, kills, refusals, lost coordinators. Their manifests say
 # `test = false`.
 REAL := boot death labs libvirtd threads moves
 # Moves that `make test` has no time for, and CI has.

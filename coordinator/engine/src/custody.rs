@@ -296,7 +296,7 @@ impl Custody {
         epoch: Epoch,
         request: SourceRequest,
     ) -> Result<Vec<SourceEffect>, CustodyError> {
-        let actions = self.source.ask(|role| role.step(epoch, request.clone())).await?;
+        let actions = self.source.ask(|role| role.step(epoch, request)).await?;
         self.source.carry(actions).await
     }
 

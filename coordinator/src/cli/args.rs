@@ -92,9 +92,9 @@ Examples:
     /// Ask the sites what they know of migrations, and take up those that this state directory has lost
     ///
     /// Each site keeps the ledger of its part in a migration, and with it the plan. So a coordinator whose
-    /// machine is gone is made anew from the sites: register them under the same names, then recover. Whoever
-    /// runs it sees to it that the lost coordinator does not come back meanwhile: two of them cannot harm
-    /// a VM, but they hold each other up.
+    /// machine is gone is made anew from the sites: register them under the same names, then recover. See that
+    /// the lost coordinator does not come back: two of them do not run a VM twice, but they hold each other
+    /// up, and may leave it off.
     #[command(after_help = "\
 Examples:
   causeway recover

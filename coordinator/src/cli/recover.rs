@@ -174,10 +174,8 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
         return Ok(());
     }
     let (source, destination) = (context.site(&plan.from)?, context.site(&plan.to)?);
-    let Some(known) = known_to(plan, [&source, &destination]).await? else { return Ok(()) };
-    if let (Found::AtDestination(_), true) = (found, known.source_answers) {
-        // Its source has other papers, or none: it is taken back at most.
-        tracing::warn!(id = %plan.id, "the source keeps no papers of it");
+    if !is_known(plan, [&source, &destination]).await? {
+        return Ok(());
     }
     let damaged =
         |error: &dyn std::error::Error| refused("its papers are damaged".to_owned(), error);
@@ -221,13 +219,9 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
     Ok(())
 }
 
-struct Known {
-    source_answers: bool,
-}
-
-/// Have the ledgers of the sites that answer this very plan? `None` where one says otherwise: its papers
-/// were forged, or left over.
-async fn known_to(plan: &Plan, sites: [&Arc<dyn Site>; 2]) -> Result<Option<Known>, Failure> {
+/// Have the ledgers of the sites that answer this very plan? Where one says otherwise its papers were
+/// forged, or left over.
+async fn is_known(plan: &Plan, sites: [&Arc<dyn Site>; 2]) -> Result<bool, Failure> {
     let (digest, vm) = (plan.digest().ok(), vm_key(plan)?);
     let about = |record: &Record| match &record.entry {
         Entry::Source(SourceEntry::AttemptKnown(attempt))
@@ -244,12 +238,9 @@ async fn known_to(plan: &Plan, sites: [&Arc<dyn Site>; 2]) -> Result<Option<Know
         }
     }
     Ok(match answers {
-        [Some(true), Some(true)] | [Some(true), None] | [None, Some(true)] => {
-            Some(Known { source_answers: answers[0].is_some() })
-        }
-        // Begun at its destination and not yet at its source.
-        [Some(false), Some(true)] => Some(Known { source_answers: true }),
-        _ => None,
+        // Begun at its destination and not yet at its source it is taken back.
+        [_, Some(at_destination)] => at_destination,
+        [at_source, None] => at_source == Some(true),
     })
 }
 

@@ -174,16 +174,25 @@ async fn sites_that_lost_what_they_kept_get_it_again() {
     println!("{moved} moved");
 }
 
+/// On its own machine?
+fn is_own(name: &str) -> bool {
+    name.contains("ledger: ") || name.contains("keep what undoes")
+}
+
 /// What is written on its own machine a coordinator does in one go; elsewhere it can be overtaken.
 async fn where_it_can_stand_still() -> impl Iterator<Item = (Point, Doing)> {
-    let own = |name: &str| name.contains("ledger: ") || name.contains("keep what undoes");
-    let points = clean().await.into_iter().filter(move |point| !own(&point.name));
+    let points = clean().await.into_iter().filter(|point| !is_own(&point.name));
     points.flat_map(|point| [(point.clone(), Doing::Migrate), (point, Doing::Abort)])
 }
 
 /// One coordinator stands still somewhere and is taken for lost. The other, which takes its place, comes
-/// to an end, and then the first goes on. `None`: nothing was begun yet.
-async fn overtaken(stage: &Stage, point: &Point, doing: Doing) -> Option<(Stage, End, End)> {
+/// as far as it is let, and then the first goes on. `None`: nothing was begun yet.
+async fn overtaken(
+    stage: &Stage,
+    point: &Point,
+    doing: Doing,
+    second_passes: &Points,
+) -> Option<(Stage, End, End)> {
     let points = Points::held(point.clone());
     let mut first = Box::pin(stage.live(Doing::Migrate, &points));
     tokio::select! {
@@ -194,7 +203,7 @@ async fn overtaken(stage: &Stage, point: &Point, doing: Doing) -> Option<(Stage,
     if !second.recover().await {
         return None;
     }
-    let end = second.live(doing, &Points::default()).await;
+    let end = second.live(doing, second_passes).await;
     points.go_on();
     Some((second, first.await, end))
 }
@@ -206,9 +215,9 @@ async fn two_coordinators_that_do_not_know_of_one_another_do_no_harm() {
     for (point, doing) in where_it_can_stand_still().await {
         let at = format!("the first stands before {point}, the second: {doing:?}");
         let stage = Stage::new().await;
-        let Some((second, first, mut end)) = overtaken(&stage, &point, doing).await else {
-            continue;
-        };
+        let whole = Points::default();
+        let overtaken = overtaken(&stage, &point, doing, &whole).await;
+        let Some((second, first, mut end)) = overtaken else { continue };
         no_lies(&second, &at).await;
         if !matches!(first, End::Final(_)) {
             stood_aside += 1;
@@ -246,17 +255,68 @@ async fn nor_do_they_where_one_overwrites_what_the_other_wrote() {
     for (point, doing) in where_it_can_stand_still().await {
         let mut stage = Stage::new().await;
         stage.compares_and_replaces = false;
-        let Some((second, ..)) = overtaken(&stage, &point, doing).await else { continue };
+        let whole = Points::default();
+        let Some((second, ..)) = overtaken(&stage, &point, doing, &whole).await else { continue };
         for which in [&stage, &second, &stage] {
             which.live(Doing::Migrate, &Points::default()).await;
         }
-        match stage.world.loaded_at(stage.id()) {
-            Some(site) => stage.assert_whole(&site).await,
-            None => {
-                stage.assert_whole(&stage.east).await;
-                nowhere += 1;
-            }
-        }
+        stage.assert_whole_where_it_is(&format!("{point}, {doing:?}")).await;
+        nowhere += usize::from(stage.world.loaded_at(stage.id()).is_none());
     }
     println!("it runs nowhere {nowhere} times");
+}
+
+/// There, the first decides for the destination over a revocation that the second was about to carry out:
+/// whoever acts on its own word looks for the other's first. Both stand still once more in between: the
+/// second before each thing that it does, the first before it starts the VM, or not.
+#[tokio::test(start_paused = true)]
+async fn nor_where_one_decides_over_what_the_other_is_carrying_out() {
+    let clean = clean().await;
+    let marks = clean.iter().position(|point| point.name == "west: write_mark").unwrap();
+    let decides = clean[..marks].iter().rfind(|point| point.name == "west: keep").unwrap();
+    let starts = Point { name: "west: start_from_own_disk".to_owned(), nth: 1 };
+    let overwriting = || async {
+        let mut stage = Stage::new().await;
+        stage.compares_and_replaces = false;
+        stage
+    };
+    let points = Points::default();
+    overtaken(&overwriting().await, decides, Doing::Abort, &points).await.unwrap();
+    let mut pairs = 0;
+    for point in points.passed().into_iter().filter(|point| !is_own(&point.name)) {
+        for stands_again in [false, true] {
+            let stage = overwriting().await;
+            let (at_first, at_second) =
+                (Points::held(decides.clone()), Points::held(point.clone()));
+            let mut first = Box::pin(stage.live(Doing::Migrate, &at_first));
+            tokio::select! {
+                end = &mut first => panic!("{end:?}"),
+                () = at_first.stands() => {}
+            }
+            let second = stage.elsewhere();
+            assert!(second.recover().await);
+            let mut taking_back = Box::pin(second.live(Doing::Abort, &at_second));
+            tokio::select! {
+                end = &mut taking_back => panic!("{point}: {end:?}"),
+                () = at_second.stands() => {}
+            }
+            if stands_again {
+                at_first.hold(starts.clone());
+            }
+            at_first.go_on();
+            let stands = tokio::select! {
+                _ = &mut first => false,
+                () = at_first.stands() => true,
+            };
+            at_second.go_on();
+            taking_back.await;
+            if stands {
+                at_first.go_on();
+                first.await;
+            }
+            stage.assert_whole_where_it_is(&format!("{point}, again: {stands_again}")).await;
+            pairs += 1;
+        }
+    }
+    println!("{pairs} pairs");
 }

@@ -104,6 +104,11 @@ impl Points {
         points
     }
 
+    /// As [`Points::held`], from here on.
+    pub fn hold(&self, at: impl Into<At>) {
+        self.lock().held = Some(at.into());
+    }
+
     /// It has come to where it stands still.
     pub async fn stands(&self) {
         self.0.stands.notified().await;

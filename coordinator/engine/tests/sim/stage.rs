@@ -396,6 +396,20 @@ impl Stage {
         assert!(self.guest.write(), "it does not write");
     }
 
+    /// Where it runs, or where it does not at one of the two, its disk holds what it wrote.
+    pub async fn assert_whole_where_it_is(&self, at: &str) {
+        if let Some(site) = self.world.loaded_at(self.id()) {
+            return self.assert_whole(&site).await;
+        }
+        let Target { site, pool, volume, .. } = &self.target;
+        let copy = self.world.volume(site, pool, volume);
+        let source = self.world.disk(&self.east, &self.vm.disks[0].location);
+        let holds = [copy, source].into_iter().flatten();
+        let truth = self.guest.truth();
+        let whole = holds.into_iter().any(|disk| *disk.lock().unwrap() == truth);
+        assert!(whole, "{at}: it runs nowhere, and what it wrote is nowhere");
+    }
+
     /// Its disk there holds what it wrote.
     pub async fn assert_whole(&self, at: &SiteName) {
         let vm = self.site(at).vm(&self.id().to_string()).await.unwrap();

@@ -1,15 +1,8 @@
-//! Lines that break, slow lines.
+//! Lines that break.
 
 use e2e::{Scene, SceneOptions, VM};
 use lab::guest::Content;
 use lab::{Between, Format, Scenario};
-
-#[test]
-fn over_a_slow_line_that_loses_packets_it_arrives_all_the_same() {
-    let scene = Scene::start(Scenario::Wan.builder(), &SceneOptions::default()).unwrap();
-    scene.migrate_comparing(&[]).unwrap().must_exit(0);
-    scene.ledger_is_whole(scene.at_west).unwrap();
-}
 
 #[test]
 fn three_disks_of_odd_sizes_are_equal_byte_by_byte_when_the_line_breaks_before_the_decision() {

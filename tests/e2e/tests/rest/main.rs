@@ -6,3 +6,4 @@ mod abort;
 mod breaks;
 mod hold;
 mod lost;
+mod slow;
