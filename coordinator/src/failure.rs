@@ -148,6 +148,13 @@ pub fn halted(id: &units::MigrationId, vm: &str, halt: &Halt) -> Failure {
         failure.causes.push(divergence.to_string());
     }
     failure.hints = cause.map(StepError::hints).unwrap_or_default();
+    // Before its switchover it is undecided only by what the ledgers know.
+    if matches!(halt, Halt::Undecided { phase, .. } if !phase.is_downtime() && *phase != engine::Phase::RollingBack)
+    {
+        failure
+            .hints
+            .push("the ledgers know more of it than the journal here: causeway recover".to_owned());
+    }
     let is_taken_back = matches!(halt, Halt::Resumable { phase: engine::Phase::RollingBack, .. });
     if kind == Kind::Interrupted && !is_taken_back {
         failure.hints.push(format!("or take everything back: causeway abort {id}"));

@@ -44,6 +44,9 @@ pub enum StepError {
     #[error("nothing shows that {vm} lives at {to} ({what}): its copy at {from} may be the last")]
     MaybeLastCopy { vm: String, from: SiteName, to: SiteName, what: String },
 
+    #[error("{vm} is suspended at {site}")]
+    Suspended { vm: String, site: SiteName },
+
     #[error("pool {pool} at {site} is stopped: what was made in it cannot be seen or removed")]
     PoolHidden { pool: String, site: SiteName },
 
@@ -147,6 +150,9 @@ impl StepError {
                 failure.hint.iter().cloned().collect()
             }
             Self::WontConverge(divergence) => divergence.remedies(),
+            Self::Suspended { vm, site } => vec![format!(
+                "let it go on at {site} (libvirt: virsh resume {vm}), then repeat this command"
+            )],
             Self::PoolHidden { pool, .. } => vec![format!(
                 "start it (libvirt: virsh pool-start {pool}), then repeat this command"
             )],

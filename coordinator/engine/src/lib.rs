@@ -70,7 +70,7 @@ pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
 
 /// What another coordinator did to this migration, or a journal from a backup has forgotten.
 async fn as_the_ledgers_have_it(run: &mut Run) -> Result<(), StepError> {
-    let Some(epoch) = run.state.epoch else { return Ok(()) };
+    let Some(epoch) = run.epoch_in_ledgers() else { return Ok(()) };
     match run.state.phase {
         phase if phase.is_final() => {}
         Phase::RollingBack if run.custody.is_granted(epoch) => {
@@ -81,11 +81,17 @@ async fn as_the_ledgers_have_it(run: &mut Run) -> Result<(), StepError> {
             return Err(StepError::Superseded { vm: run.plan.vm.name.clone() });
         }
         phase if phase.is_before_decision() => {
-            use handover::DestinationState as D;
-            if matches!(run.custody.destination_state(epoch), D::Revoked(_)) {
-                let why = "it was called off from elsewhere".to_owned();
-                run.record(Record::GaveUp { why }).await?;
-            }
+            use {handover::DestinationState as D, handover::SourceState as S};
+            let revoked = matches!(run.custody.destination_state(epoch), D::Revoked(_));
+            let fencing = run.custody.source_state(epoch) == S::Fencing;
+            let why = match phase {
+                _ if revoked => "it was called off from elsewhere",
+                // What it was drained to is in no journal any more.
+                Phase::Fencing | Phase::Deciding => return Ok(()),
+                _ if fencing => "a fence was begun that the journal does not know of",
+                _ => return Ok(()),
+            };
+            run.record(Record::GaveUp { why: why.to_owned() }).await?;
         }
         _ => {}
     }

@@ -1,12 +1,13 @@
 //! A guest to log in to: an SSH server in its own mount and pid namespaces, with its own users,
 //! `/run` (noexec, as Debian mounts it) and `/dev/shm`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use guest_ssh::{HostKeyPolicy, SshAuth, SshTarget, Timing, UserAgent};
@@ -203,6 +204,14 @@ fn answers(port: u16, child: &mut Child) -> bool {
     false
 }
 
+/// One that no other test of this run was given: it may not listen there yet.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return port;
+        }
+    }
 }

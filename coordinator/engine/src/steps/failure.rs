@@ -1,7 +1,7 @@
 //! What to make of a step that failed: try again from an earlier phase, take everything back, or
 //! stop and say where things stand. Nothing here decides who may run.
 
-use handover::SourceState;
+use handover::{Refusal, SourceState};
 use units::chain;
 use wire::control::Request;
 
@@ -40,7 +40,11 @@ pub(crate) async fn after_failure(run: &mut Run, cause: StepError) -> Result<Rec
         Phase::Fencing
             if matches!(
                 cause,
-                StepError::StoppedUnproven { .. } | StepError::WroteAfterDrain { .. }
+                StepError::StoppedUnproven { .. }
+                    | StepError::WroteAfterDrain { .. }
+                    | StepError::Custody(CustodyError::Refused(
+                        Refusal::ContentChanged | Refusal::FenceInterrupted
+                    ))
             ) =>
         {
             Ok(Record::GaveUp { why: chain(&cause) })
@@ -68,6 +72,7 @@ fn is_final(cause: &StepError) -> bool {
             cause,
             StepError::Interrupted
                 | StepError::Journal(_)
+                | StepError::Suspended { .. }
                 // What became of a record that could not be written is known after the next start; and
                 // nothing is taken from under the feet of another coordinator that works on it.
                 | StepError::Custody(

@@ -12,8 +12,12 @@ use crate::run::Run;
 /// for the agent's files on its tmpfs.
 pub(crate) async fn prepare(run: &mut Run) -> Result<Record, StepError> {
     run.check_wish()?;
-    // Suspended by a coordinator that was lost before it began to fence: nobody else remembers why.
-    if run.state.rebuilt && run.source.power(run.vm()).await? == Power::Paused {
+    if run.source.power(run.vm()).await? == Power::Paused {
+        if !run.state.rebuilt {
+            let (vm, site) = (run.plan.vm.name.clone(), run.plan.from.clone());
+            return Err(StepError::Suspended { vm, site });
+        }
+        // By a coordinator that was lost before it began to fence: nobody else remembers why.
         run.source.resume(run.vm()).await?;
     }
     run.watcher.step(format!("installing the agent in {}", run.guest.describe()));

@@ -12,7 +12,7 @@ use engine::rebuild::{Remembered, Unmade, mended};
 use engine::{
     Halt, Links, Operator, Phase, Run, State, Watcher, Wish, abort, guest_devices, migrate,
 };
-use handover::{DestinationRole, Next, Side, SigningKey, Verdict, verdict};
+use handover::{DestinationRole, Next, Side, SigningKey, Verdict, VerdictKind, verdict};
 use journal::StoreId;
 use model::{Power, SiteName, Vm, VmId};
 use plan::{Facts, GuestFacts, Options, Plan, PlannedDisk, Request, draw_up};
@@ -317,9 +317,13 @@ impl Stage {
     }
 
     /// What its operator does on being told, and which command that is: the VM is started where it lives
-    /// and is off, a copy that is not the VM any more is stopped.
+    /// and is off, let go on where it was not fenced, and a copy that is not the VM any more is stopped.
     pub async fn operator_obeys(&self) -> Doing {
         let verdict = self.verdict(Ask::Both, true).await;
+        let untouched = matches!(verdict.verdict, VerdictKind::Resumable | VerdictKind::NotStarted);
+        if untouched && self.world.power(&self.east, self.id()) == Power::Paused {
+            self.site(&self.east).resume(self.id()).await.unwrap();
+        }
         if !self.decided().0 && self.world.power(&self.east, self.id()) == Power::Off {
             // It refuses where it is fenced.
             let _started = self.site(&self.east).power_on(self.id()).await;
