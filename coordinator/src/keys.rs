@@ -264,7 +264,7 @@ fn stored(
 }
 
 fn coordinator_file(id: &MigrationId) -> String {
-    format!("keys/{id}.key")
+    format!("keys/move-{id}.key")
 }
 
 /// The key that the agents of a migration know the coordinator by, the same after a crash.
@@ -287,6 +287,10 @@ pub fn of_coordinator_in_full(
 
 /// As a lost coordinator had it.
 pub fn restore_coordinator(store: &Store, id: &MigrationId, pkcs8: &[u8]) -> Result<(), Failure> {
+    secure::Identity::from_pkcs8(pkcs8).map_err(|error| {
+        Failure::new(Kind::Refused, format!("the coordinator's key of {id} is none"))
+            .caused_by(&error)
+    })?;
     if read(store, &coordinator_file(id))?.is_none() {
         store.write_private(&coordinator_file(id), pkcs8)?;
     }

@@ -8,7 +8,7 @@
 //! STATE/install.name    the name of a lost one whose place it took
 //! STATE/keys/site-SITE.key  signs what a site's role says; 0600
 //! STATE/keys/site-SITE.pub  of a site that could not be asked for its key yet
-//! STATE/keys/ID.key     the coordinator's key of one migration; 0600
+//! STATE/keys/move-ID.key  the coordinator's key of one migration; 0600
 //! STATE/ledger/SITE/VM/  the site roles' ledgers (crate `journal`), and what undoes fences
 //! STATE/appliance/      the helper's kernel and initramfs
 //! STATE/receipts/ID.json

@@ -448,6 +448,11 @@ impl Custody {
         Err(CustodyError::Refused(Refusal::UnknownAttempt { epoch }))
     }
 
+    /// Has the source been taken over by a later attempt?
+    pub fn source_is_followed(&self, epoch: Epoch) -> bool {
+        self.source.role.last_epoch() > epoch
+    }
+
     /// Has a later attempt of this VM been opened anywhere?
     pub fn is_followed(&self, epoch: Epoch) -> bool {
         self.last_epoch() > epoch

@@ -30,6 +30,8 @@ pub enum Unmade {
     Contradiction,
     #[error("the source has to be asked first, and it does not answer")]
     SourceUnseen,
+    #[error("the source's ledger has lost it: nobody knows whether the source is fenced")]
+    SourceLost,
 }
 
 impl Remembered {
@@ -96,6 +98,8 @@ fn rebuild(of: &Remembered, now_ms: i64) -> Result<Vec<Record>, Unmade> {
         (_, S::Retired { .. } | S::Destroyed) => answered(None, now_ms),
         (_, S::Fencing) => back("while the source was being fenced"),
         (_, S::Fenced(fence)) => fenced(Some(fence)),
+        // It had opened the attempt before anything was made for it.
+        (D::Placed | D::Synced(_), S::Unknown) if of.source_seen => return Err(Unmade::SourceLost),
         // A journal's attempt is in both ledgers. The word of one of them is not enough to begin by.
         (_, S::Unknown) if of.source_seen => {
             let back = back("before its source knew of it");

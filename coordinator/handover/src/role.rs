@@ -65,7 +65,14 @@ impl Identity {
             if let Entry::Source(SourceEntry::AttemptKnown(attempt))
             | Entry::Destination(DestinationEntry::AttemptKnown(attempt)) = &record.entry
             {
-                attempts.insert(record.epoch, attempt);
+                let fits = attempt.vm == record.vm && attempt.epoch == record.epoch;
+                if !fits || attempts.insert(record.epoch, attempt).is_some() {
+                    let what = "a ledger with an attempt that is not its own";
+                    return Err(Refusal::Contradiction { what });
+                }
+            }
+            if records.first().is_some_and(|first| first.vm != record.vm) {
+                return Err(Refusal::Contradiction { what: "several VMs in the ledger of one" });
             }
             let Some(attempt) = attempts.get(&record.epoch) else { continue };
             let known = |site: &SiteKey| *site == self.site || self.peers.contains_key(site);

@@ -197,6 +197,10 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
             let what = format!("it was copying when {} was last heard of", plan.from);
             return Err(refused(what, &why).next("causeway recover, when it answers"));
         }
+        Err(why @ Unmade::SourceLost) => {
+            let what = format!("look at {} by hand: its VM may be fenced", plan.from);
+            return Err(refused(what, &why));
+        }
         Err(why @ Unmade::Contradiction) => {
             return Err(refused("nobody but a person can put that right".to_owned(), &why)
                 .hint("stop both copies at their platforms and compare them: one of the two was started by hand, or on an operator's word that was wrong"));
@@ -233,7 +237,8 @@ async fn is_known(plan: &Plan, sites: [&Arc<dyn Site>; 2]) -> Result<bool, Failu
     let mut answers = [None, None];
     for (answer, site) in answers.iter_mut().zip(sites) {
         match copy_of_ledger(&**site, &vm).await {
-            Ok(records) => *answer = Some(records.unwrap_or_default().iter().any(about)),
+            // One that keeps none does not say that there was none.
+            Ok(records) => *answer = records.map(|records| records.iter().any(about)),
             Err(error) => tracing::warn!(error = %chain(&error), "a ledger's copy is not seen"),
         }
     }

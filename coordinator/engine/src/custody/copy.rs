@@ -7,8 +7,8 @@
 //!
 //! ```text
 //! vm/VM/ledger                  records of this VM in the site's ledger, in order
-//! vm/VM/unfence-EPOCH-STAGE     what undoes a fence (source)
-//! vm/VM/papers                  the plan and what else `recover` needs
+//! vm/VM/unfence-EPOCH-STAGE-H   what undoes a fence (source)
+//! vm/VM/papers-EPOCH            the plan and what else `recover` needs
 //! ```
 
 use std::sync::Arc;

@@ -123,8 +123,12 @@ impl<R: Role> Half<R> {
         if missing.is_empty() {
             return Ok(());
         }
+        let all = [&*self.records, missing].concat();
         // Whoever administers a site can write there what they like, but no other site's receipts.
-        self.me.check(&[&*self.records, missing].concat())?;
+        self.me.check(&all)?;
+        // Replayed, not applied: what another process did this one has not seen. And before any of it is
+        // durable here: what cannot be replayed would not open any more.
+        let role = R::replay(self.me.clone(), self.vm.clone(), &all)?;
         tracing::warn!(
             site = self.name,
             records = missing.len(),
@@ -133,9 +137,7 @@ impl<R: Role> Half<R> {
         for record in missing {
             append(&mut self.journal, &self.name, record)?;
         }
-        self.records.extend_from_slice(missing);
-        // Replayed, not applied: what another process did this one has not seen.
-        self.role = R::replay(self.me.clone(), self.vm.clone(), &self.records)?;
+        (self.records, self.role) = (all, role);
         Ok(())
     }
 

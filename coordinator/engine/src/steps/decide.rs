@@ -20,7 +20,9 @@ pub(crate) async fn decide(run: &mut Run) -> Result<Record, StepError> {
         error => Err(error),
     })?;
     run.custody.see_destination().await?;
-    run.custody.both_know(epoch)?;
+    if !run.custody.is_granted(epoch) {
+        run.custody.both_know(epoch)?;
+    }
     // Asked while there is a way back.
     if let Some(gate) = run.plan.options.gate.clone()
         && !run.custody.is_granted(epoch)

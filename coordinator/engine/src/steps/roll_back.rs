@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use handover::{MarkSeen, RevokeReceipt, SourceRequest, SourceState};
+use handover::{MarkSeen, Refusal, RevokeReceipt, SourceRequest, SourceState};
 use model::Power;
 use site::{FenceStage, Leftover};
 use units::Epoch;
@@ -26,6 +26,14 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     }
     let epoch = run.epoch_in_ledgers();
     if let Some(epoch) = epoch {
+        use handover::DestinationState as D;
+        let was_begun = run.state.epoch.is_some()
+            || matches!(run.custody.destination_state(epoch), D::Placed | D::Synced(_));
+        if was_begun && run.custody.source_state(epoch) == SourceState::Unknown {
+            let what =
+                "the source's ledger has lost this attempt, and with it whether it is fenced";
+            return Err(CustodyError::Unfit { what: what.to_owned() }.into());
+        }
         let seen = mark_seen(&*run.destination, run.vm()).await;
         let receipt = run.custody.revoke(epoch, &seen, run.attested.clone()).await?;
         release_source(run, epoch, receipt).await?;
@@ -78,7 +86,8 @@ async fn release_source(
 ) -> Result<(), StepError> {
     let vm = run.vm();
     // Never heard of it, or left it to a later attempt, which has the source now.
-    if run.custody.source_state(epoch) == SourceState::Unknown || run.custody.is_followed(epoch) {
+    let is_unknown = run.custody.source_state(epoch) == SourceState::Unknown;
+    if is_unknown || run.custody.source_is_followed(epoch) {
         return Ok(());
     }
     // In an earlier life, or by another coordinator: what its operator did with it since stays, but for
@@ -120,11 +129,18 @@ async fn not_granted_meanwhile(run: &mut Run, epoch: Epoch) -> Result<(), StepEr
         Err(CustodyError::Site { .. }) if run.attested.is_some() => return Ok(()),
         seen => seen?,
     }
-    let mark = mark_seen(&*run.destination, run.vm()).await;
-    if run.custody.is_granted(epoch) || matches!(mark, MarkSeen::Present(_)) {
+    if run.custody.is_granted(epoch) {
         return Err(CustodyError::both_ways().into());
     }
-    Ok(())
+    match mark_seen(&*run.destination, run.vm()).await {
+        MarkSeen::Present(mark) if mark.attempt().epoch >= epoch => {
+            Err(CustodyError::both_ways().into())
+        }
+        MarkSeen::Unknown if run.attested.is_none() => {
+            Err(CustodyError::Refused(Refusal::MarkUnknown).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Thaws and removes the agent. A guest that cannot be reached thaws by itself and loses the agent

@@ -281,7 +281,7 @@ impl Stage {
             Ok(None) => {}
             Ok(Some(records)) => self.kept.replace_journal(records),
             Err(Unmade::SourceUnseen) => return false,
-            Err(Unmade::Contradiction) => panic!("{remembered:?}"),
+            Err(Unmade::Contradiction | Unmade::SourceLost) => panic!("{remembered:?}"),
         }
         true
     }
