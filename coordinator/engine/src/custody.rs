@@ -152,15 +152,7 @@ impl Custody {
     /// Where the two contradict each other.
     pub async fn look(&mut self) -> Result<(), CustodyError> {
         let looked = [self.source.look().await, self.destination.look().await];
-        for looked in looked {
-            match looked {
-                Err(CustodyError::Site { site, cause }) => {
-                    tracing::warn!(site, error = %chain(&cause), "its copy of the ledger is not seen");
-                }
-                looked => looked?,
-            }
-        }
-        Ok(())
+        looked.into_iter().try_for_each(if_it_answers)
     }
 
     /// As [`Custody::look`], though it was looked at before.
@@ -422,12 +414,7 @@ impl Custody {
     /// The source has not been released from this attempt, as far as it can be asked now.
     pub async fn not_released_meanwhile(&mut self, epoch: Epoch) -> Result<(), CustodyError> {
         self.source.doubt();
-        match self.source.look().await {
-            Err(CustodyError::Site { site, cause }) => {
-                tracing::warn!(site, error = %chain(&cause), "its copy of the ledger is not seen");
-            }
-            looked => looked?,
-        }
+        if_it_answers(self.source.look().await)?;
         match self.source_state(epoch) {
             SourceState::Released { .. } => Err(CustodyError::both_ways()),
             _ => Ok(()),
@@ -456,6 +443,17 @@ impl Custody {
     /// Has a later attempt of this VM been opened anywhere?
     pub fn is_followed(&self, epoch: Epoch) -> bool {
         self.last_epoch() > epoch
+    }
+}
+
+/// A site that does not answer may be gone for good: then what is known of its ledger here has to do.
+fn if_it_answers(looked: Result<(), CustodyError>) -> Result<(), CustodyError> {
+    match looked {
+        Err(CustodyError::Site { site, cause }) => {
+            tracing::warn!(site, error = %chain(&cause), "its copy of the ledger is not seen");
+            Ok(())
+        }
+        looked => looked,
     }
 }
 

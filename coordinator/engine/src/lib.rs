@@ -72,7 +72,8 @@ pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
 async fn as_the_ledgers_have_it(run: &mut Run) -> Result<(), StepError> {
     let Some(epoch) = run.epoch_in_ledgers() else { return Ok(()) };
     match run.state.phase {
-        phase if phase.is_final() => {}
+        // Decided, or at its end: what follows is asked of the ledgers step by step.
+        phase if !phase.is_before_decision() => {}
         Phase::RollingBack if run.custody.is_granted(epoch) => {
             return Err(StepError::Custody(handover::Refusal::AlreadyGranted.into()));
         }
@@ -80,7 +81,7 @@ async fn as_the_ledgers_have_it(run: &mut Run) -> Result<(), StepError> {
         _ if run.custody.is_followed(epoch) => {
             return Err(StepError::Superseded { vm: run.plan.vm.name.clone() });
         }
-        phase if phase.is_before_decision() => {
+        phase => {
             use {handover::DestinationState as D, handover::SourceState as S};
             let revoked = matches!(run.custody.destination_state(epoch), D::Revoked(_));
             let fencing = run.custody.source_state(epoch) == S::Fencing;
@@ -93,7 +94,6 @@ async fn as_the_ledgers_have_it(run: &mut Run) -> Result<(), StepError> {
             };
             run.record(Record::GaveUp { why: why.to_owned() }).await?;
         }
-        _ => {}
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use engine::custody::{Custody, CustodyOf, Folder};
 use engine::{Links, Progress, Run, State, Watcher, Wish};
+use model::Power;
 use plan::{PLAN_VERSION, Plan};
 use site::{ApplianceFiles, Site};
 use tokio::sync::watch;
@@ -238,24 +239,34 @@ pub async fn follow(
     }
     let phase = ended.map_err(|halt| halted(&run.plan.id, &run.plan.vm.name, &halt))?;
     if phase == engine::Phase::RolledBack {
-        return Ok(rolled_back(context, &run));
+        return Ok(rolled_back(context, &run).await);
     }
     receipt::write(context, &run, created_ms)?;
     Ok(exit::DONE)
 }
 
-fn rolled_back(context: &Context, run: &Run) -> u8 {
+/// The source was let go on; what became of it since its platform says.
+async fn rolled_back(context: &Context, run: &Run) -> u8 {
     let plan = &run.plan;
+    let power = run.source.power(plan.vm.id).await;
+    let runs = matches!(power, Ok(Power::Running));
+    let stands = match power {
+        Ok(Power::Running) => format!("runs at {} as before", plan.from),
+        Ok(power) => format!("was let go on at {}, where it is {power} now", plan.from),
+        Err(error) => {
+            format!("was let go on at {}, which does not say how it is: {error}", plan.from)
+        }
+    };
     let why = run.state.why.clone().unwrap_or_default();
     if context.json {
         let value = serde_json::json!({
-            "rolled_back": plan.id, "vm": plan.vm.name, "runs_at": plan.from, "why": why,
+            "rolled_back": plan.id, "vm": plan.vm.name, "runs_at": runs.then_some(&plan.from), "why": why,
             "removed": run.state.removed,
         });
         show::line(&value.to_string());
         return exit::ROLLED_BACK;
     }
-    show::line(&format!("{} runs at {} as before: {why}", plan.vm.name, plan.from));
+    show::line(&format!("{} {stands}: {why}", plan.vm.name));
     for removed in &run.state.removed {
         show::line(&format!("  removed   {removed}"));
     }

@@ -15,9 +15,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::State;
 use engine::custody::{copy_of_ledger, papers as papers_at};
 use engine::rebuild::{Remembered, Unmade, mended};
+use engine::{Run, State};
 use handover::{DestinationEntry, Entry, PlanDigest, Record, SourceEntry, VerdictKind};
 use model::SiteName;
 use plan::Plan;
@@ -27,7 +27,7 @@ use units::{MigrationId, chain};
 use super::act::{attestation, find, state_of};
 use super::args::RecoverArgs;
 use super::exit;
-use super::migrate::{follow, open_custody, prepare, vm_key};
+use super::migrate::{Listening, follow, open_custody, prepare, vm_key};
 use super::site::site_name;
 use super::status::{say, verdict_of};
 use crate::context::Context;
@@ -53,7 +53,7 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         // One that cannot be taken in does not hold up the others.
         if let Err(failure) = take_in(context, found).await {
             failure.show(context.json);
-            code = code.max(failure.exit_code());
+            code = worse(code, failure.exit_code());
             told += 1;
         }
     }
@@ -66,16 +66,23 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         told += 1;
         let vouched = vouched_for.as_ref().filter(|site| **site == stored.plan.to);
         let ended = one(context, &stored, &state, &args, vouched.is_some()).await;
-        code = code.max(ended.unwrap_or_else(|failure| {
+        let ended = ended.unwrap_or_else(|failure| {
             failure.show(context.json);
             failure.exit_code()
-        }));
+        });
+        code = worse(code, ended);
     }
     if told == 0 && !context.json {
         let whom = if asked.all_answered { "the sites" } else { "the sites that answered" };
         show::line(&format!("nothing that has not ended is known here or to {whom}"));
     }
     Ok(code)
+}
+
+/// Of several exit codes the one that tells of more: that it is undecided goes before all.
+fn worse(one: u8, other: u8) -> u8 {
+    let weight = |code: u8| (code == exit::UNDECIDED, code);
+    if weight(other) > weight(one) { other } else { one }
 }
 
 /// `fenced=SITE`.
@@ -166,6 +173,10 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
     let refused = |what: String, error: &dyn std::error::Error| {
         Failure::new(Kind::Refused, format!("{} is not taken in: {what}", plan.id)).caused_by(error)
     };
+    let undecided = |what: String, error: &dyn std::error::Error| Failure {
+        kind: Kind::Undecided,
+        ..refused(what, error)
+    };
     let before = store.migration(plan.id.as_str())?;
     let state = before.as_ref().map(state_of).transpose()?;
     if state.as_ref().is_some_and(|state| state.phase.is_final())
@@ -195,14 +206,14 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
         Ok(Some(records)) => records,
         Err(why @ Unmade::SourceUnseen) => {
             let what = format!("it was copying when {} was last heard of", plan.from);
-            return Err(refused(what, &why).next("causeway recover, when it answers"));
+            return Err(undecided(what, &why).hint("causeway recover again, when it answers"));
         }
         Err(why @ Unmade::SourceLost) => {
             let what = format!("look at {} by hand: its VM may be fenced", plan.from);
-            return Err(refused(what, &why));
+            return Err(undecided(what, &why));
         }
         Err(why @ Unmade::Contradiction) => {
-            return Err(refused("nobody but a person can put that right".to_owned(), &why)
+            return Err(undecided("nobody but a person can put that right".to_owned(), &why)
                 .hint("stop both copies at their platforms and compare them: one of the two was started by hand, or on an operator's word that was wrong"));
         }
     };
@@ -277,10 +288,7 @@ async fn one(
         format!("Go on with {} of {}, which is {}?", plan.id, plan.vm.name, state.phase.word());
     agreed(args, &question)?;
     let (run, listening) = prepare(context, stored).await?;
-    match follow(context, run, listening, stored.created_ms, Interrupts::listen()).await {
-        Ok(exit::ROLLED_BACK) => Ok(exit::DONE),
-        other => other,
-    }
+    to_its_end(context, run, listening, stored).await
 }
 
 /// Takes it back on the operator's word for a destination that is gone.
@@ -310,7 +318,20 @@ async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result
                 .caused_by(&error)
         },
     )?;
-    follow(context, run, listening, stored.created_ms, Interrupts::listen()).await
+    to_its_end(context, run, listening, stored).await
+}
+
+/// What was asked for is what was done, if it is taken back.
+async fn to_its_end(
+    context: &Context,
+    run: Run,
+    listening: Listening,
+    stored: &Stored,
+) -> Result<u8, Failure> {
+    match follow(context, run, listening, stored.created_ms, Interrupts::listen()).await {
+        Ok(exit::ROLLED_BACK) => Ok(exit::DONE),
+        other => other,
+    }
 }
 
 fn agreed(args: &RecoverArgs, question: &str) -> Result<(), Failure> {

@@ -55,6 +55,14 @@ pub fn plan_text(plan: &Plan) -> String {
     for gap in &plan.fence.does_not_stop {
         lines.push(format!("            does not stop: {gap}"));
     }
+    let options = &plan.options;
+    for (word, what, when) in [
+        ("stops", &options.stop_units, "in the guest before the freeze"),
+        ("runs", &options.hooks_before, "as root in the guest before the freeze"),
+        ("runs", &options.hooks_undo, "as root in the guest if it is called off"),
+    ] {
+        lines.extend(what.iter().map(|what| format!("  {word:<9} `{what}` {when}")));
+    }
     if let Some(gate) = &plan.options.gate {
         lines.push(format!(
             "  gate      `{gate}` on this machine must succeed before {} starts at {}",

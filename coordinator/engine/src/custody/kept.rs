@@ -137,7 +137,13 @@ impl Custody {
     async fn forget_unfence(&self, of: impl Fn(Epoch) -> bool) {
         let site = self.source.at();
         let Ok(prefix) = self.key(UNFENCE) else { return };
-        let keys = site.kept_keys().await.unwrap_or_default();
+        let keys = match site.kept_keys().await {
+            Ok(keys) => keys,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "records that nobody needs are left");
+                return;
+            }
+        };
         for key in keys {
             let rest = key.as_str().strip_prefix(prefix.as_str());
             let epoch = rest.and_then(|rest| rest.split('-').next()?.parse().ok()).map(Epoch);

@@ -4,7 +4,7 @@
 use handover::DestinationRequest;
 
 use super::fence::{still_fenced, unfence_records};
-use crate::custody::{CustodyError, mark_of, mark_seen};
+use crate::custody::{mark_of, mark_seen};
 use crate::error::StepError;
 use crate::record::Record;
 use crate::run::{Run, now_ms};
@@ -14,11 +14,7 @@ use crate::run::{Run, now_ms};
 pub(crate) async fn decide(run: &mut Run) -> Result<Record, StepError> {
     let (vm, epoch) = (run.vm(), run.epoch());
     // Both sites have agreed to this plan, and with it to its gate.
-    run.custody.see_source().await.or_else(|error| match error {
-        // It may be gone for good: then what its ledger here says has to do.
-        CustodyError::Site { .. } => Ok(()),
-        error => Err(error),
-    })?;
+    run.custody.look().await?;
     run.custody.see_destination().await?;
     if !run.custody.is_granted(epoch) {
         run.custody.both_know(epoch)?;

@@ -78,18 +78,27 @@ async fn killed_anywhere_it_is_called_off_unless_it_is_decided() {
     println!("{ends:?}");
 }
 
+/// The last point before the decision, where there is most to take back.
+pub fn halfway() -> Point {
+    Point { name: "journal: Fenced".to_owned(), nth: 1 }
+}
+
+/// All that a taking back passes from there.
+pub async fn taking_back() -> Vec<Point> {
+    let stage = Stage::new().await;
+    stage.dies(&halfway(), Fate::DiesAfter, "fenced").await;
+    let points = Points::default();
+    let end = stage.live(Doing::Abort, &points).await;
+    assert!(matches!(end, End::Final(Phase::RolledBack)), "{end:?}");
+    points.passed()
+}
+
 /// Killed while it is being called off, and told again.
 #[tokio::test(start_paused = true)]
 async fn killed_anywhere_while_it_is_called_off_it_is_called_off_again() {
     let mut stayed = 0;
-    // The last points before the decision: all that there is to take back.
-    let halfway = Point { name: "journal: Fenced".to_owned(), nth: 1 };
-    let stage = Stage::new().await;
-    stage.dies(&halfway, Fate::DiesAfter, "fenced").await;
-    let points = Points::default();
-    let end = stage.live(Doing::Abort, &points).await;
-    assert!(matches!(end, End::Final(Phase::RolledBack)), "{end:?}");
-    for point in points.passed() {
+    let halfway = halfway();
+    for point in taking_back().await {
         for fate in deaths(&point) {
             let at = format!("{point}, {fate:?}");
             let stage = Stage::new().await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use engine::Phase;
 
 use crate::agents::Mutexed;
-use crate::crash::{clean, deaths};
+use crate::crash::{clean, deaths, halfway, taking_back};
 use crate::points::{At, Fate, Point, Points};
 use crate::stage::{Doing, End, Ends, Stage};
 use crate::verdicts::{no_lies, tells_the_truth};
@@ -84,13 +84,9 @@ async fn a_coordinator_that_lost_everything_and_a_site_waits_for_it() {
 /// undoes its fence is there for as long as it takes.
 #[tokio::test(start_paused = true)]
 async fn taken_back_without_its_source_it_waits_for_it() {
-    let halfway = Point { name: "journal: Fenced".to_owned(), nth: 1 };
-    let stage = Stage::new().await;
-    stage.dies(&halfway, Fate::DiesAfter, "fenced").await;
-    let points = Points::default();
-    stage.live(Doing::Abort, &points).await;
+    let halfway = halfway();
     let mut waited = 0;
-    for point in points.passed() {
+    for point in taking_back().await {
         let at = point.to_string();
         let stage = Stage::new().await;
         stage.dies(&halfway, Fate::DiesAfter, &at).await;
@@ -116,6 +112,18 @@ async fn taken_back_without_its_source_it_waits_for_it() {
         stage.assert_stayed().await;
     }
     println!("waited {waited} times");
+}
+
+/// Nothing remembers that its source is fenced: it is not taken for untouched, and the copy is kept.
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_ledger_is_lost_is_not_taken_for_untouched() {
+    let stage = Stage::new().await;
+    stage.dies(&halfway(), Fate::DiesAfter, "fenced").await;
+    stage.kept.restore_ledger(&stage.east, Vec::new());
+    stage.world.set_records(&stage.east, BTreeMap::new());
+    let end = stage.live(Doing::Abort, &Points::default()).await;
+    assert!(matches!(end, End::Halted(_)), "{end:?}");
+    stage.assert_whole_where_it_is("its source's ledger is lost").await;
 }
 
 /// What one site's ledger here has forgotten its copy there has not.

@@ -22,29 +22,6 @@ pub struct Sited {
 }
 
 impl Sited {
-    /// On a platform that cannot compare and replace in one step, what happens between the two is
-    /// overwritten.
-    async fn keep(
-        &self,
-        key: &RecordKey,
-        expected: Option<&[u8]>,
-        body: &[u8],
-    ) -> Result<(), SiteError> {
-        let at_once = || self.inner.keep(key, expected, body);
-        if self.compares_and_replaces {
-            return self.pass("keep", at_once).await;
-        }
-        let there = self.inner.kept(key).await?;
-        if there.as_deref() != expected && there.as_deref() != Some(body) {
-            return at_once().await;
-        }
-        let replace = || async {
-            let there = self.inner.kept(key).await?;
-            self.inner.keep(key, there.as_deref(), body).await
-        };
-        self.pass("keep", replace).await
-    }
-
     async fn pass<T, F>(&self, what: &str, call: impl Fn() -> F) -> Result<T, SiteError>
     where
         F: Future<Output = Result<T, SiteError>>,
@@ -85,7 +62,20 @@ macro_rules! points {
                 expected: Option<&[u8]>,
                 body: &[u8],
             ) -> Result<(), SiteError> {
-                self.keep(key, expected, body).await
+                let at_once = || self.inner.keep(key, expected, body);
+                if self.compares_and_replaces {
+                    return self.pass("keep", at_once).await;
+                }
+                let there = self.inner.kept(key).await?;
+                if there.as_deref() != expected && there.as_deref() != Some(body) {
+                    return at_once().await;
+                }
+                // Whatever happens between the two is overwritten.
+                let replace = || async {
+                    let there = self.inner.kept(key).await?;
+                    self.inner.keep(key, there.as_deref(), body).await
+                };
+                self.pass("keep", replace).await
             }
 
             $(async fn $name(&self, $($argument: $type),*) -> Result<$answer, SiteError> {

@@ -230,7 +230,7 @@ fn a_sources_restored_ledger_starts_nothing() {
 }
 
 #[test]
-#[ignore = "minutes; runs in `make model`"]
+#[ignore = "200,000 more states of a kind that the tests beside it visit; runs in `make model`"]
 fn with_every_move_and_two_ledgers_restored_the_mark_heals() {
     let restorable = Restorable::Granted;
     assert_safe(Rules { restores: 1, restorable, ..rules(&MOVES, 2) });

@@ -122,3 +122,30 @@ proptest! {
         let _ = GrantReceipt::decode(&real);
     }
 }
+
+/// Records that somebody else kept: the receipts in them are those of the sites that they name, whatever
+/// else is put beside them.
+#[test]
+fn kept_records_are_checked_by_their_receipts() {
+    let honest = Destination::granted(content(1)).records;
+    let me = identity("west");
+    assert_eq!(me.check(&honest), Ok(()));
+    let forger = SigningKey::from_bytes(&[9; 32]).verifying_key();
+    let deceived =
+        Identity { peers: [("east".parse().unwrap(), forger)].into(), ..identity("west") };
+    assert!(matches!(deceived.check(&honest), Err(Refusal::Receipt(_))));
+    // An attempt of another VM, or once more with sites that nobody knows, hides the one that counts.
+    let hiding = |vm: &str| {
+        let vm: VmKey = vm.parse().unwrap();
+        let (source, destination) = ("far".parse().unwrap(), "away".parse().unwrap());
+        let attempt = Attempt { vm: vm.clone(), source, destination, ..attempt(1) };
+        let entry = Entry::Destination(DestinationEntry::AttemptKnown(attempt));
+        Record { vm, epoch: Epoch(1), entry }
+    };
+    for vm in ["web2", "web1"] {
+        let mut records = honest.clone();
+        records.insert(1, hiding(vm));
+        assert!(deceived.check(&records).is_err(), "{vm}");
+        assert!(me.check(&records).is_err(), "{vm}");
+    }
+}
