@@ -47,7 +47,9 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
             .hint("register them under the names they had: causeway site add NAME --uri URI"));
     }
     let asked = ask(context).await?;
-    let mut code = if asked.all_answered { exit::DONE } else { exit::UNDECIDED };
+    // Of one that its operator vouches for nobody expects an answer.
+    let unheard = asked.silent.iter().any(|site| Some(site) != vouched_for.as_ref());
+    let mut code = if unheard { exit::UNDECIDED } else { exit::DONE };
     let mut told = 0;
     for found in asked.found.values().filter(|f| concerns(f.plan(), args.which.as_deref())) {
         // One that cannot be taken in does not hold up the others.
@@ -73,7 +75,7 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         code = worse(code, ended);
     }
     if told == 0 && !context.json {
-        let whom = if asked.all_answered { "the sites" } else { "the sites that answered" };
+        let whom = if asked.silent.is_empty() { "the sites" } else { "the sites that answered" };
         show::line(&format!("nothing that has not ended is known here or to {whom}"));
     }
     Ok(code)
@@ -101,7 +103,8 @@ fn concerns(plan: &Plan, which: Option<&str>) -> bool {
 /// What the sites keep of migrations.
 struct Asked {
     found: BTreeMap<MigrationId, Found>,
-    all_answered: bool,
+    /// Those that did not answer.
+    silent: Vec<SiteName>,
 }
 
 /// The papers of one migration, by whose they are.
@@ -124,13 +127,13 @@ impl Found {
 }
 
 async fn ask(context: &Context) -> Result<Asked, Failure> {
-    let mut asked = Asked { found: BTreeMap::new(), all_answered: true };
+    let mut asked = Asked { found: BTreeMap::new(), silent: Vec::new() };
     for name in context.sites()?.into_iter().map(|site| site.name) {
         let kept = match papers_at(&*context.site(&name)?).await {
             Ok(kept) => kept,
             Err(error) => {
                 show::error(&format!("warning: {name} was not asked: {}", chain(&error)));
-                asked.all_answered = false;
+                asked.silent.push(name);
                 continue;
             }
         };
