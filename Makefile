@@ -8,7 +8,7 @@ THREADS  ?= 2
 # Programs for guests are linked by the tree's own (.cargo/config.toml).
 unexport RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER
 
-.PHONY: all deps programs agent test unit e2e rest more model demo bench lint check clean
+.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo bench lint check clean
 
 all: programs
 
@@ -37,11 +37,13 @@ REAL := boot death labs libvirtd threads moves
 REST := rest
 # Longer: Debian, agents and trackers inside guests driven by hand, memory with a large disk.
 MORE := agent_in_guest debian memory tracker_in_guest
+# As long as one likes.
+SOAK := soak
 ON_REAL = CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab --workspace
 
 # What tests need has features of its own: with the tests beside them, the programs need no build of
 # their own.
-test e2e rest more: BUILT := --bins --tests
+test e2e rest more soak-real: BUILT := --bins --tests
 test: unit e2e
 
 # Unit, property and golden tests: no root, no emulator. Many of them wait.
@@ -58,6 +60,14 @@ rest: programs
 more: programs
 	$(ON_REAL) --test moves --test rest --test labs -- --ignored --test-threads=$(THREADS)
 	$(ON_REAL) $(addprefix --test ,$(MORE)) -- --include-ignored --test-threads=$(THREADS)
+
+# Random histories of simulated migrations: `make soak SEEDS=100000`, `make soak SEED=17` replays one.
+soak: deps
+	SEEDS=$(or $(SEEDS),100000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --locked --profile lab --package engine --test sim -- --nocapture whatever_goes_wrong
+
+# Real migrations under kill -9 of random processes: `make soak-real MIGRATIONS=100 SEED=7`.
+soak-real: programs
+	MIGRATIONS=$(or $(MIGRATIONS),100) $(if $(SEED),SEED=$(SEED)) $(ON_REAL) --test $(SOAK) -- --nocapture
 
 # Every state of the handover that an arbitrary coordinator can bring about, with one write more than in
 # `make test` and with ledgers restored in more ways.
@@ -77,7 +87,7 @@ bench: programs
 lint: deps
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --profile lab --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --locked --profile lab --workspace $(addprefix --test ,$(REAL) $(REST) $(MORE)) -- -D warnings
+	$(CARGO) clippy --locked --profile lab --workspace $(addprefix --test ,$(REAL) $(REST) $(MORE) $(SOAK)) -- -D warnings
 
 # What has to be clean before a commit. Advisories come from the network.
 check: lint

@@ -91,6 +91,21 @@ impl GuestLogin {
     }
 }
 
+impl std::fmt::Display for GuestLogin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}:{}", self.user, self.host, self.port)?;
+        match &self.identity {
+            Some(file) => write!(f, " with the key {}", file.display())?,
+            None => f.write_str(" with your keys")?,
+        }
+        match (&self.host_key, &self.known_hosts) {
+            (Some(key), _) => write!(f, "; its host key is {key}"),
+            (None, Some(file)) => write!(f, "; its host key is in {}", file.display()),
+            (None, None) => f.write_str("; its host key is in your known_hosts"),
+        }
+    }
+}
+
 fn home() -> Option<PathBuf> {
     std::env::var_os("HOME").map(PathBuf::from)
 }

@@ -67,14 +67,13 @@ fn site_key(store: &Store, site: &SiteName) -> Result<SigningKey, Failure> {
     signing_key(store, &site_file(site), &format!("ledger/{site}"))
 }
 
-/// As [`site_key`]. Where the key is at a site that could not be asked yet, one that nobody believes:
-/// nothing is signed for a site before it was asked.
-fn site_key_or_none(store: &Store, site: &SiteName) -> Result<SigningKey, Failure> {
+/// As [`site_key`]; none where it is at a site that could not be asked for it yet.
+fn site_key_if_had(store: &Store, site: &SiteName) -> Result<Option<SigningKey>, Failure> {
     let is_learnt = read(store, &public_file(site))?.is_some();
     if is_learnt && read(store, &site_file(site))?.is_none() {
-        return Ok(SigningKey::from_bytes(&*random()?));
+        return Ok(None);
     }
-    site_key(store, site)
+    site_key(store, site).map(Some)
 }
 
 /// Verifies what a site's role said.
@@ -112,13 +111,19 @@ pub fn learn(store: &Store, site: &SiteName, key: &VerifyingKey) -> Result<(), F
 }
 
 /// A site that is gone for good has taken its key with it: by its operator's word a new one speaks for
-/// it. Should it come back, the two are told apart.
-pub fn speak_for(store: &Store, site: &SiteName) -> Result<(), Failure> {
-    if read(store, &site_file(site))?.is_none() {
-        tracing::warn!(%site, "a new key speaks for the lost site");
-        store.write_private(&site_file(site), random()?.as_slice())?;
+/// it. Should it come back, the two are told apart. Answers whether the key was made now.
+pub fn speak_for(store: &Store, site: &SiteName) -> Result<bool, Failure> {
+    if read(store, &site_file(site))?.is_some() {
+        return Ok(false);
     }
-    Ok(())
+    tracing::warn!(%site, "a new key speaks for the lost site");
+    store.write_private(&site_file(site), random()?.as_slice())?;
+    Ok(true)
+}
+
+/// Nothing was signed with the key that was to speak for it: should the site come back, it has its own.
+pub fn unspeak(store: &Store, site: &SiteName) {
+    forget_file(store, &site_file(site));
 }
 
 /// Makes this machine and the site have the same key for it: the site's, or where it has none ours.
@@ -180,15 +185,24 @@ pub fn identities(
     to: &SiteName,
 ) -> Result<(Identity, Identity), Failure> {
     let install = install_name(store)?;
-    let identity = |site: &SiteName, peer: &SiteName| -> Result<Identity, Failure> {
+    let (mut pinned, mut former) = (BTreeMap::new(), BTreeMap::new());
+    for site in [from, to] {
+        let key = public_key(store, site)?;
+        pinned.insert(parsed(site.as_str())?, key);
+        if let Some(before) = learnt(store, site)?.filter(|before| *before != key) {
+            former.insert(parsed(site.as_str())?, before);
+        }
+    }
+    let identity = |site: &SiteName| -> Result<Identity, Failure> {
         Ok(Identity {
             install: install.clone(),
             site: parsed(site.as_str())?,
-            key: site_key_or_none(store, site)?,
-            peers: BTreeMap::from([(parsed(peer.as_str())?, public_key(store, peer)?)]),
+            key: site_key_if_had(store, site)?,
+            pinned: pinned.clone(),
+            former: former.clone(),
         })
     };
-    Ok((identity(from, to)?, identity(to, from)?))
+    Ok((identity(from)?, identity(to)?))
 }
 
 fn parsed<T: std::str::FromStr<Err = handover::KeyError>>(text: &str) -> Result<T, Failure> {
@@ -299,7 +313,11 @@ pub fn restore_coordinator(store: &Store, id: &MigrationId, pkcs8: &[u8]) -> Res
 
 /// No agent knows it any more.
 pub fn forget_coordinator(store: &Store, id: &MigrationId) {
-    let path = store.path().join(coordinator_file(id));
+    forget_file(store, &coordinator_file(id));
+}
+
+fn forget_file(store: &Store, name: &str) {
+    let path = store.path().join(name);
     if let Err(error) = fs::remove_file(&path) {
         tracing::warn!(%error, path = %path.display(), "a key that nobody needs is left");
     }

@@ -41,6 +41,8 @@ pub enum PapersError {
     Unreadable(#[from] serde_json::Error),
     #[error("the {0} in them is none")]
     Key(&'static str),
+    #[error("they hold characters that change what a terminal shows")]
+    Unprintable,
 }
 
 impl Papers {
@@ -53,7 +55,11 @@ impl Papers {
         if version != VERSION {
             return Err(PapersError::Version(version));
         }
-        Ok(serde_json::from_slice(bytes)?)
+        let value = serde_json::from_slice(bytes)?;
+        if !is_printable(&value) {
+            return Err(PapersError::Unprintable);
+        }
+        Ok(serde_json::from_value(value)?)
     }
 
     /// Of the role of one of the two sites.
@@ -66,6 +72,18 @@ impl Papers {
     pub fn coordinator_key(&self) -> Result<Option<Zeroizing<Vec<u8>>>, PapersError> {
         let bytes = self.coordinator.as_ref().map(|text| hex::decode(text).map(Zeroizing::new));
         bytes.transpose().map_err(|_| PapersError::Key("coordinator's key"))
+    }
+}
+
+/// Whoever administers a site can write there what they like, and a person is to agree to what is shown.
+/// Hooks may have several lines.
+fn is_printable(value: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')),
+        Value::Array(values) => values.iter().all(is_printable),
+        Value::Object(fields) => fields.values().all(is_printable),
+        _ => true,
     }
 }
 

@@ -8,7 +8,7 @@ build-essential pkg-config libvirt-dev clang llvm cpio
 libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients
 qemu-system-x86 qemu-utils dnsmasq-base iproute2 util-linux
 openssh-client openssh-server dropbear-bin
-busybox-static debootstrap e2fsprogs xfsprogs lvm2 fdisk kmod zstd
+busybox-static debootstrap e2fsprogs xfsprogs lvm2 fdisk kmod zstd strace
 grub-common grub-pc-bin
 $*
 "

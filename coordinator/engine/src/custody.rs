@@ -83,6 +83,8 @@ pub enum CustodyError {
         #[source]
         cause: CopyError,
     },
+    #[error("the key of {site} could not be had when this began, and without it nothing is recorded there")]
+    NoKey { site: String },
     #[error("another coordinator has written the ledger of {site} meanwhile")]
     Elsewhere { site: String },
     #[error("the ledger of {site} here and the copy that {site} keeps tell different stories")]
@@ -171,6 +173,8 @@ impl Custody {
     ) -> Result<Epoch, CustodyError> {
         self.source.look().await?;
         self.destination.look().await?;
+        self.source.has_key()?;
+        self.destination.has_key()?;
         let (source, destination) = (self.source.at(), self.destination.at());
         let mark = mark_seen(&*destination, vm).await;
         let source_mark = match source.placeholder(vm).await {

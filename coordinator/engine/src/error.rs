@@ -65,6 +65,9 @@ pub enum StepError {
     #[error("no answer from the destination within {} s", waited.as_secs())]
     NoAnswer { waited: Duration, how: String },
 
+    #[error("{vm} was started at {site} and stopped before it answered ({how})")]
+    StoppedAtBoot { vm: String, site: SiteName, how: String },
+
     #[error("the line to {whom} stayed broken for {} s", waited.as_secs())]
     OutOfPatience { whom: String, waited: Duration, last: Box<Self> },
 
@@ -168,6 +171,9 @@ impl StepError {
             Self::FenceOpen { .. } => {
                 vec!["`causeway abort` takes everything back; the source runs again then".to_owned()]
             }
+            Self::StoppedAtBoot { vm, site, .. } => vec![format!(
+                "its console at {site} may say why (libvirt: virsh console {vm}); this command started again starts it again"
+            )],
             Self::Superseded { .. } => {
                 vec!["`causeway abort` takes back what this one left at its destination".to_owned()]
             }
@@ -185,6 +191,9 @@ impl StepError {
             }
             Self::Custody(CustodyError::Elsewhere { .. }) => vec![
                 "see that no other causeway works on this VM, then repeat this command".to_owned(),
+            ],
+            Self::Custody(CustodyError::NoKey { .. }) => vec![
+                "it answers now: repeat this command, which asks it for its key".to_owned(),
             ],
             Self::Custody(CustodyError::TwoStories { site }) => vec![format!(
                 "nothing was done; see at both platforms that one copy at most runs, and let a person decide which of the two ledgers of {site} is true"

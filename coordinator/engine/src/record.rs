@@ -87,6 +87,9 @@ pub enum Record {
     },
     TakenBack {
         removed: Vec<String>,
+        /// What was made at a destination that is gone for good.
+        #[serde(default)]
+        left: Vec<String>,
     },
     /// The retired source was deleted, on the operator's word.
     Discarded {
@@ -154,6 +157,7 @@ pub struct State {
     /// Why it was called off.
     pub why: Option<String>,
     pub removed: Vec<String>,
+    pub left: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +198,7 @@ impl Default for State {
             discarded: false,
             why: None,
             removed: Vec::new(),
+            left: Vec::new(),
         }
     }
 }
@@ -275,9 +280,10 @@ impl State {
                 self.turn(Turn::GaveUp)?;
                 self.why = Some(why.clone());
             }
-            Record::TakenBack { removed } => {
+            Record::TakenBack { removed, left } => {
                 self.turn(Turn::TakenBack)?;
                 self.removed.clone_from(removed);
+                self.left.clone_from(left);
             }
             Record::Discarded { removed } => {
                 self.turn(Turn::Discarded)?;

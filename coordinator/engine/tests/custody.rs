@@ -49,8 +49,9 @@ impl Scene {
         let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| Identity {
             install: "test".parse().unwrap(),
             site: site.as_str().parse().unwrap(),
-            key: key(own),
-            peers: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
+            key: Some(key(own)),
+            pinned: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
+            former: BTreeMap::new(),
         };
         let of = CustodyOf {
             source: identity(&self.east, 1, &self.west, west),

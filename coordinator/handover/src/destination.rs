@@ -19,7 +19,7 @@ use crate::fence::FenceLevel;
 use crate::ledger::{AsDestination, Decision, Ledger, LedgerError, Part, Standing};
 use crate::mark::{MarkSeen, lost};
 use crate::receipt::{
-    FenceReceipt, Grant, GrantReceipt, Receipt, Revoke, RevokeReceipt, SyncReceipt, Synced,
+    FenceReceipt, Grant, GrantReceipt, Revoke, RevokeReceipt, SyncReceipt, Synced,
 };
 use crate::record::{DestinationEntry, Entry, Record};
 use crate::role::{Action, Identity, Refusal};
@@ -316,7 +316,7 @@ impl DestinationRole {
     ) -> Result<Vec<DestinationAction>, Refusal> {
         part.not_decided()?;
         let claim = Synced { content: content.clone() };
-        let receipt = Receipt::sign(attempt.clone(), claim, &self.me.key);
+        let receipt = self.me.sign(attempt, claim);
         let send = Action::Effect(DestinationEffect::SendSynced(receipt));
         if part.synced.as_ref() == Some(&content) {
             return Ok(vec![send]);
@@ -428,11 +428,11 @@ impl DestinationRole {
     }
 
     fn grant_receipt(&self, attempt: &Attempt, fence: &FenceReceipt) -> GrantReceipt {
-        Receipt::sign(attempt.clone(), Grant { fence: fence.clone() }, &self.me.key)
+        self.me.sign(attempt, Grant { fence: fence.clone() })
     }
 
     fn revoke_receipt(&self, attempt: &Attempt, attested: Option<Attestation>) -> RevokeReceipt {
-        Receipt::sign(attempt.clone(), Revoke { attested }, &self.me.key)
+        self.me.sign(attempt, Revoke { attested })
     }
 
     fn record(&self, epoch: Epoch, entry: DestinationEntry) -> DestinationAction {

@@ -25,10 +25,14 @@ pub enum Action<E> {
 pub struct Identity {
     pub install: InstallKey,
     pub site: SiteKey,
-    /// Signs this site's receipts.
-    pub key: SigningKey,
-    /// The pinned keys of the other sites.
-    pub peers: BTreeMap<SiteKey, VerifyingKey>,
+    /// Signs this site's receipts. `None` where it could not be had: then its ledger can be read, and
+    /// what its role hands out convinces nobody.
+    pub key: Option<SigningKey>,
+    /// The pinned keys of the sites. This one's own need not be among them where `key` is there.
+    pub pinned: BTreeMap<SiteKey, VerifyingKey>,
+    /// Keys of sites that were lost and that a new one speaks for: what they signed is believed where
+    /// it was kept, and nothing that comes now.
+    pub former: BTreeMap<SiteKey, VerifyingKey>,
 }
 
 impl fmt::Debug for Identity {
@@ -75,20 +79,20 @@ impl Identity {
                 return Err(Refusal::Contradiction { what: "several VMs in the ledger of one" });
             }
             let Some(attempt) = attempts.get(&record.epoch) else { continue };
-            let known = |site: &SiteKey| *site == self.site || self.peers.contains_key(site);
+            let known = |site: &SiteKey| *site == self.site || self.pinned.contains_key(site);
             if !known(&attempt.source) || !known(&attempt.destination) {
                 continue;
             }
             match &record.entry {
                 Entry::Source(SourceEntry::Released(receipt)) => {
-                    self.verify(receipt, attempt, &attempt.destination)?;
+                    self.verify_kept(receipt, attempt, &attempt.destination)?;
                 }
                 Entry::Source(SourceEntry::Retired(receipt)) => {
-                    let grant = self.verify(receipt, attempt, &attempt.destination)?;
-                    self.verify(&grant.fence, attempt, &attempt.source)?;
+                    let grant = self.verify_kept(receipt, attempt, &attempt.destination)?;
+                    self.verify_kept(&grant.fence, attempt, &attempt.source)?;
                 }
                 Entry::Destination(DestinationEntry::Granted { fence }) => {
-                    self.verify(fence, attempt, &attempt.source)?;
+                    self.verify_kept(fence, attempt, &attempt.source)?;
                 }
                 _ => {}
             }
@@ -102,14 +106,27 @@ impl Identity {
         attempt: &Attempt,
         by: &SiteKey,
     ) -> Result<&'r C, Refusal> {
-        let mine;
-        let key = if *by == self.site {
-            mine = self.key.verifying_key();
-            &mine
-        } else {
-            self.peers.get(by).ok_or_else(|| Refusal::UnknownPeer { site: by.clone() })?
-        };
-        receipt.verify(attempt, key).map_err(Refusal::Receipt)
+        let own = self.key.as_ref().filter(|_| *by == self.site).map(SigningKey::verifying_key);
+        let pinned = own.or_else(|| self.pinned.get(by).copied());
+        let key = pinned.ok_or_else(|| Refusal::UnknownPeer { site: by.clone() })?;
+        receipt.verify(attempt, &key).map_err(Refusal::Receipt)
+    }
+
+    /// As [`Identity::verify`], for a receipt that may have been made before its site was lost.
+    fn verify_kept<'r, C: Claim>(
+        &self,
+        receipt: &'r Receipt<C>,
+        attempt: &Attempt,
+        by: &SiteKey,
+    ) -> Result<&'r C, Refusal> {
+        self.verify(receipt, attempt, by).or_else(|refusal| match self.former.get(by) {
+            Some(former) => receipt.verify(attempt, former).map_err(|_| refusal),
+            None => Err(refusal),
+        })
+    }
+
+    pub(crate) fn sign<C: Claim>(&self, attempt: &Attempt, claim: C) -> Receipt<C> {
+        Receipt::sign(attempt.clone(), claim, self.key.as_ref())
     }
 }
 

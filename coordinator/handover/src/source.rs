@@ -17,7 +17,7 @@ use crate::attempt::{Attempt, Content, Field, Mismatch, VmKey};
 use crate::fence::{ContentBasis, Fence, FenceLevel, Unfence};
 use crate::ledger::{AsSource, Ledger, LedgerError, Part, SourceEnd, Standing};
 use crate::mark::MarkSeen;
-use crate::receipt::{FenceReceipt, GrantReceipt, Receipt, RevokeReceipt};
+use crate::receipt::{FenceReceipt, GrantReceipt, RevokeReceipt};
 use crate::record::{Entry, Record, SourceEntry};
 use crate::role::{Action, Identity, Refusal};
 
@@ -361,7 +361,7 @@ impl SourceRole {
     }
 
     fn fence_receipt(&self, attempt: &Attempt, fence: &Fence) -> FenceReceipt {
-        Receipt::sign(attempt.clone(), fence.clone(), &self.me.key)
+        self.me.sign(attempt, fence.clone())
     }
 
     fn send(&self, attempt: &Attempt, fence: &Fence) -> SourceAction {

@@ -261,14 +261,19 @@ async fn rolled_back(context: &Context, run: &Run) -> u8 {
     if context.json {
         let value = serde_json::json!({
             "rolled_back": plan.id, "vm": plan.vm.name, "runs_at": runs.then_some(&plan.from), "why": why,
-            "removed": run.state.removed,
+            "removed": run.state.removed, "left": run.state.left,
         });
         show::line(&value.to_string());
         return exit::ROLLED_BACK;
     }
     show::line(&format!("{} {stands}: {why}", plan.vm.name));
-    for removed in &run.state.removed {
-        show::line(&format!("  removed   {removed}"));
+    for (word, what) in [("removed", &run.state.removed), ("left", &run.state.left)] {
+        for what in what {
+            show::line(&format!("  {word:<8}  {what}"));
+        }
+    }
+    if !run.state.left.is_empty() {
+        show::line(&format!("            should {} come back, remove it there by hand", plan.to));
     }
     exit::ROLLED_BACK
 }

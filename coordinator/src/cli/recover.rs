@@ -22,7 +22,7 @@ use handover::{DestinationEntry, Entry, PlanDigest, Record, SourceEntry, Verdict
 use model::SiteName;
 use plan::Plan;
 use site::{Site, SiteErrorKind};
-use units::{MigrationId, chain};
+use units::{Digest, MigrationId, chain};
 
 use super::act::{attestation, find, state_of};
 use super::args::RecoverArgs;
@@ -102,7 +102,8 @@ fn concerns(plan: &Plan, which: Option<&str>) -> bool {
 
 /// What the sites keep of migrations.
 struct Asked {
-    found: BTreeMap<MigrationId, Found>,
+    /// By what they say: whoever writes at one site must not hide what another keeps.
+    found: BTreeMap<(MigrationId, Digest), Found>,
     /// Those that did not answer.
     silent: Vec<SiteName>,
 }
@@ -153,14 +154,13 @@ async fn ask(context: &Context) -> Result<Asked, Failure> {
                 }
             };
             let plan = &papers.plan;
-            if plan.vm.name.chars().any(char::is_control) {
-                warn("it has names that nobody can read");
-            } else if plan.vm.id.to_string() != vm.as_str() {
+            let Ok(digest) = plan.digest() else { continue };
+            let id = (plan.id.clone(), digest);
+            if plan.vm.id.to_string() != vm.as_str() {
                 warn("it is about another VM");
             } else if plan.from == name {
-                asked.found.insert(plan.id.clone(), Found::AtSource(papers));
+                asked.found.insert(id, Found::AtSource(papers));
             } else if plan.to == name {
-                let id = plan.id.clone();
                 asked.found.entry(id).or_insert(Found::AtDestination(papers));
             } else {
                 warn(&format!("it is about {} and {}, not about {name}", plan.from, plan.to));
@@ -283,9 +283,10 @@ async fn one(
     if verdict.verdict == VerdictKind::NeedsOperator || !state.phase.is_past_copying() {
         return Ok(code);
     }
-    // It came from the sites, and may run commands here.
+    // It came from the sites, and may run commands here and log in with keys of this machine.
     if state.rebuilt && !context.json {
         show::error(&plan_text(plan));
+        show::error(&format!("  login     {}", stored.login));
     }
     let question =
         format!("Go on with {} of {}, which is {}?", plan.id, plan.vm.name, state.phase.word());
@@ -312,16 +313,32 @@ async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result
         plan.to, plan.id, plan.from
     );
     agreed(args, &question)?;
-    keys::speak_for(&context.store, &plan.to)?;
+    let made_now = keys::speak_for(&context.store, &plan.to)?;
+    let (run, listening) = match called_off(context, stored, args).await {
+        Ok(called_off) => called_off,
+        Err(failure) => {
+            if made_now {
+                keys::unspeak(&context.store, &plan.to);
+            }
+            return Err(failure);
+        }
+    };
+    to_its_end(context, run, listening, stored).await
+}
+
+async fn called_off(
+    context: &Context,
+    stored: &Stored,
+    args: &RecoverArgs,
+) -> Result<(Run, Listening), Failure> {
     let (mut run, listening) = prepare(context, stored).await?;
     run.attested = args.reason.as_deref().map(attestation);
-    engine::abort(&mut run, "its destination is gone, by the operator's word").await.map_err(
-        |error| {
-            Failure::new(Kind::Undecided, format!("{} cannot be called off", plan.id))
-                .caused_by(&error)
-        },
-    )?;
-    to_its_end(context, run, listening, stored).await
+    let why = "its destination is gone, by the operator's word";
+    engine::abort(&mut run, why).await.map_err(|error| {
+        let what = format!("{} cannot be called off", stored.plan.id);
+        Failure::new(Kind::Undecided, what).caused_by(&error)
+    })?;
+    Ok((run, listening))
 }
 
 /// What was asked for is what was done, if it is taken back.

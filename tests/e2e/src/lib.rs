@@ -3,6 +3,7 @@
 //!
 //! Nothing of the product's crates is used here: what a test knows, a user can know.
 
+pub mod breaks;
 mod gate;
 pub mod images;
 pub mod killing;

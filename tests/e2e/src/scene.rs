@@ -395,6 +395,14 @@ impl Scene {
         Ok(())
     }
 
+    /// Kills every process of the agent in the guest.
+    pub fn kill_agent(&self, address: Ipv4Addr) -> Result<()> {
+        let all = "for f in /proc/[0-9]*/comm; do case $(cat $f) in \
+                   causeway*) p=${f#/proc/}; kill -9 ${p%/comm};; esac; done";
+        self.ssh(address)?.run(all)?;
+        Ok(())
+    }
+
     /// The bytes of both sides' disks, while neither VM runs.
     pub fn disks_are_equal(&self) -> Result<()> {
         let disks: Vec<_> = self.disks.iter().map(|disk| disk.path.clone()).collect();

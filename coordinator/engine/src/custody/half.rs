@@ -106,7 +106,16 @@ impl<R: Role> Half<R> {
         request: impl FnOnce(&R) -> Result<Vec<A>, Refusal>,
     ) -> Result<Vec<A>, CustodyError> {
         self.look().await?;
+        self.has_key()?;
         Ok(request(&self.role)?)
+    }
+
+    /// Without one there is a ledger to read, and nothing is done on it.
+    pub(super) fn has_key(&self) -> Result<(), CustodyError> {
+        match self.me.key {
+            Some(_) => Ok(()),
+            None => Err(CustodyError::NoKey { site: self.name.clone() }),
+        }
     }
 
     /// Somebody may have written at the site: it is looked at again.
@@ -161,6 +170,7 @@ impl<R: Role> Half<R> {
         &mut self,
         actions: Vec<Action<E>>,
     ) -> Result<Vec<E>, CustodyError> {
+        self.has_key()?;
         let (records, effects) = split(actions)?;
         self.write(records)?;
         Ok(effects)

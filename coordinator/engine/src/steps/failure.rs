@@ -77,6 +77,7 @@ fn is_final(cause: &StepError) -> bool {
                 // nothing is taken from under the feet of another coordinator that works on it.
                 | StepError::Custody(
                     CustodyError::Append { .. }
+                        | CustodyError::NoKey { .. }
                         | CustodyError::Elsewhere { .. }
                         | CustodyError::TwoStories { .. }
                 )

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use handover::{MarkSeen, Refusal, RevokeReceipt, SourceRequest, SourceState};
 use model::Power;
-use site::{FenceStage, Leftover};
+use site::{FenceStage, Leftover, SiteErrorKind};
 use units::Epoch;
 use wire::control::Request;
 
@@ -21,8 +21,10 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     // What was never heard of is known where all is seen. A destination that is gone for good is vouched
     // for, a source is waited for.
     run.custody.see_source().await?;
-    if run.attested.is_none() {
-        run.custody.see_destination().await?;
+    let seen = run.custody.see_destination().await;
+    let is_gone = run.attested.is_some() && matches!(seen, Err(CustodyError::Site { .. }));
+    if !is_gone {
+        seen?;
     }
     let epoch = run.epoch_in_ledgers();
     if let Some(epoch) = epoch {
@@ -40,6 +42,22 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     }
     tidy_guest(run, &mut removed).await;
     run.links.cut();
+    let left = match clear(run, &mut removed).await {
+        Ok(()) => Vec::new(),
+        // Nobody waits for it, and the VM's next migration need not either.
+        Err(StepError::Site(error)) if is_gone && error.kind == SiteErrorKind::Unreachable => {
+            made(run)
+        }
+        Err(error) => return Err(error),
+    };
+    if let Some(epoch) = epoch {
+        run.custody.forget_papers(epoch).await;
+    }
+    Ok(Record::TakenBack { removed, left })
+}
+
+/// Removes what was made at the destination.
+async fn clear(run: &Run, removed: &mut Vec<String>) -> Result<(), StepError> {
     pools_answer(run).await?;
     for leftover in run.destination.leftovers(&run.plan.id).await? {
         run.destination.remove(&leftover).await?;
@@ -50,10 +68,15 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
             }
         });
     }
-    if let Some(epoch) = epoch {
-        run.custody.forget_papers(epoch).await;
-    }
-    Ok(Record::TakenBack { removed })
+    Ok(())
+}
+
+/// What may have been made at the destination, by the plan: a journal that was made anew has no list.
+fn made(run: &Run) -> Vec<String> {
+    let to = &run.plan.to;
+    let volumes = run.plan.disks.iter().map(|disk| (&disk.volume, &disk.pool));
+    let volumes = volumes.map(|(volume, pool)| format!("{to}: volume {volume} in pool {pool}"));
+    [format!("{to}: placeholder {}", run.plan.vm.name)].into_iter().chain(volumes).collect()
 }
 
 /// A pool that is stopped hides what lies in it, and what is not seen now stays for good.

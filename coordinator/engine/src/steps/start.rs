@@ -24,6 +24,8 @@ use crate::run::{Run, now_ms};
 const ANSWER_WITHIN: Duration = Duration::from_secs(600);
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 const PROBE_WITHIN: Duration = Duration::from_secs(3);
+/// How often the platform is asked whether it still runs.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
     if let Some(helper) = run.links.destination.take() {
@@ -61,10 +63,19 @@ pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
 async fn wait_for_answer(run: &Run) -> Result<String, StepError> {
     let began = Instant::now();
     let mut last = "nothing was tried".to_owned();
+    let mut look_at = LOOK_EVERY;
     while began.elapsed() < ANSWER_WITHIN {
         match probe(run).await {
             Ok(how) => return Ok(how),
             Err(why) => last = why,
+        }
+        // A guest that is off answers nobody, however long anybody waits.
+        if began.elapsed() >= look_at {
+            look_at = began.elapsed() + LOOK_EVERY;
+            if let Ok(Power::Off) = run.destination.power(run.vm()).await {
+                let (vm, site) = (run.plan.vm.name.clone(), run.plan.to.clone());
+                return Err(StepError::StoppedAtBoot { vm, site, how: last });
+            }
         }
         sleep(PROBE_EVERY).await;
     }

@@ -346,7 +346,7 @@ impl Stage {
             digest: self.plan.digest().unwrap(),
             vm: self.id().to_string().parse().unwrap(),
             epoch: State::replay(&self.kept.records()).unwrap().epoch.filter(|_| with_journal),
-            destination_key: destination.key.verifying_key(),
+            destination_key: destination.key.as_ref().unwrap().verifying_key(),
         };
         let asked = |name: &SiteName, identity| Asked {
             identity,
@@ -467,8 +467,9 @@ fn identities(east: &SiteName, west: &SiteName) -> [handover::Identity; 2] {
     let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| handover::Identity {
         install: "sim".parse().unwrap(),
         site: site.as_str().parse().unwrap(),
-        key: key(own),
-        peers: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
+        key: Some(key(own)),
+        pinned: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
+        former: BTreeMap::new(),
     };
     [identity(east, 1, west, 2), identity(west, 2, east, 1)]
 }

@@ -68,8 +68,9 @@ fn identity(site: usize) -> Identity {
     Identity {
         install: "lab".parse().unwrap(),
         site: site_key(site),
-        key: key(site),
-        peers: [(site_key(other), key(other).verifying_key())].into(),
+        key: Some(key(site)),
+        pinned: [(site_key(other), key(other).verifying_key())].into(),
+        former: [].into(),
     }
 }
 

@@ -132,8 +132,12 @@ fn kept_records_are_checked_by_their_receipts() {
     assert_eq!(me.check(&honest), Ok(()));
     let forger = SigningKey::from_bytes(&[9; 32]).verifying_key();
     let deceived =
-        Identity { peers: [("east".parse().unwrap(), forger)].into(), ..identity("west") };
+        Identity { pinned: [("east".parse().unwrap(), forger)].into(), ..identity("west") };
     assert!(matches!(deceived.check(&honest), Err(Refusal::Receipt(_))));
+    // Of a site that was lost and has a new key it is what it signed then.
+    let former = [("east".parse().unwrap(), key("east").verifying_key())].into();
+    let bereaved = Identity { former, ..deceived.clone() };
+    assert_eq!(bereaved.check(&honest), Ok(()));
     // An attempt of another VM, or once more with sites that nobody knows, hides the one that counts.
     let hiding = |vm: &str| {
         let vm: VmKey = vm.parse().unwrap();

@@ -233,7 +233,7 @@ fn a_ledger_restored_from_before_the_grant_does_nothing_until_it_is_healed() {
 #[test]
 fn somebody_elses_mark_heals_nothing() {
     let mut foreign = identity("west");
-    foreign.key = key("east");
+    foreign.key = Some(key("east"));
     let records = Destination::marked(content(1)).records;
     let role = DestinationRole::replay(foreign, attempt(1).vm, &records).unwrap();
     let DestinationState::Marked(forged) = role.state(Epoch(1)) else { panic!("not marked") };

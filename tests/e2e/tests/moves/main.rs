@@ -7,5 +7,6 @@ mod again;
 mod lines;
 mod refusals;
 mod resume;
+mod sites;
 mod story;
 mod switchover;

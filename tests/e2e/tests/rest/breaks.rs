@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use e2e::{Gate, Halfway, Scene, SceneOptions, VM};
-use lab::{Between, Scenario};
+use e2e::breaks::{Break, cut_the_line, kill_the_agent, kill_the_coordinator, kill_the_helper};
+use e2e::{Gate, Halfway, Scene, SceneOptions};
+use lab::Scenario;
 
 /// Bytes that have gone over the operator's machine when it breaks.
 const MIDDLE: u64 = 12 << 20;
@@ -18,11 +19,6 @@ const ELSE: u64 = 1 << 20;
 /// What a helper has received and not yet acknowledged dies with it: what came since its last sync
 /// began, and its syncs are 300 ms apart and take their time under emulation.
 const UNSYNCED: u64 = 1 << 20;
-/// Longer than what waits in the kernels' buffers takes at the rate that the copy is limited to.
-const CUT: Duration = Duration::from_secs(8);
-
-/// Breaks something and answers with what goes on.
-type Break = fn(&Scene, Halfway) -> Halfway;
 
 /// A migration that waits before its decision.
 struct Copied {
@@ -86,33 +82,6 @@ fn next_to_nothing_is_sent_again_after(breaks: &[Break], apart: u64, lost: u64) 
     let times = u64::try_from(breaks.len()).unwrap();
     let allowed = whole + times * (whole / 100 + ELSE) + lost;
     assert!(bytes <= allowed, "{whole} bytes became {bytes}, of {allowed} allowed");
-}
-
-fn kill_the_coordinator(scene: &Scene, copying: Halfway) -> Halfway {
-    copying.kill().unwrap();
-    // It says so when it goes on with the round.
-    scene.until("round 0", &["resume".to_owned(), scene.id().unwrap()]).unwrap()
-}
-
-fn kill_the_agent(scene: &Scene, copying: Halfway) -> Halfway {
-    let all = "for f in /proc/[0-9]*/comm; do case $(cat $f) in \
-               causeway*) p=${f#/proc/}; kill -9 ${p%/comm};; esac; done";
-    scene.ssh(scene.at_east).unwrap().run(all).unwrap();
-    copying
-}
-
-fn kill_the_helper(scene: &Scene, copying: Halfway) -> Halfway {
-    scene.west().kill_vm(VM).unwrap();
-    copying
-}
-
-fn cut_the_line(scene: &Scene, copying: Halfway) -> Halfway {
-    for site in ["west", "east"] {
-        scene.lab.cut(Between::Operator(site)).unwrap();
-        std::thread::sleep(CUT);
-        scene.lab.heal(Between::Operator(site)).unwrap();
-    }
-    copying
 }
 
 #[test]

@@ -35,15 +35,19 @@ fn a_destination_that_is_gone_is_vouched_for_by_its_operator() {
     }
     let word = ["--attest", "fenced=west", "--reason", "it burnt down"];
     let settle = [&["recover", VM, "--settle", "--yes"], &word[..]].concat();
-    // It runs, and what was made there cannot be removed.
-    let ran = scene.causeway(&settle).unwrap().must_exit(6);
-    assert!(ran.stderr.contains("the source runs as before"), "{}", ran.stderr);
+    // What was made there is named, and nobody waits for it.
+    let ran = scene.causeway(&settle).unwrap().must_exit(0);
+    for left in ["left      west: placeholder web1", "left      west: volume web1-vda"] {
+        assert!(ran.stdout.contains(left), "{left} is not named: {}", ran.stdout);
+    }
     scene.ledger_is_whole(scene.at_east).unwrap();
     let status = scene.causeway(&["status", &id]).unwrap().stdout;
     assert!(status.contains("lives at east"), "{status}");
 
-    // It was not gone for good: nothing of its former key is believed.
+    // It was not gone for good. Nothing of its former key is believed, and nothing is sent there.
     scene.west().start_libvirtd().unwrap();
-    let ran = scene.causeway(&["resume", &id]).unwrap().must_exit(3);
+    scene.west().virsh(&["undefine", VM, "--remove-all-storage"]).unwrap();
+    let ran = scene.migrate(&[]).unwrap().must_exit(3);
     assert!(ran.stderr.contains("west has another key"), "{}", ran.stderr);
+    scene.ledger_is_whole(scene.at_east).unwrap();
 }

@@ -210,6 +210,13 @@ impl Site {
         )
     }
 
+    /// As [`Self::stop_libvirtd`], and it has no say in it.
+    pub fn kill_libvirtd(&self) -> Result<()> {
+        self.script(
+            "pid=$(cat /run/libvirtd.pid); kill -9 $pid; while [ -e /proc/$pid ]; do sleep 0.02; done",
+        )
+    }
+
     pub fn start_libvirtd(&self) -> Result<()> {
         self.script("exec libvirtd --listen --daemon")?;
         self.virsh(&["uri"])?;

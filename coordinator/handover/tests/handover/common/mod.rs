@@ -24,8 +24,9 @@ pub fn identity(site: &str) -> Identity {
     Identity {
         install: "lab".parse().unwrap(),
         site: site.parse().unwrap(),
-        key: key(site),
-        peers: [(other.parse().unwrap(), key(other).verifying_key())].into(),
+        key: Some(key(site)),
+        pinned: [(other.parse().unwrap(), key(other).verifying_key())].into(),
+        former: [].into(),
     }
 }
 
