@@ -1,7 +1,6 @@
 //! What dies at the sites: libvirtd, QEMU, whole hosts, in every part of one migration.
 
 use e2e::breaks::{kill_libvirtd, reboot};
-use e2e::killing::AFTER_THE_GATE;
 use e2e::{Gate, Scene, SceneOptions, VM};
 use lab::Scenario;
 
@@ -48,12 +47,11 @@ fn whatever_dies_at_either_site_the_guest_arrives_and_its_source_stays_down() {
     assert!(ran.code != 0, "it answered when it was dead: {}", ran.stdout);
     assert!(ran.stderr.contains("stopped before it answered"), "{}", ran.stderr);
     let status = scene.causeway(&["status", &id]).unwrap().must_exit(0).stdout;
-    assert!(status.contains("belongs to west"), "{status}");
+    assert!(status.contains("lives at west"), "{status}");
     source_stays_down(&scene);
 
     // Nothing of the source is needed for the destination to live.
-    let mut going_on = scene.until(AFTER_THE_GATE, &resume).unwrap_or_else(|error| panic!("{error}"));
-    going_on.wait_for("answers").unwrap();
+    let going_on = scene.until("answers", &resume).unwrap();
     kill_libvirtd(scene.east());
     let mut ran = going_on.finish().unwrap();
     if ran.code != 0 {
