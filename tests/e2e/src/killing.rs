@@ -75,7 +75,7 @@ impl Killing {
             gate.open().unwrap();
         }
         let again = if LOST.contains(&words) {
-            recovered(&scene, "in handover");
+            recovered(&scene, how_lost(words));
             ["recover", VM, "--settle", "--yes"].map(str::to_owned).to_vec()
         } else {
             vec!["resume".to_owned(), id]
@@ -88,7 +88,7 @@ impl Killing {
     pub fn end(self, words: &str) {
         let (scene, gate, id) = self.kill(words);
         if LOST.contains(&words) {
-            recovered(&scene, "lives at east");
+            recovered(&scene, how_lost(words));
         }
         let mut going_on = scene.command(&["resume", &id]).spawn().unwrap();
         if words != AFTER_THE_GATE {
@@ -100,6 +100,11 @@ impl Killing {
         scene.ledger_is_whole(scene.at_west).unwrap();
         assert!(!scene.east().is_running(VM).unwrap(), "the source runs as well");
     }
+}
+
+/// What the sites say of a migration whose coordinator was lost then.
+fn how_lost(words: &str) -> &'static str {
+    if words == "phase: deciding" { "in handover" } else { "lives at east" }
 }
 
 /// Another machine is told by the sites how it stands.

@@ -91,8 +91,12 @@ impl Soak {
         let mut id = None;
         for _ in 0..=self.rng.usize(0..BLOWS_MAX) {
             let pause = self.rng.u64(0..WITHIN.as_millis().try_into().unwrap());
-            let ended = wait(going_on.as_mut(), Duration::from_millis(pause));
-            id = id.or_else(|| self.scene.ids().unwrap().pop().filter(|id| self.is_open(id)));
+            let mut ended = wait(going_on.as_mut(), Duration::from_millis(pause));
+            // Before its plan is agreed to there is nothing to harm.
+            while id.is_none() && !ended {
+                id = self.scene.ids().unwrap().pop().filter(|id| self.is_open(id));
+                ended = wait(going_on.as_mut(), Duration::from_millis(200));
+            }
             let Some(id) = &id else { break };
             if ended && !self.is_open(id) {
                 break;
