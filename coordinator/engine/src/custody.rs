@@ -83,8 +83,14 @@ pub enum CustodyError {
         #[source]
         cause: CopyError,
     },
-    #[error("the key of {site} could not be had when this began, and without it nothing is recorded there")]
+    #[error(
+        "the key of {site} could not be had when this began, and without it nothing is recorded there"
+    )]
     NoKey { site: String },
+    #[error(
+        "somebody began to call it off, and {site}, which knows whether the VM was let go on there, does not answer"
+    )]
+    MayBeReleased { site: String },
     #[error("another coordinator has written the ledger of {site} meanwhile")]
     Elsewhere { site: String },
     #[error("the ledger of {site} here and the copy that {site} keeps tell different stories")]
@@ -372,6 +378,12 @@ impl Custody {
         mark: &MarkSeen,
         attested: Option<Attestation>,
     ) -> Result<RevokeReceipt, CustodyError> {
+        if let Err(error) = self.say_that_it_revokes(epoch).await {
+            match &error {
+                CustodyError::Site { .. } if attested.is_some() => {}
+                _ => return Err(error),
+            }
+        }
         let request = DestinationRequest::Revoke { attested };
         let effects = self.destination(epoch, request, mark).await?;
         let revoked = effects.into_iter().find_map(|effect| match effect {
@@ -415,10 +427,20 @@ impl Custody {
         self.destination.look().await
     }
 
-    /// The source has not been released from this attempt, as far as it can be asked now.
+    /// The source has not been released from this attempt. Where it cannot be asked, nobody has begun to
+    /// call it off: who does says so at the destination first, and looks for the mark once it is said.
     pub async fn not_released_meanwhile(&mut self, epoch: Epoch) -> Result<(), CustodyError> {
         self.source.doubt();
-        if_it_answers(self.source.look().await)?;
+        match self.source.look().await {
+            Err(CustodyError::Site { site, cause }) => {
+                let revokes = self.somebody_revokes(epoch).await?;
+                tracing::warn!(site, revokes, error = %chain(&cause), "its ledger's copy is not seen");
+                if revokes {
+                    return Err(CustodyError::MayBeReleased { site });
+                }
+            }
+            looked => looked?,
+        }
         match self.source_state(epoch) {
             SourceState::Released { .. } => Err(CustodyError::both_ways()),
             _ => Ok(()),

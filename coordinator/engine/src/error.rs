@@ -189,6 +189,9 @@ impl StepError {
             Self::Custody(CustodyError::Refused(refusal @ Refusal::Contradiction { .. })) => {
                 vec![refusal.remedy().to_owned()]
             }
+            Self::Custody(CustodyError::MayBeReleased { site }) => vec![format!(
+                "repeat this command when {site} answers; if it never will, make sure that the VM does not run there, then start it by hand"
+            )],
             Self::Custody(CustodyError::Elsewhere { .. }) => vec![
                 "see that no other causeway works on this VM, then repeat this command".to_owned(),
             ],

@@ -117,7 +117,9 @@ fn every_test_that_is_left_out_is_named_in_the_makefile() {
     let makefile = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Makefile");
     let makefile = std::fs::read_to_string(makefile).expect("there is a Makefile");
     let lists = makefile.lines().filter_map(|line| {
-        ["REAL := ", "REST := ", "MORE := ", "SOAK := "].iter().find_map(|name| line.strip_prefix(name))
+        ["REAL := ", "REST := ", "MORE := ", "SOAK := "]
+            .iter()
+            .find_map(|name| line.strip_prefix(name))
     });
     let named: BTreeSet<_> = lists.flat_map(|list| list.split(' ')).map(str::to_owned).collect();
     let packages = packages();

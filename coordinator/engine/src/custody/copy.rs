@@ -9,6 +9,7 @@
 //! vm/VM/ledger                  records of this VM in the site's ledger, in order
 //! vm/VM/unfence-EPOCH-STAGE-H   what undoes a fence (source)
 //! vm/VM/papers-EPOCH            the plan and what else `recover` needs
+//! vm/VM/revoking-EPOCH          somebody has begun to call it off (destination)
 //! ```
 
 use std::sync::Arc;

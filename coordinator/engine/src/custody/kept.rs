@@ -40,6 +40,7 @@ impl Named {
 
 const UNFENCE: &str = "unfence-";
 const PAPERS: &str = "papers-";
+const REVOKING: &str = "revoking-";
 
 impl Custody {
     /// Writes what undoes a fence where a crash cannot take half of it, here and at the site.
@@ -112,6 +113,20 @@ impl Custody {
         self.source.keep(&key, &papers.source).await
     }
 
+    /// Under a key of its own, that no other coordinator overwrites: a site need not compare and replace
+    /// in one step.
+    pub(super) async fn say_that_it_revokes(&self, epoch: Epoch) -> Result<(), CustodyError> {
+        if self.is_granted(epoch) {
+            return Ok(());
+        }
+        self.destination.keep(&self.key(&format!("{REVOKING}{epoch}"))?, b"revoking").await
+    }
+
+    pub(super) async fn somebody_revokes(&self, epoch: Epoch) -> Result<bool, CustodyError> {
+        let said = self.destination.kept(&self.key(&format!("{REVOKING}{epoch}"))?).await?;
+        Ok(said.is_some())
+    }
+
     /// The attempt has come to its end, and nobody needs its papers to bring it there.
     pub async fn forget_papers(&self, epoch: Epoch) {
         let key = self.key(&format!("{PAPERS}{epoch}"));
@@ -119,6 +134,10 @@ impl Custody {
             if let Ok(key) = &key {
                 forget(&*half, key).await;
             }
+        }
+        // It has come to its end there as well: what could be started is gone, or runs.
+        if let Ok(key) = self.key(&format!("{REVOKING}{epoch}")) {
+            forget(&*self.destination.at(), &key).await;
         }
     }
 

@@ -291,9 +291,13 @@ async fn nor_where_one_decides_over_what_the_other_is_carrying_out() {
     let points = Points::default();
     overtaken(&overwriting().await, decides, Doing::Abort, &points).await.unwrap();
     let mut pairs = 0;
+    let ways = [(false, false), (false, true), (true, false), (true, true)];
     for point in points.passed().into_iter().filter(|point| !is_own(&point.name)) {
-        for stands_again in [false, true] {
+        for (stands_again, source_is_silent) in ways {
             let stage = overwriting().await;
+            // To the first; the second hears it.
+            let source_answers =
+                |it: bool| stage.world.set_reachable(&stage.east, it || !source_is_silent);
             let (at_first, at_second) =
                 (Points::held(decides.clone()), Points::held(point.clone()));
             let mut first = Box::pin(stage.live(Doing::Migrate, &at_first));
@@ -311,18 +315,23 @@ async fn nor_where_one_decides_over_what_the_other_is_carrying_out() {
             if stands_again {
                 at_first.hold(starts.clone());
             }
+            source_answers(false);
             at_first.go_on();
             let stands = tokio::select! {
                 _ = &mut first => false,
                 () = at_first.stands() => true,
             };
+            source_answers(true);
             at_second.go_on();
             taking_back.await;
+            source_answers(false);
             if stands {
                 at_first.go_on();
                 first.await;
             }
-            stage.assert_whole_where_it_is(&format!("{point}, again: {stands_again}")).await;
+            source_answers(true);
+            let at = format!("{point}, again: {stands_again}, silent: {source_is_silent}");
+            stage.assert_whole_where_it_is(&at).await;
             pairs += 1;
         }
     }
