@@ -170,6 +170,26 @@ impl Custody {
         self.look().await
     }
 
+    /// Takes a decision that the destination's ledger has lost, here and at its site, back from the mark on
+    /// the placeholder, where it can be seen.
+    ///
+    /// # Errors
+    /// Where the ledger says otherwise than the mark.
+    pub async fn heal(&mut self, vm: model::VmId) -> Result<(), CustodyError> {
+        let seen = self.destination.look().await.is_ok() && self.destination.has_key().is_ok();
+        let MarkSeen::Present(mark) = mark_seen(&*self.destination.at(), vm).await else {
+            return Ok(());
+        };
+        if seen {
+            let lost = self.destination.role.heal(&mark)?;
+            if !lost.is_empty() {
+                tracing::warn!(site = self.destination.name, "its decision is on its mark alone");
+            }
+            self.destination.carry(lost).await?;
+        }
+        Ok(())
+    }
+
     /// Opens the next attempt in both ledgers, the destination's first: whoever finds leftovers at
     /// the destination finds the record as well, and the papers before it.
     pub async fn open_attempt(

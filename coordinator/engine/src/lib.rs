@@ -44,6 +44,8 @@ pub use same_guest::guest_devices;
 pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
     let looked = run.custody.look().await;
     looked.map_err(|error| steps::halt(run.state.phase, error.into()))?;
+    let healed = run.custody.heal(run.vm()).await;
+    healed.map_err(|error| steps::halt(run.state.phase, error.into()))?;
     as_the_ledgers_have_it(run).await.map_err(|cause| steps::halt(run.state.phase, cause))?;
     loop {
         let step = match run.state.phase {

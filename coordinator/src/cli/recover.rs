@@ -202,6 +202,9 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
         .look()
         .await
         .map_err(|error| refused("its ledgers cannot be read".to_owned(), &error))?;
+    custody.heal(plan.vm.id).await.map_err(|error| {
+        undecided("its destination's ledger is not what its mark says".to_owned(), &error)
+    })?;
     let Some(remembered) = Remembered::of(&custody) else { return Ok(()) };
     let now_ms = crate::now_ms();
     let records = match mended(state.as_ref(), &remembered, now_ms) {

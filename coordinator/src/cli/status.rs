@@ -164,12 +164,11 @@ fn next(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option
     let (next, verb) = match verdict.next {
         // Nothing that decides anything: tidying up.
         Next::Nothing | Next::Resume => (Next::Resume.to_string(), "resume"),
-        Next::ReleaseSource => (verdict.next.to_string(), "resume"),
+        Next::ReleaseSource | Next::HealDestination => (verdict.next.to_string(), "resume"),
         Next::Abort => (verdict.next.to_string(), "abort"),
         // With the source's word it may turn out that it can go on.
         Next::Revoke => ("ask both sites".to_owned(), "status"),
-        Next::HealDestination
-        | Next::RestoreDestination
+        Next::RestoreDestination
         | Next::FenceAgain(_)
         | Next::Quarantine(_)
         | Next::CallForHelp => return Some((verdict.next.to_string(), None)),

@@ -128,8 +128,10 @@ async fn release_source(
             record => record?,
         };
         if let Some(record) = record {
+            if !was_fencing {
+                run.watcher.step(format!("releasing {} at {}", run.plan.vm.name, run.plan.from));
+            }
             was_fencing = true;
-            run.watcher.step(format!("releasing {} at {}", run.plan.vm.name, run.plan.from));
             run.source.fence_undo(vm, &record).await?;
         }
     }

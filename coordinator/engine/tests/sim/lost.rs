@@ -126,6 +126,23 @@ async fn a_source_whose_ledger_is_lost_is_not_taken_for_untouched() {
     stage.assert_whole_where_it_is("its source's ledger is lost").await;
 }
 
+/// A destination's ledger that is lost here and at its site gets its decision back from the mark.
+#[tokio::test(start_paused = true)]
+async fn a_decision_whose_ledger_is_lost_stands_on_the_placeholder() {
+    let clean = clean().await;
+    let marked = clean.iter().position(|point| point.name == "west: write_mark").unwrap();
+    for point in &clean[marked..] {
+        let at = point.to_string();
+        let stage = Stage::new().await;
+        stage.dies(point, Fate::DiesAfter, &at).await;
+        stage.kept.restore_ledger(&stage.west, Vec::new());
+        stage.world.set_records(&stage.west, BTreeMap::new());
+        let end = stage.live(Doing::Migrate, &Points::default()).await;
+        assert!(matches!(end, End::Final(Phase::Retired)), "{at}: {end:?}");
+        stage.assert_moved().await;
+    }
+}
+
 /// What one site's ledger here has forgotten its copy there has not.
 #[tokio::test(start_paused = true)]
 async fn ledgers_of_an_earlier_day_get_back_what_they_forgot() {
