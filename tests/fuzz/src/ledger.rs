@@ -1,7 +1,7 @@
 //! Ledgers: single records and receipts as bytes, a site's copy of one, and any sequence of records
 //! replayed into the roles that decide who may run ([`handover`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use engine::custody::{CopyError, decode_copy};
@@ -152,7 +152,10 @@ fn history(mut script: Script<'_>) {
         let _told = me.check(&records).map_err(|refusal| refusal.to_string());
         let replay_source = |records: &[Record]| SourceRole::replay(me.clone(), vm(), records);
         match replay_source(&records) {
-            Ok(role) => source(&role, &replay_source(&[]).expect("an empty one"), &records),
+            Ok(role) => {
+                is_decided_once(&records);
+                source(&role, &replay_source(&[]).expect("an empty one"), &records);
+            }
             Err(error) => is_at_fault(&error, &records, |some| replay_source(some).is_ok()),
         }
         let replay = |records: &[Record]| DestinationRole::replay(me.clone(), vm(), records);
@@ -185,6 +188,22 @@ fn is_at_fault(error: &LedgerError, records: &[Record], replays: impl Fn(&[Recor
     let good = (0..records.len()).rev().find(|good| replays(&records[..*good]));
     let wrong = &records[good.expect("no records are no contradiction")];
     assert_eq!((&error.vm, error.epoch), (&wrong.vm, wrong.epoch));
+}
+
+/// Of each attempt: one fence at most, one end, one decision.
+fn is_decided_once(records: &[Record]) {
+    let mut seen = BTreeSet::new();
+    for record in records {
+        let what = match &record.entry {
+            Entry::Source(SourceEntry::FenceIntent { .. }) => "a fence",
+            Entry::Source(SourceEntry::Released(_) | SourceEntry::Retired(_)) => "an end",
+            Entry::Destination(
+                DestinationEntry::Granted { .. } | DestinationEntry::Revoked { .. },
+            ) => "a decision",
+            Entry::Source(_) | Entry::Destination(_) => continue,
+        };
+        assert!(seen.insert((record.epoch, what)), "{what} of epoch {} twice", record.epoch);
+    }
 }
 
 fn source(role: &SourceRole, fresh: &SourceRole, records: &[Record]) {
