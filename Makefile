@@ -8,7 +8,7 @@ THREADS  ?= 2
 # Programs for guests are linked by the tree's own (.cargo/config.toml).
 unexport RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER
 
-.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo bench lint check clean
+.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo bench fuzz lint check clean
 
 all: programs
 
@@ -83,9 +83,29 @@ bench: programs
 	@tests/bench/install.sh
 	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(TARGET)/lab/bench $(BENCH)
 
+# What others send or leave, made up by libFuzzer: SECONDS_EACH for each target, two at a time; RUNS=0
+# tries the kept corpus alone. See tests/fuzz/README.md. Coverage by the compiler's own pass, with the
+# flags that cargo-fuzz gives it: they are stable. With a target that is named, what runs at build
+# time is built without them. Linked as they come: libFuzzer is C++, and a target may have the name of
+# a program that goes into guests.
+FUZZ          := $(abspath $(TARGET))/fuzz
+FUZZ_HOST     := x86_64-unknown-linux-gnu
+FUZZ_PROGRAMS := $(FUZZ)/$(FUZZ_HOST)/release
+FUZZ_FLAGS    := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,\
+	level=4 inline-8bit-counters pc-table trace-compares)
+FUZZ_TARGETS  ?= $(basename $(notdir $(wildcard tests/fuzz/src/bin/*.rs)))
+SECONDS_EACH  ?= 60
+RUNS          ?= -1
+fuzz: deps
+	RUSTC_WORKSPACE_WRAPPER= RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --locked --release --manifest-path tests/fuzz/Cargo.toml \
+		--target $(FUZZ_HOST) --target-dir $(FUZZ)
+	@printf '%s\n' $(FUZZ_TARGETS) | xargs -P 2 -I '{}' \
+		tests/fuzz/run.sh $(FUZZ_PROGRAMS) $(FUZZ)/work '{}' $(SECONDS_EACH) $(RUNS)
+
 # In the profile of the tests, so that what both need is built once.
 lint: deps
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --locked --profile lab --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --profile lab --workspace $(addprefix --test ,$(REAL) $(REST) $(MORE) $(SOAK)) -- -D warnings
 

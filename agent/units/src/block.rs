@@ -26,6 +26,10 @@ impl Bytes {
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
+
+    pub const fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
 }
 
 impl std::ops::Add for Bytes {
@@ -41,9 +45,11 @@ impl std::ops::AddAssign for Bytes {
     }
 }
 
+/// Stays at the largest size: what is summed up is often what somebody else said, and no disks are
+/// that large.
 impl std::iter::Sum for Bytes {
     fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
-        iter.fold(Self::ZERO, |a, b| a + b)
+        iter.fold(Self::ZERO, Self::saturating_add)
     }
 }
 
@@ -176,6 +182,12 @@ mod tests {
         assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
         assert_eq!(Bytes::mib(2048).to_string(), "2.0 GiB");
         assert_eq!(Bytes(u64::MAX).to_string(), "15.9 EiB");
+    }
+
+    #[test]
+    fn a_sum_of_sizes_that_nothing_has_is_the_largest() {
+        let sum: Bytes = [Bytes(u64::MAX), Bytes(1), Bytes(u64::MAX)].into_iter().sum();
+        assert_eq!(sum, Bytes(u64::MAX));
     }
 
     #[test]

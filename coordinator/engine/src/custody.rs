@@ -208,8 +208,10 @@ impl Custody {
             Ok(PlaceholderState::Foreign { .. }) => MarkSeen::NoPlaceholder,
             _ => mark_seen(&*source, vm).await,
         };
-        let next = || Epoch(self.last_epoch().0 + 1);
-        let epoch = self.attempt_under_way().unwrap_or_else(next);
+        let epoch = match self.attempt_under_way() {
+            Some(epoch) => epoch,
+            None => self.next_epoch()?,
+        };
         let attempt = self.attempt(epoch);
         // Both are asked before either records: a refusal leaves nothing half open.
         let at_destination = self.destination.role.open(&attempt, &mark)?;
@@ -264,6 +266,14 @@ impl Custody {
             let untouched = matches!(self.source_state(epoch), S::Unknown | S::Known);
             !(copying && untouched)
         })
+    }
+
+    /// # Errors
+    /// After the largest number there is: a site has written it into its own ledger.
+    fn next_epoch(&self) -> Result<Epoch, CustodyError> {
+        let what = || "epochs are used up in a ledger".to_owned();
+        let next = self.last_epoch().0.checked_add(1).map(Epoch);
+        next.ok_or_else(|| CustodyError::Unfit { what: what() })
     }
 
     fn last_epoch(&self) -> Epoch {

@@ -236,7 +236,7 @@ impl State {
             Record::RoundEnded { number, figures, wire } => {
                 self.rounds.push((*figures).into());
                 self.next_round = number + 1;
-                self.wire += *wire;
+                self.wire = self.wire.saturating_add(*wire);
             }
             Record::Converged { forecast_ms } => {
                 self.turn(Turn::Converged)?;
@@ -297,5 +297,21 @@ impl State {
     fn turn(&mut self, turn: Turn) -> Result<(), IllegalTurn> {
         self.phase = self.phase.after(turn)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Figures are the agent's. A journal that cannot be replayed could not be taken back either.
+    #[test]
+    fn rounds_of_any_size_can_be_replayed() {
+        let most = Bytes(u64::MAX);
+        let figures =
+            StoredFigures { elapsed_ms: u64::MAX, sent: most, dirtied: most, remaining: most };
+        let round = |number| Record::RoundEnded { number, figures, wire: most };
+        let state = State::replay(&[round(0), round(1)]).unwrap();
+        assert_eq!((state.next_round, state.wire), (2, most));
     }
 }

@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::custody::{Custody, CustodyError, CustodyOf, Folder, Papers, mark_seen};
-use handover::{DestinationState, Identity, Refusal, SigningKey, SourceRequest, SourceState};
-use journal::StoreId;
+use engine::custody::{Custody, CustodyError, CustodyOf, Folder, LEDGER_KIND, Papers, mark_seen};
+use handover::{
+    Attempt, DestinationEntry, DestinationState, Entry, Identity, PlanDigest, Record, Refusal,
+    SigningKey, SourceRequest, SourceState,
+};
+use journal::{Journal, StoreId};
 use model::{SiteName, VmId};
 use site::{FenceStage, Site};
 use site_memory::{Seed, World};
@@ -211,4 +214,28 @@ async fn an_attempt_that_was_begun_or_has_ended_is_given_up_like_none() {
     release(&mut custody, epoch).await;
     assert_eq!(custody.attempt_of_ours(), None, "ended");
     assert!(!custody.went_further());
+}
+
+/// A ledger whose last epoch is the largest number: nobody gets there by counting.
+#[tokio::test]
+async fn no_attempt_is_begun_after_the_last_epoch_there_is() {
+    let scene = Scene::new();
+    let (vm, epoch) = (scene.vm.to_string(), Epoch(u64::MAX));
+    let attempt = Attempt {
+        install: "test".parse().unwrap(),
+        vm: vm.parse().unwrap(),
+        epoch,
+        source: "east".parse().unwrap(),
+        destination: "west".parse().unwrap(),
+        plan: PlanDigest(Digest([8; 32])),
+    };
+    let entry = Entry::Destination(DestinationEntry::AttemptKnown(attempt));
+    let (kind, payload) = Record { vm: vm.parse().unwrap(), epoch, entry }.encode();
+    let folder = scene.ledgers().join("west").join(vm);
+    std::fs::create_dir_all(&folder).unwrap();
+    let ledger = Journal::open(&folder.join("ledger"), LEDGER_KIND, StoreId([2; 16]));
+    ledger.unwrap().journal.append(kind, &payload).unwrap();
+
+    let refused = scene.open(&mut scene.custody(7)).await;
+    assert!(matches!(refused, Err(CustodyError::Unfit { .. })), "{refused:?}");
 }

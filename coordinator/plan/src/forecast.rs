@@ -40,7 +40,7 @@ const SWITCH_MS: u64 = 4_000;
 impl Forecast {
     /// What a switchover takes however little is left to copy: quiesce, fence, decision, boot.
     pub const fn fixed_ms(&self) -> u64 {
-        SWITCH_MS + self.boot_ms
+        SWITCH_MS.saturating_add(self.boot_ms)
     }
 }
 
@@ -86,7 +86,8 @@ pub(crate) fn forecast(options: &Options, facts: &Facts, disks: &[PlannedDisk]) 
         content,
         wire,
         first_round_s,
-        downtime_ms: SWITCH_MS + boot_ms + drain_ms,
+        // Guests and operators say how long a boot takes, and can say anything.
+        downtime_ms: SWITCH_MS.saturating_add(boot_ms).saturating_add(drain_ms),
         boot_ms,
         assumptions,
     }

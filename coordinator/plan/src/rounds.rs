@@ -111,7 +111,7 @@ pub fn decide(history: &[RoundFigures], since: usize, budget: Budget) -> Decisio
     }
     let judged = history.get(since..).unwrap_or_default();
     let rounds = u32::try_from(judged.len()).unwrap_or(u32::MAX);
-    let floor = budget.fixed_ms + budget.full_pass_ms.unwrap_or(0);
+    let floor = floor_ms(budget);
     if rounds >= budget.rounds_max || floor > budget.max_downtime_ms || stuck(judged) {
         return Decision::WontConverge(Divergence {
             forecast_ms,
@@ -128,7 +128,12 @@ pub fn decide(history: &[RoundFigures], since: usize, budget: Budget) -> Decisio
 /// The downtime if the switchover began now.
 pub fn forecast_ms(remaining: Bytes, goodput: u64, budget: Budget) -> u64 {
     let drain = remaining.0.saturating_mul(1000) / goodput.max(1);
-    budget.fixed_ms + budget.full_pass_ms.unwrap_or(0) + drain
+    floor_ms(budget).saturating_add(drain)
+}
+
+/// What no round makes less. Figures are the agent's: none of them may be too large to count with.
+fn floor_ms(budget: Budget) -> u64 {
+    budget.fixed_ms.saturating_add(budget.full_pass_ms.unwrap_or(0))
 }
 
 /// Bytes per second that arrived, over the newest round large enough to tell.
@@ -216,6 +221,21 @@ mod tests {
         assert!(matches!(decide(&history, 39, BUDGET), Decision::CopyAgain { .. }));
         history.extend([round(900, 90_000, 900); 3]);
         assert!(matches!(decide(&history, 39, BUDGET), Decision::WontConverge(_)));
+    }
+
+    #[test]
+    fn figures_that_no_clock_shows_are_a_verdict() {
+        let round = RoundFigures {
+            elapsed_ms: u64::MAX,
+            sent: Bytes(GOODPUT_SAMPLE),
+            dirtied: Bytes(u64::MAX),
+            remaining: Bytes(u64::MAX),
+        };
+        let budget = Budget { full_pass_ms: Some(u64::MAX), ..BUDGET };
+        let Decision::WontConverge(divergence) = decide(&[round], 0, budget) else {
+            panic!("a pass that takes for ever fits no budget");
+        };
+        assert_eq!((divergence.forecast_ms, divergence.fixed_ms), (u64::MAX, u64::MAX));
     }
 
     proptest! {

@@ -424,6 +424,23 @@ fn any_change_to_a_plan_changes_its_digest_but_for_what_resume_may_change() {
 }
 
 #[test]
+fn what_a_guest_and_a_site_say_may_be_too_large_to_count_with() {
+    let sizes = |facts: &mut Facts| {
+        for (disk, size) in vm(facts).disks.iter_mut().zip([u64::MAX, u64::MAX - 1]) {
+            (disk.size, disk.allocated) = (Bytes(size), Some(Bytes(size)));
+        }
+        for (device, size) in guest(facts).devices.iter_mut().zip([u64::MAX, u64::MAX - 1]) {
+            device.size = Bytes(size);
+        }
+    };
+    assert_eq!(refused(|_, facts| sizes(facts)), ["no-space"]);
+    let codes = refused(|_, facts| guest(facts).boot_ms = Some(u64::MAX));
+    assert_eq!(codes, ["downtime-budget"]);
+    let codes = refused(|request, _| request.options.boot_ms = Some(u64::MAX));
+    assert_eq!(codes, ["downtime-budget"]);
+}
+
+#[test]
 fn a_hostile_name_does_not_reach_a_volumes_path() {
     let plan = plan(|_, facts| vm(facts).name = "../../etc/x\"/><disk".to_owned());
     assert_eq!(plan.disks[0].volume, "------etc-x----disk-vda.qcow2");

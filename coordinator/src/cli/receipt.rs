@@ -96,8 +96,8 @@ fn body(context: &Context, run: &Run, began_ms: i64) -> Result<Body, Failure> {
         decided_ms,
         ended_ms: crate::now_ms(),
         rounds: state.next_round,
-        sent: state.rounds.iter().map(|round| round.sent).sum::<Bytes>() + drained.sent,
-        wire: state.wire + drained.wire,
+        sent: state.rounds.iter().map(|round| round.sent).chain([drained.sent]).sum(),
+        wire: state.wire.saturating_add(drained.wire),
         downtime_ms: state.downtime_ms,
         rebuilt: state.rebuilt,
         downtime_forecast_ms: state.forecast_ms,
@@ -127,7 +127,7 @@ fn summary(body: &Body) -> String {
         "  downtime  {downtime} of {:.1} s allowed{forecast}",
         seconds(body.downtime_budget_ms)
     ));
-    let took = u64::try_from(body.ended_ms - body.began_ms).unwrap_or_default();
+    let took = u64::try_from(body.ended_ms.saturating_sub(body.began_ms)).unwrap_or_default();
     lines.push(format!(
         "  copied    {} in {} rounds, {} on the wire, {:.0} s in all, tracker {}",
         body.sent,

@@ -28,7 +28,8 @@ pub struct StreamState {
 impl StreamState {
     /// Blocks are durable.
     pub fn settle(&self, seqs: impl IntoIterator<Item = u64>) {
-        let settled = self.ledger().settle(seqs);
+        let mut ledger = self.ledger();
+        let settled = ledger.settle(seqs);
         self.say(settled);
     }
 
@@ -49,6 +50,16 @@ impl StreamState {
         released.hurry
     }
 
+    /// A flush has come. Answers whether it waits for nothing but a sync.
+    fn flush(&self, token: u64) -> bool {
+        let mut ledger = self.ledger();
+        let (settled, hurry) = ledger.flush(token);
+        self.say(settled);
+        hurry
+    }
+
+    /// While the ledger is locked: else what one thread has settled could be said after what another
+    /// settled later, and the lower number would take the higher one's place.
     fn say(&self, settled: Settled) {
         if let Some(upto) = settled.acked {
             self.outbox.ack(upto);
@@ -175,9 +186,7 @@ async fn listen(
                 receive(generation, reader, job).await?;
             }
             (Frame::Flush { token }, _) => {
-                let (settled, hurry) = state.ledger().flush(token);
-                state.say(settled);
-                if hurry {
+                if state.flush(token) {
                     generation.syncs.hurry();
                 }
             }

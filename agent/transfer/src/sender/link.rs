@@ -120,7 +120,8 @@ impl Link {
             ended: CancellationToken::new(),
             receiver_waiting: AtomicU64::new(0),
             sources,
-            credit_total: greeted.iter().map(|one| one.credit).sum(),
+            // The receiver's word, and it can say anything.
+            credit_total: greeted.iter().map(|one| one.credit).fold(0, u64::saturating_add),
             queue,
             queued,
             failure: Mutex::default(),

@@ -198,7 +198,8 @@ pub struct ReceiverMemory {
 
 impl ReceiverMemory {
     const fn bottleneck(self) -> Bottleneck {
-        if self.waiting * 2 >= self.credit { Bottleneck::Write } else { Bottleneck::Wire }
+        // Both are the receiver's words, and it can say anything.
+        if self.waiting >= self.credit.div_ceil(2) { Bottleneck::Write } else { Bottleneck::Wire }
     }
 }
 
@@ -210,6 +211,7 @@ mod tests {
     fn the_bottleneck_is_what_is_waited_for_most() {
         let (full, empty) =
             (ReceiverMemory { waiting: 9, credit: 16 }, ReceiverMemory { waiting: 2, credit: 16 });
+        let no_memory = ReceiverMemory { waiting: u64::MAX, credit: u64::MAX };
         let none = Spent::default();
         for (spent, receiver, expected) in [
             (none, empty, None),
@@ -218,6 +220,7 @@ mod tests {
             (Spent { cpu: 1, queue: 9, socket: 9, ..none }, empty, Some(Bottleneck::Wire)),
             (Spent { cpu: 1, queue: 9, credit: 9, ..none }, empty, Some(Bottleneck::Wire)),
             (Spent { cpu: 1, queue: 9, credit: 9, ..none }, full, Some(Bottleneck::Write)),
+            (Spent { cpu: 1, queue: 9, credit: 9, ..none }, no_memory, Some(Bottleneck::Write)),
             (
                 Spent { cpu: 1, queue: 9, limit: 9, credit: 3, ..none },
                 full,

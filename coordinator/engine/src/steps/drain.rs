@@ -41,8 +41,8 @@ pub(crate) async fn drain(run: &mut Run) -> Result<Record, StepError> {
     let sealed = loop {
         let end = run.round(run.state.next_round + rounds).await?;
         rounds += 1;
-        sent += end.progress.disks.iter().map(|disk| disk.sent).sum::<Bytes>();
-        wire += end.progress.disks.iter().map(|disk| disk.wire).sum::<Bytes>();
+        sent = end.progress.disks.iter().map(|disk| disk.sent).fold(sent, Bytes::saturating_add);
+        wire = end.progress.disks.iter().map(|disk| disk.wire).fold(wire, Bytes::saturating_add);
         // The platform's count is taken before the agent looks for the last time: whatever is
         // written after this moment moves the count, whatever before it the agent still sees.
         let counts = run.planned_counts().await?;

@@ -254,7 +254,8 @@ fn pool_for(
 fn space(disks: &[PlannedDisk], destination: &SiteReport, refusals: &mut Vec<Refusal>) {
     let mut needed: BTreeMap<&str, Bytes> = BTreeMap::new();
     for disk in disks {
-        *needed.entry(&disk.pool).or_default() += disk.size;
+        let of_pool = needed.entry(&disk.pool).or_default();
+        *of_pool = of_pool.saturating_add(disk.size);
     }
     for (pool, bytes) in needed {
         let available = destination.pools.iter().find(|p| p.name == pool).map(|p| p.available);
