@@ -8,7 +8,7 @@ THREADS  ?= 2
 # Programs for guests are linked by the tree's own (.cargo/config.toml).
 unexport RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER
 
-.PHONY: all deps programs agent test unit e2e rest more model demo bench lint check clean
+.PHONY: all deps programs agent test unit e2e rest more model demo bench load lint check clean
 
 all: programs
 
@@ -72,6 +72,12 @@ demo: programs
 bench: programs
 	@tests/bench/install.sh
 	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(TARGET)/lab/bench $(BENCH)
+
+# Migrations in memory, all at once in one coordinator on real files, which is killed: memory, how long
+# status, journal and ledgers take, and the way back. See tests/bench/README.md.
+load: deps
+	MIGRATIONS=$${MIGRATIONS:-1000} $(CARGO) test --locked --profile lab --workspace --test sim -- \
+		--nocapture load::
 
 # In the profile of the tests, so that what both need is built once.
 lint: deps
