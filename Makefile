@@ -8,7 +8,7 @@ THREADS  ?= 2
 # Programs for guests are linked by the tree's own (.cargo/config.toml).
 unexport RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER
 
-.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo bench fuzz lint check clean
+.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo bench load fuzz lint check clean
 
 all: programs
 
@@ -101,6 +101,12 @@ fuzz: deps
 		--target $(FUZZ_HOST) --target-dir $(FUZZ)
 	@printf '%s\n' $(FUZZ_TARGETS) | xargs -P 2 -I '{}' \
 		tests/fuzz/run.sh $(FUZZ_PROGRAMS) $(FUZZ)/work '{}' $(SECONDS_EACH) $(RUNS)
+
+# Migrations in memory, all at once in one coordinator on real files, which is killed: memory, how long
+# status, journal and ledgers take, and the way back. See tests/bench/README.md.
+load: deps
+	MIGRATIONS=$${MIGRATIONS:-1000} $(CARGO) test --locked --profile lab --workspace --test sim -- \
+		--nocapture load::
 
 # In the profile of the tests, so that what both need is built once.
 lint: deps

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use site::Site;
 use site_libvirt::{HostAccess, LibvirtConfig, LibvirtSite};
+use store::SiteConfig;
 
 use crate::failure::{Failure, Kind};
-use crate::guest::GuestLogin;
-use crate::sites::SiteConfig;
+use crate::guest::parse_login;
 
 /// Opens a site by its URI. Does not connect.
 pub fn open(config: &SiteConfig) -> Result<Arc<dyn Site>, Failure> {
@@ -24,7 +24,7 @@ pub fn open(config: &SiteConfig) -> Result<Arc<dyn Site>, Failure> {
     let host = match &config.host {
         None => None,
         Some(host) => {
-            let login = GuestLogin::parse(&host.login)?;
+            let login = parse_login(&host.login)?;
             Some(HostAccess {
                 target: format!("{}@{}", login.user, login.host),
                 port: login.port,

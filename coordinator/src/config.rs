@@ -20,7 +20,7 @@ use model::SiteName;
 use serde::Deserialize;
 
 use crate::failure::{Failure, Kind};
-use crate::sites::{HostLogin, SiteConfig};
+use crate::store::{HostLogin, SiteConfig};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -13,7 +13,7 @@ use crate::cli::Global;
 use crate::clouds;
 use crate::config::Config;
 use crate::failure::{Failure, Kind};
-use crate::sites::SiteConfig;
+use crate::store::SiteConfig;
 use crate::store::Store;
 
 pub struct Context {

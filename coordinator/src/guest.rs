@@ -9,101 +9,61 @@ use guest_ssh::{
     SshTarget,
 };
 use model::SiteName;
-use serde::{Deserialize, Serialize};
 use site::{ByteStream, GuestAccess, GuestProbe, Privilege, Remedy, SiteError, SiteErrorKind};
 use tokio::sync::{Mutex, OnceCell};
 use units::MigrationId;
 
+pub use store::GuestLogin;
+
 use crate::failure::{Failure, Kind};
 
-/// How to log in to a guest. Stored with the migration, so that `resume` needs no flags; holds no
-/// secret, only where keys lie.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GuestLogin {
-    pub user: String,
-    pub host: String,
-    pub port: u16,
-    #[serde(default)]
-    pub identity: Option<PathBuf>,
-    #[serde(default)]
-    pub host_key: Option<String>,
-    #[serde(default)]
-    pub known_hosts: Option<PathBuf>,
+/// `user@host`, `user@host:port`, `user@[v6]:port`.
+pub fn parse_login(text: &str) -> Result<GuestLogin, Failure> {
+    let bad = || {
+        Failure::new(Kind::Usage, format!("not a login: {text}"))
+            .hint("write it as root@10.0.0.5 or ops@web1:2222")
+    };
+    let (user, rest) = text.split_once('@').ok_or_else(bad)?;
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(v6) => {
+            let (host, rest) = v6.split_once(']').ok_or_else(bad)?;
+            (host, rest.strip_prefix(':').unwrap_or("22"))
+        }
+        None => rest.split_once(':').unwrap_or((rest, "22")),
+    };
+    let port = port.parse().map_err(|_| bad())?;
+    if user.is_empty() || host.is_empty() {
+        return Err(bad());
+    }
+    Ok(GuestLogin {
+        user: user.to_owned(),
+        host: host.to_owned(),
+        port,
+        identity: None,
+        host_key: None,
+        known_hosts: None,
+    })
 }
 
-impl GuestLogin {
-    /// Nobody knows the way in: it is to be said with `--guest`.
-    pub fn unknown() -> Self {
-        let (user, host) = ("root".to_owned(), "unknown.invalid".to_owned());
-        Self { user, host, port: 22, identity: None, host_key: None, known_hosts: None }
-    }
-
-    /// `user@host`, `user@host:port`, `user@[v6]:port`.
-    pub fn parse(text: &str) -> Result<Self, Failure> {
-        let bad = || {
-            Failure::new(Kind::Usage, format!("not a login: {text}"))
-                .hint("write it as root@10.0.0.5 or ops@web1:2222")
-        };
-        let (user, rest) = text.split_once('@').ok_or_else(bad)?;
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(v6) => {
-                let (host, rest) = v6.split_once(']').ok_or_else(bad)?;
-                (host, rest.strip_prefix(':').unwrap_or("22"))
-            }
-            None => rest.split_once(':').unwrap_or((rest, "22")),
-        };
-        let port = port.parse().map_err(|_| bad())?;
-        if user.is_empty() || host.is_empty() {
-            return Err(bad());
-        }
-        Ok(Self {
-            user: user.to_owned(),
-            host: host.to_owned(),
-            port,
-            identity: None,
-            host_key: None,
-            known_hosts: None,
-        })
-    }
-
-    fn target(&self) -> Result<SshTarget, Failure> {
-        let policy = match &self.host_key {
-            Some(key) => HostKeyPolicy::Pinned(vec![key.parse().map_err(
-                |error: guest_ssh::PinnedKeyError| {
-                    Failure::new(Kind::Usage, "--host-key is not a host key").caused_by(&error)
-                },
-            )?]),
-            None => HostKeyPolicy::KnownHosts(match &self.known_hosts {
-                Some(file) => vec![file.clone()],
-                None => known_hosts_of_user(),
-            }),
-        };
-        let mut target = SshTarget::new(self.host.clone(), self.user.clone(), policy);
-        target.port = self.port;
-        target.auth = SshAuth {
-            identity_files: self
-                .identity
-                .clone()
-                .map_or_else(identities_of_user, |file| vec![file]),
-            ..SshAuth::default()
-        };
-        Ok(target)
-    }
-}
-
-impl std::fmt::Display for GuestLogin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}:{}", self.user, self.host, self.port)?;
-        match &self.identity {
-            Some(file) => write!(f, " with the key {}", file.display())?,
-            None => f.write_str(" with your keys")?,
-        }
-        match (&self.host_key, &self.known_hosts) {
-            (Some(key), _) => write!(f, "; its host key is {key}"),
-            (None, Some(file)) => write!(f, "; its host key is in {}", file.display()),
-            (None, None) => f.write_str("; its host key is in your known_hosts"),
-        }
-    }
+fn target_of(login: &GuestLogin) -> Result<SshTarget, Failure> {
+    let policy = match &login.host_key {
+        Some(key) => HostKeyPolicy::Pinned(vec![key.parse().map_err(
+            |error: guest_ssh::PinnedKeyError| {
+                Failure::new(Kind::Usage, "--host-key is not a host key").caused_by(&error)
+            },
+        )?]),
+        None => HostKeyPolicy::KnownHosts(match &login.known_hosts {
+            Some(file) => vec![file.clone()],
+            None => known_hosts_of_user(),
+        }),
+    };
+    let mut target = SshTarget::new(login.host.clone(), login.user.clone(), policy);
+    target.port = login.port;
+    target.auth = SshAuth {
+        identity_files: login.identity.clone().map_or_else(identities_of_user, |file| vec![file]),
+        ..SshAuth::default()
+    };
+    Ok(target)
 }
 
 fn home() -> Option<PathBuf> {
@@ -143,7 +103,7 @@ pub struct SshGuest {
 
 impl SshGuest {
     pub fn new(site: SiteName, login: GuestLogin, agent: PathBuf) -> Result<Arc<Self>, Failure> {
-        let target = login.target()?;
+        let target = target_of(&login)?;
         Ok(Arc::new(Self {
             site,
             login,

@@ -14,12 +14,11 @@ mod operator;
 mod papers;
 mod receipt;
 mod show;
-mod sites;
-mod store;
 mod visit;
 
 use std::process::ExitCode;
 
+use ::store;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 

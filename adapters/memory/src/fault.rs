@@ -98,6 +98,8 @@ pub(crate) struct Script {
     /// By place in the list of one site's calls of one method, counted from 1.
     on: BTreeMap<(SiteName, Method, usize), Fault>,
     calls: Vec<Call>,
+    /// How many of each there were: long histories make many thousands.
+    counts: BTreeMap<(SiteName, Method), usize>,
 }
 
 impl Script {
@@ -115,11 +117,11 @@ impl Script {
 
     /// Notes a call and takes the fault that awaits it.
     pub(crate) fn enter(&mut self, site: &SiteName, method: Method) -> Option<Fault> {
-        let call = Call { site: site.clone(), method };
-        let earlier = self.calls.iter().filter(|made| **made == call).count();
-        self.calls.push(call);
+        self.calls.push(Call { site: site.clone(), method });
+        let count = self.counts.entry((site.clone(), method)).or_default();
+        *count += 1;
         self.at
             .remove(&self.calls.len())
-            .or_else(|| self.on.remove(&(site.clone(), method, earlier + 1)))
+            .or_else(|| self.on.remove(&(site.clone(), method, *count)))
     }
 }

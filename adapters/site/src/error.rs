@@ -5,9 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use model::SiteName;
+use serde::{Deserialize, Serialize};
 
 /// What may be done about an error. Nothing retries without asking for this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Remedy {
     /// Nothing happened; the same call may succeed later.
     RetryAfter(Duration),
@@ -18,7 +19,7 @@ pub enum Remedy {
 }
 
 /// Whose turn it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SiteErrorKind {
     /// No connection to the site, or it broke.
     Unreachable,

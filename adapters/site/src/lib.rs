@@ -184,7 +184,7 @@ pub trait Site: Send + Sync {
 }
 
 /// What brought a VM to its stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoppedBy {
     /// Powered off hard, by an API call (ours or somebody's).
     PoweredOff,
@@ -225,7 +225,7 @@ pub struct Discarded {
 }
 
 /// What to do about a stream that is already open on the same port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Takeover {
     /// [`SiteErrorKind::Conflict`] if there is one.
     Refuse,

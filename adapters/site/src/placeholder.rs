@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use units::{Bytes, Digest, DiskNo, Epoch, MigrationId};
 
 /// Kernel and initramfs of the helper, on the operator's machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ApplianceFiles {
     pub kernel: PathBuf,
     pub initrd: PathBuf,

@@ -7,8 +7,10 @@ use site::ByteStream;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::task::JoinSet;
 
-/// Bytes held per direction and stream. One libvirt stream packet (256 KiB) fits.
-const BUFFER: usize = 256 * 1024;
+/// Bytes held per stream towards the destination. One libvirt stream packet (256 KiB) fits.
+const FORTH: usize = 256 * 1024;
+/// And back: acknowledgements. Every migration holds both for each of its streams.
+const BACK: usize = 32 * 1024;
 
 /// The joined streams of one generation. Dropping it cuts them all.
 #[derive(Default)]
@@ -20,7 +22,7 @@ impl Relay {
     pub fn join(&mut self, number: u16, mut source: ByteStream, mut destination: ByteStream) {
         self.pumps.spawn(async move {
             let done =
-                copy_bidirectional_with_sizes(&mut source, &mut destination, BUFFER, BUFFER).await;
+                copy_bidirectional_with_sizes(&mut source, &mut destination, FORTH, BACK).await;
             (number, done)
         });
     }

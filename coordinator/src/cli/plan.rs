@@ -16,7 +16,7 @@ use super::site::site_name;
 use crate::context::Context;
 use crate::facts;
 use crate::failure::{Failure, Kind};
-use crate::guest::GuestLogin;
+use crate::guest::{GuestLogin, parse_login};
 use crate::interrupts::Interrupts;
 use crate::show::{line, plan_text};
 use crate::visit::Visit;
@@ -207,7 +207,7 @@ pub fn login(context: &Context, vm: &str, args: &LoginArgs) -> Result<Option<Gue
     let configured = context.config.guests.get(vm);
     let text = args.guest.as_deref().or_else(|| configured.map(|guest| guest.login.as_str()));
     let Some(text) = text else { return Ok(None) };
-    let mut login = GuestLogin::parse(text)?;
+    let mut login = parse_login(text)?;
     login.identity = args.identity.clone().or_else(|| configured?.identity.clone());
     login.host_key = args.host_key.clone().or_else(|| configured?.host_key.clone());
     login.known_hosts = args.known_hosts.clone().or_else(|| configured?.known_hosts.clone());

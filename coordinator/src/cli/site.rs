@@ -8,7 +8,7 @@ use super::exit;
 use crate::context::Context;
 use crate::failure::{Failure, Kind, problem};
 use crate::show::line;
-use crate::sites::{HostLogin, SiteConfig};
+use crate::store::{HostLogin, SiteConfig};
 
 pub fn site_name(text: &str) -> Result<SiteName, Failure> {
     text.parse().map_err(|error: model::SiteNameError| {

@@ -3,11 +3,13 @@
 //! Both sites' ledgers and platforms are asked; the coordinator's own journal only says how far it
 //! came. With `--from` one site is asked and the other is taken for gone.
 
+use std::collections::BTreeMap;
+
 use engine::custody::read_ledger;
 use engine::evidence::{self, About, Asked};
 use engine::{Phase, State};
 use handover::{Evidence, Next, Record, Side, Strength, Verdict, VerdictKind, verdict};
-use model::SiteName;
+use model::{SiteName, VmId};
 use plan::Plan;
 use serde_json::json;
 
@@ -34,6 +36,7 @@ pub async fn status(
     if ids.is_empty() && !context.json {
         line("no migrations are known here; `causeway recover` asks the sites for theirs");
     }
+    let latest = Latest::read(context, ids.first())?;
     let mut code = exit::DONE;
     for id in ids {
         let stored = find(context, &id)?;
@@ -50,9 +53,9 @@ pub async fn status(
             continue;
         }
         // What both sites show by now is the later migration's doing, and says nothing of this one.
-        if let Some(later) = superseded_by(context, &id, plan)? {
+        if let Some(later) = latest.after(&id, plan) {
             if context.json {
-                line(&superseded_value(plan, &state, &later).to_string());
+                line(&superseded_value(plan, &state, later).to_string());
             } else {
                 line(&format!("{id}   {}   superseded by {later}", plan.vm.name));
                 line(&format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
@@ -89,19 +92,35 @@ pub fn say(context: &Context, plan: &Plan, state: &State, verdict: &Verdict) -> 
     }
 }
 
-/// The latest migration of the same VM after this one that was not taken back.
-fn superseded_by(context: &Context, id: &str, plan: &Plan) -> Result<Option<String>, Failure> {
-    let ids = context.store.migration_ids()?;
-    let later = ids.iter().rev().take_while(|other| *other != id);
-    for other in later {
-        let stored = find(context, other)?;
-        let state = state_of(&stored)?;
-        let began = state.epoch.is_some() && state.phase != Phase::RolledBack;
-        if stored.plan.vm.id == plan.vm.id && began {
-            return Ok(Some(other.clone()));
+/// Which migration came after which.
+struct Latest {
+    /// Of each VM the last one that began and was not taken back.
+    of: BTreeMap<VmId, String>,
+    /// All of them in their order.
+    places: BTreeMap<String, usize>,
+}
+
+impl Latest {
+    /// From this one on. Read once for all that are asked about, however many they are.
+    fn read(context: &Context, first: Option<&String>) -> Result<Self, Failure> {
+        let mut latest = Self { of: BTreeMap::new(), places: BTreeMap::new() };
+        let ids = context.store.migration_ids()?.into_iter();
+        for (place, id) in ids.skip_while(|id| Some(id) != first).enumerate() {
+            let stored = find(context, &id)?;
+            let state = state_of(&stored)?;
+            if state.epoch.is_some() && state.phase != Phase::RolledBack {
+                latest.of.insert(stored.plan.vm.id, id.clone());
+            }
+            latest.places.insert(id, place);
         }
+        Ok(latest)
     }
-    Ok(None)
+
+    /// That of the same VM which came after this one.
+    fn after(&self, id: &str, plan: &Plan) -> Option<&String> {
+        let later = self.of.get(&plan.vm.id)?;
+        (self.places.get(later) > self.places.get(id)).then_some(later)
+    }
 }
 
 fn superseded_value(plan: &Plan, state: &State, later: &str) -> serde_json::Value {

@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("site-libvirt", &["model", "site", "transfer", "units"]),
     ("site-memory", &["model", "site", "transfer", "units"]),
     ("engine", &["handover", "journal", "model", "plan", "site", "transfer", "units", "wire"]),
+    ("store", &["engine", "model", "plan", "units"]),
     ("causeway-agent", &["track", "transfer", "units", "wire"]),
     (
         "causeway",
@@ -35,6 +36,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "site",
             "site-libvirt",
             "site-memory",
+            "store",
             "transfer",
             "units",
             "wire",

@@ -25,6 +25,8 @@ pub struct Target {
     pub site: SiteName,
     pub pool: String,
     pub volume: String,
+    /// Bytes that each data stream carries, as a real copy's would.
+    pub carried: usize,
     /// What the helper takes the volume to hold, for as long as it runs: what it read when it got it, or
     /// zeros where it was told so, and what it was sent since.
     pub table: Mutexed<Option<Vec<u8>>>,
@@ -335,8 +337,8 @@ impl GuestAccess for Access {
             .pass("guest: install", || async {
                 self.guest.write();
                 let mut state = self.answers()?;
-                let boot_id = state.boots.to_string();
-                state.agent.get_or_insert_with(|| Agent::new(AgentRole::Source, boot_id));
+                let (boot_id, carried) = (state.boots.to_string(), self.guest.0.target.carried);
+                state.agent.get_or_insert_with(|| Agent::new(AgentRole::Source, boot_id, carried));
                 Ok(())
             })
             .await
@@ -390,9 +392,15 @@ fn word(request: &Request) -> String {
 }
 
 /// The helper's agent on each of its ports, for as long as the world lasts.
-pub fn serve_helper(world: &World, vm: VmId, target: &Target, points: &Mutexed<Points>) {
-    let agent = Agent::new(AgentRole::Destination, "helper".to_owned());
-    for port in 0..2 {
+pub fn serve_helper(
+    world: &World,
+    vm: VmId,
+    target: &Target,
+    streams: u16,
+    points: &Mutexed<Points>,
+) {
+    let agent = Agent::new(AgentRole::Destination, "helper".to_owned(), target.carried);
+    for port in 0..=streams {
         let mut listener = world.listen(&target.site, vm, port).unwrap();
         let (agent, target) = (Arc::clone(&agent), target.clone());
         let (world, points) = (world.clone(), Arc::clone(points));

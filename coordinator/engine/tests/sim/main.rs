@@ -15,6 +15,7 @@
 mod agents;
 mod crash;
 mod hands;
+mod load;
 mod lost;
 mod points;
 mod seeds;

@@ -2,33 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use engine::custody::{Custody, CustodyError, CustodyOf, Papers, decode_copy, papers};
+use engine::custody::{Custody, CustodyError, CustodyOf, Papers, Shelf, decode_copy, papers};
 use engine::evidence::{About, Asked, gather};
 use engine::rebuild::{Remembered, Unmade, mended};
 use engine::{
-    Halt, Links, Operator, Phase, Run, State, Watcher, Wish, abort, guest_devices, migrate,
+    Halt, Journal, Links, Operator, Phase, Run, State, Watcher, Wish, abort, guest_devices, migrate,
 };
 use handover::{DestinationRole, Next, Side, SigningKey, Verdict, VerdictKind, verdict};
 use journal::StoreId;
 use model::{Power, SiteName, Vm, VmId};
 use plan::{Facts, GuestFacts, Options, Plan, PlannedDisk, Request, draw_up};
-use site::{ApplianceFiles, PlaceholderState, Site};
+use site::{ApplianceFiles, GuestAccess, PlaceholderState, Site};
 use site_memory::{MemorySite, Seed, World};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use transfer::secure::Identity;
-use units::Digest;
+use units::{Digest, Epoch};
 
 use crate::agents::{Access, Guest, Mutexed, Target, device, serve_helper};
 use crate::points::{Fate, Point, Points};
 use crate::shelf::{Book, Kept, Pages};
 use crate::sited::Sited;
 
-const DISK: usize = 8 << 10;
+const DISK: usize = 4 << 10;
 
 /// What the coordinator is to do with its migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,23 +97,30 @@ pub struct Stage {
 
 impl Stage {
     pub async fn new() -> Self {
+        Self::of("web1", Options { streams: 1, ..Options::default() }, 0).await
+    }
+
+    /// A VM of this name; each data stream of its copy carries as many bytes.
+    pub async fn of(name: &str, options: Options, carried: usize) -> Self {
+        let streams = options.streams;
         let world = World::new();
         let (east, west): (SiteName, SiteName) = ("east".parse().unwrap(), "west".parse().unwrap());
         let (at_east, at_west) = (world.site(&east), world.site(&west));
-        let id = world.seed(&east, Seed::with_disks("web1", &[DISK]));
-        let vm = at_east.vm("web1").await.unwrap();
-        let plan = plan_of(&vm, &at_east, &at_west).await;
+        let id = world.seed(&east, Seed::with_disks(name, &[DISK]));
+        let vm = at_east.vm(name).await.unwrap();
+        let plan = plan_of(&vm, &at_east, &at_west, options).await;
         let PlannedDisk { pool, volume, .. } = plan.disks[0].clone();
         let target = Target {
             site: west.clone(),
             pool,
             volume,
+            carried,
             table: Mutexed::default(),
             generation: Mutexed::default(),
         };
         let guest = Guest::new(&world, &vm, east.clone(), target.clone());
         let living = Mutexed::default();
-        serve_helper(&world, id, &target, &living);
+        serve_helper(&world, id, &target, streams, &living);
         let (kept, identity) = (Kept::default(), Identity::generate());
         let compares_and_replaces = true;
         Self {
@@ -192,49 +199,39 @@ impl Stage {
     }
 
     fn process(&self, points: &Points) -> Result<Run, CustodyError> {
-        let sited = |name: &SiteName| -> Arc<dyn Site> {
-            let guest = self.guest.clone();
-            let meanwhile = Box::new(move || {
-                guest.write();
-            });
-            Arc::new(Sited {
-                inner: self.site(name),
-                points: points.clone(),
-                meanwhile,
-                compares_and_replaces: self.compares_and_replaces,
-            })
-        };
-        let records = self.kept.records();
-        let (source, destination) = (sited(&self.east), sited(&self.west));
-        let custody = self.custody(points, &source, &destination)?;
-        Ok(Run {
+        let (source, destination): (Arc<dyn Site>, Arc<dyn Site>) =
+            (Arc::new(self.sited(&self.east, points)), Arc::new(self.sited(&self.west, points)));
+        Ok(run_of(Means {
             plan: self.plan.clone(),
-            state: State::replay(&records).unwrap(),
+            state: State::replay(&self.kept.records()).unwrap(),
+            custody: self.custody(points, &source, &destination)?,
             source,
             destination,
-            guest: Arc::new(Access { guest: self.guest.clone(), points: points.clone() }),
-            custody,
+            guest: Arc::new(self.access(points)),
             papers: Papers { source: b"east's".to_vec(), destination: b"west's".to_vec() },
             journal: Box::new(Book(self.kept.clone(), points.clone())),
-            identity: self.identity.clone(),
-            agent_binary: PathBuf::from("agent"),
-            appliance: ApplianceFiles {
-                kernel: PathBuf::from("kernel"),
-                initrd: PathBuf::from("initrd"),
-                digest: Digest([7; 32]),
-                pool: "default".to_owned(),
-            },
             operator: Arc::new(Silent),
-            wish: watch::channel(Wish::Run).1,
-            watcher: Watcher::nobody(),
-            patience: Duration::from_secs(60),
-            links: Links::default(),
-            attested: None,
-            voided: 0,
-            arrived_at: tokio::time::Instant::now(),
-            targets_empty: false,
-            fenced_now: false,
-        })
+            identity: self.identity.clone(),
+        }))
+    }
+
+    /// A site, as a coordinator sees it; the guest goes on meanwhile.
+    pub fn sited(&self, name: &SiteName, points: &Points) -> Sited {
+        let guest = self.guest.clone();
+        let meanwhile = Box::new(move || {
+            guest.write();
+        });
+        Sited {
+            inner: self.site(name),
+            points: points.clone(),
+            meanwhile,
+            compares_and_replaces: self.compares_and_replaces,
+        }
+    }
+
+    /// The guest, as a coordinator sees it.
+    pub fn access(&self, points: &Points) -> Access {
+        Access { guest: self.guest.clone(), points: points.clone() }
     }
 
     fn custody(
@@ -243,17 +240,8 @@ impl Stage {
         at_source: &Arc<dyn Site>,
         at_destination: &Arc<dyn Site>,
     ) -> Result<Custody, CustodyError> {
-        let [source, destination] = identities(&self.east, &self.west);
-        let of = CustodyOf {
-            source,
-            destination,
-            at_source: Arc::clone(at_source),
-            at_destination: Arc::clone(at_destination),
-            vm: self.id().to_string().parse().unwrap(),
-            ids: [StoreId([1; 16]), StoreId([2; 16])],
-            plan: self.plan.digest().unwrap(),
-        };
-        Custody::open(Box::new(Pages(self.kept.clone(), points.clone())), of)
+        let shelf = Box::new(Pages(self.kept.clone(), points.clone()));
+        open_custody(shelf, &self.plan, at_source, at_destination)
     }
 
     /// As `recover` does: the journal is made again from what the sites keep. `false`: they know of nothing
@@ -341,13 +329,8 @@ impl Stage {
     /// What `status` says.
     pub async fn verdict(&self, ask: Ask, with_journal: bool) -> Verdict {
         let [source, destination] = identities(&self.east, &self.west);
-        let about = About {
-            plan: &self.plan,
-            digest: self.plan.digest().unwrap(),
-            vm: self.id().to_string().parse().unwrap(),
-            epoch: State::replay(&self.kept.records()).unwrap().epoch.filter(|_| with_journal),
-            destination_key: destination.key.as_ref().unwrap().verifying_key(),
-        };
+        let epoch = State::replay(&self.kept.records()).unwrap().epoch;
+        let about = about(&self.plan, epoch.filter(|_| with_journal));
         let asked = |name: &SiteName, identity| Asked {
             identity,
             ledger: self.ledgers().of(name),
@@ -392,7 +375,7 @@ impl Stage {
         let east = self.site(&self.east);
         assert_eq!(self.world.power(&self.east, self.id()), Power::Running, "it does not run");
         self.assert_whole(&self.east).await;
-        let now = east.vm("web1").await.unwrap();
+        let now = east.vm(&self.vm.name).await.unwrap();
         assert_eq!(now, self.vm, "its definition changed");
         let west = self.site(&self.west);
         assert_eq!(west.leftovers(&self.plan.id).await.unwrap(), [], "left at the destination");
@@ -461,17 +444,97 @@ impl Ledgers {
     }
 }
 
-/// Who the two site roles are.
-fn identities(east: &SiteName, west: &SiteName) -> [handover::Identity; 2] {
-    let key = |n: u8| SigningKey::from_bytes(&[n; 32]);
-    let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| handover::Identity {
-        install: "sim".parse().unwrap(),
-        site: site.as_str().parse().unwrap(),
-        key: Some(key(own)),
-        pinned: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
-        former: BTreeMap::new(),
+/// Both ledgers of this plan.
+pub fn open_custody(
+    shelf: Box<dyn Shelf>,
+    plan: &Plan,
+    at_source: &Arc<dyn Site>,
+    at_destination: &Arc<dyn Site>,
+) -> Result<Custody, CustodyError> {
+    let [source, destination] = identities(&plan.from, &plan.to);
+    let of = CustodyOf {
+        source,
+        destination,
+        at_source: Arc::clone(at_source),
+        at_destination: Arc::clone(at_destination),
+        vm: plan.vm.id.to_string().parse().unwrap(),
+        ids: [StoreId([1; 16]), StoreId([2; 16])],
+        plan: plan.digest().unwrap(),
     };
-    [identity(east, 1, west, 2), identity(west, 2, east, 1)]
+    Custody::open(shelf, of)
+}
+
+/// What a verdict on this plan is about.
+pub fn about(plan: &Plan, epoch: Option<Epoch>) -> About<'_> {
+    let [_, destination] = identities(&plan.from, &plan.to);
+    About {
+        plan,
+        digest: plan.digest().unwrap(),
+        vm: plan.vm.id.to_string().parse().unwrap(),
+        epoch,
+        destination_key: destination.key.as_ref().unwrap().verifying_key(),
+    }
+}
+
+/// What a run is made of, where runs differ.
+pub struct Means {
+    pub plan: Plan,
+    pub state: State,
+    pub source: Arc<dyn Site>,
+    pub destination: Arc<dyn Site>,
+    pub guest: Arc<dyn GuestAccess>,
+    pub custody: Custody,
+    pub papers: Papers,
+    pub journal: Box<dyn Journal>,
+    pub operator: Arc<dyn Operator>,
+    pub identity: Identity,
+}
+
+pub fn run_of(means: Means) -> Run {
+    Run {
+        plan: means.plan,
+        state: means.state,
+        source: means.source,
+        destination: means.destination,
+        guest: means.guest,
+        custody: means.custody,
+        papers: means.papers,
+        journal: means.journal,
+        identity: means.identity,
+        agent_binary: PathBuf::from("agent"),
+        appliance: ApplianceFiles {
+            kernel: PathBuf::from("kernel"),
+            initrd: PathBuf::from("initrd"),
+            digest: Digest([7; 32]),
+            pool: "default".to_owned(),
+        },
+        operator: means.operator,
+        wish: watch::channel(Wish::Run).1,
+        watcher: Watcher::nobody(),
+        patience: Duration::from_secs(60),
+        links: Links::default(),
+        attested: None,
+        voided: 0,
+        arrived_at: tokio::time::Instant::now(),
+        targets_empty: false,
+        fenced_now: false,
+    }
+}
+
+/// Made once: that of a public half is a good part of what a random history takes.
+static KEYS: LazyLock<[SigningKey; 2]> =
+    LazyLock::new(|| [1, 2].map(|n| SigningKey::from_bytes(&[n; 32])));
+
+/// Who the two site roles are.
+pub fn identities(east: &SiteName, west: &SiteName) -> [handover::Identity; 2] {
+    let [east_key, west_key] = &*KEYS;
+    let identity = |site: &SiteName, own: &SigningKey, peer: &SiteName, other: &SigningKey| {
+        let pinned = BTreeMap::from([(peer.as_str().parse().unwrap(), other.verifying_key())]);
+        let (site, key) = (site.as_str().parse().unwrap(), Some(own.clone()));
+        let (install, former) = ("sim".parse().unwrap(), BTreeMap::new());
+        handover::Identity { install, site, key, pinned, former }
+    };
+    [identity(east, east_key, west, west_key), identity(west, west_key, east, east_key)]
 }
 
 /// An operator who says nothing and lets everything pass.
@@ -489,15 +552,15 @@ impl Operator for Silent {
 }
 
 /// As the CLI would have it, of what both sites and the guest say.
-async fn plan_of(vm: &Vm, from: &MemorySite, to: &MemorySite) -> Plan {
+async fn plan_of(vm: &Vm, from: &MemorySite, to: &MemorySite, options: Options) -> Plan {
     let request = Request {
-        id: "sim".to_owned().try_into().unwrap(),
+        id: format!("{}-1", vm.name).try_into().unwrap(),
         vm: vm.name.clone(),
         from: from.name().clone(),
         to: to.name().clone(),
         pools: BTreeMap::new(),
         networks: BTreeMap::from([("default".to_owned(), "default".to_owned())]),
-        options: Options { streams: 1, boot_ms: Some(1_000), ..Options::default() },
+        options: Options { boot_ms: Some(1_000), ..options },
     };
     let facts = Facts {
         source: Ok(from.probe().await.unwrap()),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt as _, DuplexStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use transfer::control::{self, ControlReader};
 use transfer::meet;
 use transfer::secure::{self, Identity, Trust};
@@ -17,28 +17,37 @@ use crate::points::Lost;
 pub struct Agent {
     pub role: AgentRole,
     pub boot_id: String,
+    /// Bytes that each data stream carries.
+    carried: usize,
     identity: Identity,
     /// The first coordinator and its migration; every other is refused.
     owner: Mutex<Option<(String, String)>>,
 }
 
 impl Agent {
-    pub fn new(role: AgentRole, boot_id: String) -> Arc<Self> {
+    pub fn new(role: AgentRole, boot_id: String, carried: usize) -> Arc<Self> {
         let owner = Mutex::new(None);
-        Arc::new(Self { role, boot_id, identity: Identity::generate(), owner })
+        Arc::new(Self { role, boot_id, carried, identity: Identity::generate(), owner })
     }
 
-    /// Serves one stream to its end. Data streams are held open: what they would carry is copied at
-    /// once when a round is asked for. Where an answer gets lost, the stream breaks.
+    /// Serves one stream to its end. Data streams are held open, with as much in them as was asked for:
+    /// what they would carry is copied at once when a round is asked for. Where an answer gets lost, the stream breaks.
     pub async fn serve<A, F>(self: Arc<Self>, stream: DuplexStream, answer: A)
     where
         A: Fn(Request) -> F + Send + Sync,
         F: Future<Output = Result<(Result<Reply, Failure>, Vec<Event>), Lost>> + Send,
     {
-        let Ok((purpose, mut met)) = meet::accept(stream).await else { return };
+        let Ok((purpose, met)) = meet::accept(stream).await else { return };
         if purpose != Purpose::Control {
-            let mut buffer = [0; 64];
-            while met.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+            let (mut reader, mut writer) = tokio::io::split(met);
+            let sends = async {
+                let _sent = writer.write_all(&vec![0; self.carried]).await;
+            };
+            let reads = async {
+                let mut buffer = [0; 4096];
+                while reader.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+            };
+            tokio::join!(sends, reads);
             return;
         }
         let Ok(secured) = secure::accept(met, &self.identity, Trust::FirstSeen).await else {

@@ -14,11 +14,15 @@
 //! STATE/receipts/ID.json
 //! ```
 
+mod login;
+mod sites;
+mod writer;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use engine::{JournalError, Record};
@@ -29,8 +33,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use units::MigrationId;
 
-use crate::guest::GuestLogin;
-use crate::sites::SiteConfig;
+pub use login::GuestLogin;
+pub use sites::{HostLogin, SiteConfig};
+use writer::Writer;
 
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -54,6 +59,10 @@ pub enum StoreError {
     Newer { found: i64 },
     #[error("a migration {0} exists already")]
     Exists(MigrationId),
+    #[error("what writes journals cannot be started")]
+    Writer(#[source] std::io::Error),
+    #[error("what writes journals has ended")]
+    WriterGone,
 }
 
 impl StoreError {
@@ -66,7 +75,11 @@ impl StoreError {
                 "wait for it, or use another --state-dir; `causeway status` and `causeway switchover` work meanwhile".to_owned(),
             ),
             Self::Newer { .. } => Some("use the newer causeway".to_owned()),
-            Self::Database(_) | Self::Content { .. } | Self::Exists(_) => None,
+            Self::Database(_)
+            | Self::Content { .. }
+            | Self::Exists(_)
+            | Self::Writer(_)
+            | Self::WriterGone => None,
         }
     }
 }
@@ -92,6 +105,8 @@ CREATE TABLE released (migration TEXT PRIMARY KEY REFERENCES migrations(id), at_
 pub struct Store {
     path: PathBuf,
     database: Arc<Mutex<Connection>>,
+    /// Begun with the first record.
+    writer: Arc<OnceLock<Writer>>,
 }
 
 /// Held while a verb acts.
@@ -114,11 +129,7 @@ impl Store {
             let folder = path.join(folder);
             DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(directory)?;
         }
-        let database = Connection::open(path.join("causeway.db"))?;
-        // FULL: a record is on the disk when the call returns, also after a power cut.
-        database.execute_batch(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA busy_timeout=10000;",
-        )?;
+        let database = connect(path)?;
         let found: i64 = database.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if found > SCHEMA {
             return Err(StoreError::Newer { found });
@@ -129,7 +140,11 @@ impl Store {
                 TABLES.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
             ))?;
         }
-        Ok(Self { path: path.to_owned(), database: Arc::new(Mutex::new(database)) })
+        Ok(Self {
+            path: path.to_owned(),
+            database: Arc::new(Mutex::new(database)),
+            writer: Arc::default(),
+        })
     }
 
     /// Takes the lock or says who has it.
@@ -244,11 +259,19 @@ impl Store {
         }))
     }
 
-    fn append(&self, id: &MigrationId, record: &Record, now_ms: i64) -> Result<(), StoreError> {
-        let sql = "INSERT INTO records VALUES (?1, (SELECT coalesce(max(seq), 0) + 1 FROM records WHERE migration = ?1), ?2, ?3)";
+    /// Returns once the record is on the disk.
+    async fn append(&self, id: &MigrationId, record: &Record) -> Result<(), Arc<StoreError>> {
         let body = encode("a journal record", record)?;
-        self.database().execute(sql, params![id.as_str(), now_ms, body])?;
-        Ok(())
+        self.writer()?.write(id.clone(), now_ms(), body).await
+    }
+
+    fn writer(&self) -> Result<&Writer, StoreError> {
+        if let Some(writer) = self.writer.get() {
+            return Ok(writer);
+        }
+        // Of two that are begun at once one ends again.
+        let writer = Writer::begin(connect(&self.path)?)?;
+        Ok(self.writer.get_or_init(|| writer))
     }
 
     pub fn release(&self, id: &MigrationId, now_ms: i64) -> Result<(), StoreError> {
@@ -284,6 +307,20 @@ impl Store {
     }
 }
 
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let database = Connection::open(path.join("causeway.db"))?;
+    // FULL: a record is on the disk when the call returns, also after a power cut.
+    database.execute_batch(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA busy_timeout=10000;",
+    )?;
+    Ok(database)
+}
+
+/// The wall clock, milliseconds since 1970. For people and receipts; no decision rests on it.
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
 /// The journal of one migration.
 pub struct MigrationJournal {
     pub store: Store,
@@ -293,7 +330,7 @@ pub struct MigrationJournal {
 #[async_trait]
 impl engine::Journal for MigrationJournal {
     async fn record(&mut self, record: &Record) -> Result<(), JournalError> {
-        self.store.append(&self.id, record, crate::now_ms()).map_err(|error| JournalError {
+        self.store.append(&self.id, record).await.map_err(|error| JournalError {
             what: format!("cannot record what happened to {}", self.id),
             source: Some(Box::new(error)),
         })
