@@ -5,6 +5,7 @@
 //! |---|---|
 //! | who may talk to an agent, and how | [`session`] |
 //! | a migration as the source sees it | [`source`] |
+//! | what a process gives up before it reads what strangers send | [`sandbox`] |
 //! | how a guest is brought to rest, and never left so | [`quiesce`] |
 //! | what is found out about a guest | [`inspect`] |
 //! | how it lives in a guest, leaving nothing behind | [`daemon`] |
@@ -17,6 +18,7 @@ pub mod init;
 pub mod inspect;
 pub mod log;
 pub mod quiesce;
+pub mod sandbox;
 pub mod selfcheck;
 pub mod session;
 pub mod source;
