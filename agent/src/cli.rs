@@ -81,4 +81,12 @@ pub enum Command {
     /// Thaw what another process of the agent leaves frozen
     #[command(hide = true)]
     Warden,
+
+    /// Carry the disks for another process of the agent
+    #[command(hide = true)]
+    Carrier,
+
+    /// Receive disks for the init of the helper
+    #[command(hide = true)]
+    Receiver,
 }

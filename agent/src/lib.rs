@@ -5,11 +5,13 @@
 //! |---|---|
 //! | who may talk to an agent, and how | [`session`] |
 //! | a migration as the source sees it | [`source`] |
+//! | which process reads what strangers send, and what it may do | [`carrier`], [`sandbox`] |
 //! | how a guest is brought to rest, and never left so | [`quiesce`] |
 //! | what is found out about a guest | [`inspect`] |
 //! | how it lives in a guest, leaving nothing behind | [`daemon`] |
 //! | how it is a machine's only program | [`init`] |
 
+pub mod carrier;
 pub mod daemon;
 pub mod destination;
 pub mod failure;
@@ -17,6 +19,7 @@ pub mod init;
 pub mod inspect;
 pub mod log;
 pub mod quiesce;
+pub mod sandbox;
 pub mod selfcheck;
 pub mod session;
 pub mod source;

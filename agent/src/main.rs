@@ -14,7 +14,7 @@ use causeway_agent::daemon::{self, Parent, Serve, ServeError, pipe, remove};
 use causeway_agent::inspect::{self, Tree};
 use causeway_agent::log::Log;
 use causeway_agent::quiesce::warden;
-use causeway_agent::{init, runtime, selfcheck};
+use causeway_agent::{carrier, init, runtime, selfcheck};
 use clap::Parser;
 use cli::{Cli, Command};
 use units::chain;
@@ -74,6 +74,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Ask { socket, migration } => runtime()?.block_on(ask::run(socket, migration))?,
         Command::BenchSend(order) => runtime()?.block_on(bench::send(order))?,
         Command::BenchRecv(order) => runtime()?.block_on(bench::receive(order))?,
+        Command::Carrier => carrier::run().context("the carrier ends")?,
+        Command::Receiver => init::receive().context("the receiver ends")?,
         Command::Warden => warden::run().context("the warden ends")?,
     }
     Ok(ExitCode::SUCCESS)

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use wire::control::TrackerReport;
 
+use crate::carrier::tracker_report;
 use crate::inspect::{self, Tree};
-use crate::source::tracker_report;
+use crate::sandbox;
 
 /// As JSON on standard output.
 #[derive(Debug, Serialize)]
@@ -14,6 +15,8 @@ pub struct SelfCheck {
     root: bool,
     tracker: Option<TrackerReport>,
     systemd: bool,
+    /// What confines the processes that read from the network.
+    sandbox: String,
 }
 
 pub fn check() -> SelfCheck {
@@ -24,6 +27,7 @@ pub fn check() -> SelfCheck {
         root: rustix::process::geteuid().is_root(),
         tracker: tracker(),
         systemd: crate::quiesce::systemd_runs(),
+        sandbox: sandbox::possible(),
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 use transfer::control::{self, ControlError, ControlReader};
-use transfer::meet;
+use transfer::meet::{self, Met};
 use transfer::secure::{self, Identity, PublicKey, Trust};
 use units::{MigrationId, chain};
 use wire::control::{
@@ -30,7 +30,7 @@ use wire::control::{
 };
 use wire::purpose::Purpose;
 
-use reopened::UntilReopened;
+pub use reopened::UntilReopened;
 
 /// Bytes both ways. Dropping it closes it.
 pub trait ByteIo: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -53,6 +53,9 @@ const HELLO_WITHIN: Duration = Duration::from_secs(30);
 pub trait Role: Send + Sync + 'static {
     const ROLE: AgentRole;
 
+    /// What comes in.
+    type Stream: ByteIo + 'static;
+
     /// Answers one request other than Hello and Shutdown. `owner`: which migration asks.
     fn answer(
         self: Arc<Self>,
@@ -65,7 +68,7 @@ pub trait Role: Send + Sync + 'static {
         self: Arc<Self>,
         generation: u64,
         number: u16,
-        stream: ByteStream,
+        stream: Met<Self::Stream>,
     ) -> impl Future<Output = ()> + Send;
 
     /// Leaves everything as it was found. Repeatable.
@@ -172,16 +175,18 @@ impl<R: Role> Host<R> {
     }
 
     /// Waits for a session on this stream and serves it to its end.
-    pub async fn serve(self: &Arc<Self>, stream: ByteStream, allowed: Allowed) {
+    pub async fn serve(self: &Arc<Self>, stream: R::Stream, allowed: Allowed) {
         let (purpose, stream) = match meet::accept(stream).await {
-            Ok((purpose, stream)) => (purpose, Box::new(UntilReopened::new(stream))),
+            Ok(met) => met,
             Err(error) => {
                 debug!(error = %chain(&error), "no session on this stream");
                 return;
             }
         };
         match purpose {
-            Purpose::Control if allowed == Allowed::Everything => self.control(stream).await,
+            Purpose::Control if allowed == Allowed::Everything => {
+                self.control(Box::new(UntilReopened::new(stream))).await;
+            }
             Purpose::Control => warn!("control refused on a stream that is for data only"),
             Purpose::Data { generation, stream: number } => {
                 self.role().data(generation, number, stream).await;

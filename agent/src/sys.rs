@@ -64,6 +64,82 @@ pub fn watch(file: File) -> io::Result<AsyncFd<File>> {
     unsafe { AsyncFd::register(file) }.map_err(io::Error::from)
 }
 
+/// The version of Landlock that the kernel offers.
+pub fn landlock_abi() -> io::Result<i32> {
+    const CREATE_RULESET_VERSION: libc::c_int = 1;
+    let (none, no_len) = (std::ptr::null::<libc::c_void>(), 0_usize);
+    // SAFETY: asked for its version, the kernel looks at no memory.
+    let abi = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, none, no_len, CREATE_RULESET_VERSION)
+    };
+    if abi < 0 {
+        let error = io::Error::last_os_error();
+        return Err(match error.raw_os_error() {
+            Some(libc::ENOSYS) => io::Error::other("not in this kernel"),
+            Some(libc::EOPNOTSUPP) => io::Error::other("switched off in this kernel"),
+            _ => error,
+        });
+    }
+    i32::try_from(abi).map_err(io::Error::other)
+}
+
+/// Can the kernel let calls fail by a filter (Linux 4.14 and later)?
+pub fn has_seccomp() -> bool {
+    let action = libc::SECCOMP_RET_ERRNO;
+    let (ask, no_flags) = (libc::SECCOMP_GET_ACTION_AVAIL, 0);
+    // SAFETY: a number that lives for the whole call, and is only read.
+    unsafe { libc::syscall(libc::SYS_seccomp, ask, no_flags, &raw const action) == 0 }
+}
+
+/// Puts a filter before every system call of this thread and of those it starts. Filters add up,
+/// and none is ever taken off.
+pub fn add_filter(program: &[seccompiler::sock_filter]) -> io::Result<()> {
+    let len = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
+    // The kernel copies it and writes nothing.
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    let add = |flags: libc::c_ulong| {
+        // SAFETY: `program` and what it points to live for the whole call; the elements have the
+        // layout that the kernel's interface gives to both crates' types of this name.
+        unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                flags,
+                &raw const program,
+            )
+        }
+    };
+    // Before 5.16 the kernel otherwise slows such a process down, against an attack on secrets
+    // within one process: the filter is not here for that.
+    if add(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW) == 0 || add(0) == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
 fn checked(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A system call of which all arguments but the first are zero.
+#[cfg(test)]
+pub fn call(number: i64, first: i64) -> io::Result<()> {
+    // SAFETY: for tests, of calls that so do nothing to this process.
+    let result = unsafe { libc::syscall(number, first, 0, 0, 0, 0, 0) };
+    if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Can memory be had with this protection?
+#[cfg(test)]
+pub fn map_and_forget(
+    len: usize,
+    protection: rustix::mm::ProtFlags,
+    flags: rustix::mm::MapFlags,
+) -> io::Result<()> {
+    // SAFETY: a place that the kernel chooses, which nothing refers to afterwards.
+    unsafe {
+        let at = rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, protection, flags)?;
+        rustix::mm::munmap(at, len)?;
+    }
+    Ok(())
 }

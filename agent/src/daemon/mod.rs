@@ -5,4 +5,6 @@ pub mod place;
 pub mod remove;
 mod serve;
 
-pub use serve::{Parent, Serve, ServeError, end_on_panic, make_modest, serve, start_detached};
+pub use serve::{
+    Parent, Serve, ServeError, end_after_bug, end_on_panic, make_modest, serve, start_detached,
+};

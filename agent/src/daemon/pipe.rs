@@ -10,6 +10,7 @@ use std::thread;
 use thiserror::Error;
 
 use super::place::Place;
+use crate::sandbox::{self, Needs};
 
 /// What one read takes at most: the largest packet of SSH is 32 KiB, several of them wait often.
 const BUFFER: usize = 128 << 10;
@@ -47,6 +48,8 @@ pub fn run(place: &Place) -> Result<(), PipeError> {
         _ => PipeError::Connect { dir: dir(), source },
     })?;
     let broken = |source| PipeError::Broken { source };
+    // What comes from either side is never looked at; it needs no more than these two.
+    sandbox::confine(&Needs::NONE);
     let upstream = socket.try_clone().map_err(broken)?;
     // Ends with the process: a read of standard input cannot be called off.
     thread::spawn(move || {

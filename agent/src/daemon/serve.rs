@@ -103,9 +103,10 @@ pub async fn serve(serve: Serve, log: Log) -> Result<(), ServeError> {
         detach().map_err(ServeError::Detach)?;
     }
 
-    let identity = Identity::generate();
+    let key = Identity::generate_pkcs8();
+    let identity = Identity::from_pkcs8(&key).expect("a key that was just generated is valid");
     let events = Events::default();
-    let source = Source::new(identity.clone(), events.clone(), log);
+    let source = Source::new(key, events.clone(), log);
     let boot_id = inspect::boot_id(&Tree::of_this_system());
     let host = Host::new(source, identity, events, boot_id);
     info!(pid = std::process::id(), dir = %serve.place.dir().display(), "agent listens");
@@ -156,7 +157,7 @@ pub async fn serve(serve: Serve, log: Log) -> Result<(), ServeError> {
 
 fn take(streams: &mut Tasks, host: &Arc<Host<Source>>, stream: UnixStream) {
     let host = Arc::clone(host);
-    streams.spawn(async move { host.serve(Box::new(stream), Allowed::Everything).await });
+    streams.spawn(async move { host.serve(stream, Allowed::Everything).await });
 }
 
 fn listen(place: &Place) -> Result<UnixListener, ServeError> {
@@ -192,14 +193,18 @@ const PANICKED: i32 = 70;
 /// A bug ends the process, whichever thread or task has it: what is left could hold a guest frozen
 /// that nobody thaws. Its end tells the warden. No abort: a core dump to a frozen disk would keep
 /// the process from ending.
-#[expect(clippy::disallowed_methods, reason = "there is no state left that could be trusted")]
 pub fn end_on_panic() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |what| {
         usual(what);
         error!("a bug in the agent, which ends: {what}");
-        std::process::exit(PANICKED);
+        end_after_bug();
     }));
+}
+
+#[expect(clippy::disallowed_methods, reason = "there is no state left that could be trusted")]
+pub fn end_after_bug() -> ! {
+    std::process::exit(PANICKED)
 }
 
 /// The guest's own work goes first. Each of these is a courtesy: without one the agent still works.

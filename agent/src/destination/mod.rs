@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::{info, warn};
+use transfer::meet::Met;
 use transfer::secure::{self, Identity, PublicKey, Trust};
 use transfer::{BlockRead, Receiver, ReceiverLimits};
 use units::{MigrationId, chain};
@@ -29,7 +30,7 @@ use wire::control::{
 };
 
 use crate::inspect::{self, Tree};
-use crate::session::{ByteStream, Events, Role, failure, lock};
+use crate::session::{ByteStream, Events, Role, UntilReopened, failure, lock};
 use error::{DestinationError, to_failure};
 use targets::Target;
 
@@ -257,6 +258,8 @@ impl Destination {
 impl Role for Destination {
     const ROLE: AgentRole = AgentRole::Destination;
 
+    type Stream = ByteStream;
+
     async fn answer(
         self: Arc<Self>,
         owner: MigrationId,
@@ -269,13 +272,14 @@ impl Role for Destination {
         done.await.map_err(panicked)?
     }
 
-    async fn data(self: Arc<Self>, generation: u64, number: u16, stream: ByteStream) {
+    async fn data(self: Arc<Self>, generation: u64, number: u16, stream: Met<ByteStream>) {
         let expected = *lock(&self.expected);
         let fits = |known: &Expected| known.generation == generation && number < known.streams;
         let (Some(expected), Ok(attached)) = (expected.filter(fits), self.attached()) else {
             warn!(generation, stream = number, "unexpected data stream refused");
             return;
         };
+        let stream = UntilReopened::new(stream);
         let secured = match secure::accept(stream, &self.identity, Trust::Only(expected.peer)).await
         {
             Ok(secured) => secured,

@@ -1,5 +1,8 @@
 //! The agent as the helper's init: the whole user space of a machine that does nothing but receive
 //! disks. When it ends, however it ends, the machine is off.
+//!
+//! Two processes: init mounts, loads drivers and powers off; the receiver, its only child, does all
+//! the rest, confined ([`crate::sandbox`]). Whatever comes in from outside is read by the receiver.
 
 mod arguments;
 mod dhcp;
@@ -10,11 +13,14 @@ mod system;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::thread::CapabilitySet;
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 use tracing::{error, info, warn};
 use transfer::secure::Identity;
@@ -25,6 +31,7 @@ use self::ports::Port;
 use self::system::SystemError;
 use crate::destination::Destination;
 use crate::inspect::{self, Tree};
+use crate::sandbox::{self, Needs, Sockets};
 use crate::session::{Allowed, Events, Host, Role as _, Tasks};
 
 /// Ports may appear at any time: the hypervisor plugs them in.
@@ -33,8 +40,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Direct connections at the same time: two generations of streams.
 const CONNECTIONS_MAX: usize = 128;
 
+/// The hidden subcommand that makes this binary the receiver.
+pub const SUBCOMMAND: &str = "receiver";
+
 #[derive(Debug, Error)]
-enum InitError {
+pub enum InitError {
     #[error(transparent)]
     System(#[from] SystemError),
 
@@ -43,6 +53,9 @@ enum InitError {
 
     #[error("cannot start")]
     Runtime(#[source] io::Error),
+
+    #[error("cannot start the receiver")]
+    Receiver(#[source] io::Error),
 }
 
 /// Never returns: an init that ends takes the kernel down with it.
@@ -57,23 +70,50 @@ pub fn run() -> ! {
 fn life() -> Result<(), InitError> {
     system::mount_kernel_file_systems()?;
     system::use_console()?;
-    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).without_time().init();
+    log_to_console();
     info!(version = env!("CARGO_PKG_VERSION"), "causeway helper starts");
-    let tree = Tree::of_this_system();
-    system::load_drivers(&tree);
-    let arguments: Arguments = tree.text("proc/cmdline").unwrap_or_default().parse()?;
-    let runtime = crate::runtime().map_err(InitError::Runtime)?;
-    runtime.block_on(serve(tree, arguments))
+    system::load_drivers(&Tree::of_this_system());
+    let receiver = Command::new("/proc/self/exe").arg0(crate::PROGRAM).arg(SUBCOMMAND).spawn();
+    system::reap_until(&receiver.map_err(InitError::Receiver)?);
+    Ok(())
 }
 
-async fn serve(tree: Tree, arguments: Arguments) -> Result<(), InitError> {
+fn log_to_console() {
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).without_time().init();
+}
+
+/// The whole life of the receiver. When it ends, init powers the machine off.
+pub fn receive() -> Result<(), InitError> {
+    log_to_console();
+    crate::daemon::end_on_panic();
+    let _name = rustix::thread::set_name(c"causeway-receive");
+    let tree = Tree::of_this_system();
+    let arguments: Arguments = tree.text("proc/cmdline").unwrap_or_default().parse()?;
+    // A card is configured, and DHCP answers on a low port.
+    let capabilities = match arguments.network {
+        Some(_) => {
+            CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE
+        }
+        None => CapabilitySet::empty(),
+    };
+    sandbox::confine(&Needs {
+        read: &[Path::new("/proc"), Path::new("/sys")],
+        // Targets and ports, which may appear at any time.
+        devices: &[Path::new("/dev")],
+        sockets: Sockets::Own { listen: arguments.port },
+        capabilities,
+    });
+    let runtime = crate::runtime().map_err(InitError::Runtime)?;
+    runtime.block_on(serve(tree, arguments));
+    Ok(())
+}
+
+async fn serve(tree: Tree, arguments: Arguments) {
     let identity = Identity::generate();
     let events = Events::default();
     let destination = Destination::new(identity.clone(), events.clone(), arguments.port);
     let boot_id = inspect::boot_id(&tree);
     let host = Host::new(destination, identity, events, boot_id);
-    // Init gets no signal that it does not ask for; orphans are taken leave of here.
-    let mut children = signal(SignalKind::child()).map_err(InitError::Runtime)?;
     let mut tasks = Tasks::new();
     if let Some(wanted) = arguments.network {
         let tree = tree.clone();
@@ -87,18 +127,13 @@ async fn serve(tree: Tree, arguments: Arguments) -> Result<(), InitError> {
     }
     let ports = serve_ports(&tree, &host);
     let connections = serve_connections(&host);
-    tokio::pin!(ports, connections);
-    loop {
-        tokio::select! {
-            never = &mut ports => match never {},
-            never = &mut connections => match never {},
-            _ = children.recv() => system::reap(),
-            () = host.ended() => break,
-        }
+    tokio::select! {
+        never = ports => match never {},
+        never = connections => match never {},
+        () = host.ended() => {}
     }
     info!("asked to end");
     host.role().wind_up().await;
-    Ok(())
 }
 
 /// Every port of ours, from when it appears to the end.

@@ -3,7 +3,9 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
+use std::process::Child;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{WaitOptions, wait};
 use rustix::system::{RebootCommand, finit_module, reboot};
@@ -35,7 +37,7 @@ pub fn mount_kernel_file_systems() -> Result<(), SystemError> {
         let options = CString::default();
         match mount(kind, path, kind, MountFlags::NOSUID, Some(options.as_c_str())) {
             // The kernel, or whoever packed the image, was here before.
-            Ok(()) | Err(rustix::io::Errno::BUSY) => {}
+            Ok(()) | Err(Errno::BUSY) => {}
             Err(errno) => return Err(cause(errno.into())),
         }
     }
@@ -71,9 +73,18 @@ pub fn load_drivers(tree: &Tree) {
     }
 }
 
-/// Takes leave of every child that has ended and of which nobody else will.
-pub fn reap() {
-    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+/// Takes leave of every process that ends, until this one has.
+pub fn reap_until(child: &Child) {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, _))) if u32::try_from(pid.as_raw_nonzero().get()) == Ok(child.id()) => {
+                return;
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            // There is none any more.
+            Err(_) => return,
+        }
+    }
 }
 
 /// Everything written out, and the machine off.

@@ -49,6 +49,7 @@ pub fn look_around(tree: &Tree, tracker: Option<TrackerReport>) -> GuestReport {
         memory_total: memory("MemTotal:"),
         memory_available: memory("MemAvailable:"),
         boot_ms: startup::boot_ms(tree),
+        sandbox: crate::sandbox::possible(),
     }
 }
 
@@ -77,8 +78,20 @@ pub fn memory(tree: &Tree, key: &str) -> Option<Bytes> {
 
 /// Resident memory of this process.
 pub fn own_memory(tree: &Tree) -> Bytes {
-    let status = tree.text("proc/self/status").unwrap_or_default();
-    kib_after(&status, "VmRSS:").unwrap_or(Bytes::ZERO)
+    memory_with(tree, None)
+}
+
+/// Resident memory of this process and of another one of the same program. What both have of its
+/// file counts once.
+pub fn memory_with(tree: &Tree, other: Option<u32>) -> Bytes {
+    let of = |pid: &str, key| {
+        let status = tree.text(format!("proc/{pid}/status")).unwrap_or_default();
+        kib_after(&status, key).unwrap_or(Bytes::ZERO)
+    };
+    match other {
+        None => of("self", "VmRSS:"),
+        Some(other) => of("self", "RssAnon:") + of(&other.to_string(), "VmRSS:"),
+    }
 }
 
 fn kib_after(text: &str, key: &str) -> Option<Bytes> {

@@ -15,6 +15,8 @@ struct Parrot {
 impl Role for Parrot {
     const ROLE: AgentRole = AgentRole::Source;
 
+    type Stream = DuplexStream;
+
     async fn answer(
         self: Arc<Self>,
         owner: MigrationId,
@@ -29,7 +31,7 @@ impl Role for Parrot {
         }
     }
 
-    async fn data(self: Arc<Self>, generation: u64, number: u16, mut stream: ByteStream) {
+    async fn data(self: Arc<Self>, generation: u64, number: u16, mut stream: Met<DuplexStream>) {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();
         lock(&self.data).push((generation, number, bytes));
@@ -57,7 +59,7 @@ const WITHIN: Duration = Duration::from_secs(600);
 fn connect(host: &Arc<Host<Parrot>>, allowed: Allowed) -> DuplexStream {
     let (ours, theirs) = duplex(64 << 10);
     let host = Arc::clone(host);
-    tokio::spawn(async move { host.serve(Box::new(theirs), allowed).await });
+    tokio::spawn(async move { host.serve(theirs, allowed).await });
     ours
 }
 

@@ -86,8 +86,25 @@ pub enum SourceError {
     #[error("the guest is not at rest any more")]
     Thawed(#[source] QuiesceError),
 
+    #[error("a socket of the connection cannot be used")]
+    Socket(#[source] io::Error),
+
+    /// The carrier's own word, for the coordinator as it is.
+    #[error("{}", .0.text)]
+    Carrier(Failure),
+
+    #[error("the process that carries the disks does not answer")]
+    CarrierLost(#[source] io::Error),
+
     #[error("a worker thread ended unexpectedly")]
     Worker(#[from] tokio::task::JoinError),
+}
+
+impl SourceError {
+    /// An answer to something else.
+    pub fn carrier_confused() -> Self {
+        Self::CarrierLost(io::ErrorKind::InvalidData.into())
+    }
 }
 
 impl Blame for SourceError {
@@ -105,8 +122,10 @@ impl Blame for SourceError {
             | Self::Unreachable { .. }
             | Self::Meet(_)
             | Self::Secure { .. }
+            | Self::Socket(_)
             | Self::Key(_) => ErrorCode::Streams,
-            Self::Sender(_) | Self::Worker(_) => ErrorCode::Io,
+            Self::Carrier(failure) => failure.code,
+            Self::Sender(_) | Self::Worker(_) | Self::CarrierLost(_) => ErrorCode::Io,
             Self::Quiesce(failed) => failed.code(),
             Self::NotClean { .. } => ErrorCode::NotClean,
         }
@@ -124,6 +143,7 @@ impl Blame for SourceError {
                 "check the route and the firewall between the sites, or use the relay"
             }
             Self::Quiesce(failed) => return failed.hint(),
+            Self::Carrier(failure) => return failure.hint.clone(),
             Self::Thawed(_) => "quiesce and drain again, with a longer time or less to copy",
             _ => return None,
         };
@@ -135,6 +155,7 @@ impl Blame for SourceError {
 pub fn to_failure(error: SourceError) -> Failure {
     match error {
         SourceError::Sender(error) => Failure::from(&error),
+        SourceError::Carrier(failure) => failure,
         SourceError::Quiesce(failed) => {
             let text = format!("{}: {}", chain(&failed.cause), failed);
             Failure { code: failed.code(), text, hint: failed.hint() }

@@ -11,21 +11,25 @@
 //!  Thaw       →  as it was
 //! ```
 //!
+//! Disks, tracker and streams are in a process of their own, the [`carrier`](crate::carrier): what
+//! comes from the destination is never parsed here, where one has all rights.
+//!
 //! Everything but the streams outlives the coordinator: it comes back, says Hello with the same
 //! key, and asks again for whatever it is not sure of.
 
+mod arrivals;
 mod error;
 mod rest;
-mod round;
-mod streams;
-mod tracked;
 
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
+use tokio::net::UnixStream;
 use tokio::sync::Mutex as AsyncMutex;
-use transfer::RoundOptions;
-use transfer::secure::{Identity, PublicKey};
+use transfer::meet::Met;
+use transfer::secure::PublicKey;
 use units::MigrationId;
 use wire::control::{
     AgentDisk, AgentRole, AgentStatus, Endpoint, ErrorCode, Failure, Reply, Request, TrackerReport,
@@ -33,60 +37,76 @@ use wire::control::{
 };
 use wire::data::STREAMS_MAX;
 
+use crate::carrier::{Carrier, Order, Way};
 use crate::inspect::{self, Tree};
 use crate::log::Log;
-use crate::session::{ByteStream, Events, Role, failure, lock};
-use error::{SourceError, to_failure};
+use crate::session::{Events, Role, failure, lock};
+use arrivals::Arrivals;
+pub use error::{SourceError, to_failure};
 use rest::Rest;
-use round::Rounds;
-use streams::Arrivals;
-use tracked::Tracked;
-pub use tracked::tracker_report;
 
 pub struct Source {
     tree: Tree,
-    identity: Identity,
+    /// The agent's private key, PKCS #8: the carrier is the one that shows it to the destination.
+    key: Vec<u8>,
     events: Events,
     log: Log,
-    arrivals: Arrivals,
-    tracked: Mutex<Option<Arc<Tracked>>>,
+    arrivals: Arrivals<Met<UnixStream>>,
+    carried: Mutex<Option<Arc<Carried>>>,
     /// Held while tracking starts or streams are opened: one at a time.
     connecting: AsyncMutex<()>,
-    rounds: Rounds,
     rest: AsyncMutex<Option<Rest>>,
     /// The same without waiting: which rest it is, counted from 1; 0 while the guest works.
     at_rest: Arc<AtomicU64>,
     rests: AtomicU64,
+    /// Held while the carrier is told of it.
+    telling: AsyncMutex<()>,
     /// Stops a quiesce under way between two steps.
     called_off: Arc<AtomicBool>,
 }
 
+/// The disks that are being moved, and the process that carries them.
+struct Carried {
+    carrier: Carrier,
+    /// In the plan's order, as they were asked for.
+    disks: Vec<AgentDisk>,
+    report: TrackerReport,
+}
+
+impl Carried {
+    /// The whole disks by the kernel's names.
+    fn names(&self) -> BTreeSet<String> {
+        self.disks.iter().map(|disk| disk.device.clone()).collect()
+    }
+}
+
 impl Source {
-    pub fn new(identity: Identity, events: Events, log: Log) -> Arc<Self> {
+    /// `key`: the agent's private key, PKCS #8.
+    pub fn new(key: Vec<u8>, events: Events, log: Log) -> Arc<Self> {
         Arc::new(Self {
             tree: Tree::of_this_system(),
-            identity,
+            key,
             events,
             log,
             arrivals: Arrivals::default(),
-            tracked: Mutex::new(None),
+            carried: Mutex::new(None),
             connecting: AsyncMutex::new(()),
-            rounds: Rounds::default(),
             rest: AsyncMutex::new(None),
             at_rest: Arc::default(),
             rests: AtomicU64::new(0),
+            telling: AsyncMutex::new(()),
             called_off: Arc::default(),
         })
     }
 
-    fn tracked(&self) -> Result<Arc<Tracked>, SourceError> {
+    fn carried(&self) -> Result<Arc<Carried>, SourceError> {
         let what = "no disks are tracked";
-        lock(&self.tracked).clone().ok_or(SourceError::State { what, hint: "ask to track first" })
+        lock(&self.carried).clone().ok_or(SourceError::State { what, hint: "ask to track first" })
     }
 
     async fn inspect(&self) -> Result<Reply, SourceError> {
         let tree = self.tree.clone();
-        let known = lock(&self.tracked).as_ref().map(|tracked| tracked.report.clone());
+        let known = lock(&self.carried).as_ref().map(|carried| carried.report.clone());
         let look = move || inspect::look_around(&tree, known.or_else(crate::selfcheck::tracker));
         let report = tokio::task::spawn_blocking(look).await?;
         Ok(Reply::Guest(Box::new(report)))
@@ -99,7 +119,7 @@ impl Source {
         wish: TrackerWish,
     ) -> Result<TrackerReport, SourceError> {
         let _one = self.connecting.lock().await;
-        let known = lock(&self.tracked).clone();
+        let known = lock(&self.carried).clone();
         if let Some(known) = known {
             if known.disks == disks {
                 return Ok(known.report.clone());
@@ -107,12 +127,12 @@ impl Source {
             let disks: Vec<String> = known.names().into_iter().collect();
             return Err(SourceError::OtherDisks { disks: disks.join(", ") });
         }
-        let tree = self.tree.clone();
-        let start = move || Tracked::start(migration, disks, wish, &tree);
-        let tracked = tokio::task::spawn_blocking(start).await??;
-        let report = tracked.report.clone();
+        let (events, log) = (self.events.clone(), self.log.clone());
+        let started = Carrier::start(migration, self.key.clone(), disks.clone(), wish, events, log);
+        let (carrier, report) = started.await?;
         tracing::info!(choice = %report.choice, reason = %report.reason, "tracking");
-        *lock(&self.tracked) = Some(Arc::new(tracked));
+        let carried = Carried { carrier, disks, report: report.clone() };
+        *lock(&self.carried) = Some(Arc::new(carried));
         Ok(report)
     }
 
@@ -123,49 +143,83 @@ impl Source {
         peer_key: &str,
         endpoint: Endpoint,
     ) -> Result<(), SourceError> {
-        let peer: PublicKey = peer_key.parse()?;
+        let _peer: PublicKey = peer_key.parse()?;
         if streams == 0 || streams > STREAMS_MAX {
             let what = "a connection has from 1 to 64 streams";
             return Err(SourceError::State { what, hint: "plan with other options" });
         }
-        let tracked = self.tracked()?;
+        let carried = self.carried()?;
         let _one = self.connecting.lock().await;
-        match tracked.sender.generation() {
+        match carried.carrier.status().await?.connected {
             Some(known) if known == generation => return Ok(()),
             Some(known) if known > generation => {
                 return Err(SourceError::OldGeneration { asked: generation, known });
             }
             _ => {}
         }
-        let opened =
-            streams::open(&self.arrivals, &self.identity, generation, streams, peer, endpoint);
-        let opened = opened.await?;
-        tracked.sender.connect(generation, opened).await?;
+        let (way, sockets) = self.sockets(generation, streams, endpoint).await?;
+        carried.carrier.connect(generation, peer_key.to_owned(), way, sockets).await?;
         tracing::info!(generation, streams, "connected");
         Ok(())
     }
 
-    async fn disconnect(&self) {
-        self.arrivals.clear();
-        if let Ok(tracked) = self.tracked() {
-            tracked.sender.disconnect().await;
+    /// Those that the coordinator handed in, or new ones to the destination. Nothing that comes
+    /// from there is read.
+    async fn sockets(
+        &self,
+        generation: u64,
+        streams: u16,
+        endpoint: Endpoint,
+    ) -> Result<(Way, Vec<OwnedFd>), SourceError> {
+        let (mut sockets, mut ahead) = (Vec::new(), Vec::new());
+        match endpoint {
+            Endpoint::Relay => {
+                for stream in self.arrivals.take(generation, streams).await? {
+                    let (socket, read) = stream.into_parts();
+                    sockets.push(socket.into_std().map_err(SourceError::Socket)?.into());
+                    ahead.push(read);
+                }
+                Ok((Way::Relay { ahead }, sockets))
+            }
+            Endpoint::Direct { addresses } => {
+                for socket in arrivals::dial(&addresses, streams).await? {
+                    sockets.push(socket.into_std().map_err(SourceError::Socket)?.into());
+                }
+                Ok((Way::Direct, sockets))
+            }
         }
     }
 
-    async fn status(&self) -> AgentStatus {
-        let tracked = lock(&self.tracked).clone();
-        AgentStatus {
+    async fn disconnect(&self) {
+        self.arrivals.clear();
+        if let Ok(carried) = self.carried()
+            && let Err(error) = carried.carrier.ask(Order::Disconnect).await
+        {
+            tracing::warn!(error = %units::chain(&error), "streams not given up");
+        }
+    }
+
+    async fn status(&self) -> Result<AgentStatus, SourceError> {
+        let carried = lock(&self.carried).clone();
+        let at_work = match &carried {
+            Some(carried) => Some(carried.carrier.status().await?),
+            None => None,
+        };
+        let pid = carried.as_ref().map(|carried| carried.carrier.pid());
+        Ok(AgentStatus {
             role: AgentRole::Source,
             boot_id: inspect::boot_id(&self.tree),
-            generation: tracked
-                .as_ref()
-                .map(|tracked| tracked.sender.last_generation())
-                .filter(|last| *last > 0),
-            tracking: tracked.map(|tracked| tracked.report.clone()),
+            generation: at_work.map(|status| status.last).filter(|last| *last > 0),
+            tracking: carried.map(|carried| carried.report.clone()),
             frozen: self.at_rest().is_some(),
-            round: self.rounds.running(),
-            memory: inspect::own_memory(&self.tree),
-        }
+            round: at_work.and_then(|status| status.round),
+            memory: inspect::memory_with(&self.tree, pid),
+        })
+    }
+
+    /// Asks the carrier, for what it alone does.
+    async fn carry(&self, order: Order) -> Result<(), SourceError> {
+        self.carried()?.carrier.ask(order).await.map(drop)
     }
 
     async fn do_it(
@@ -174,7 +228,7 @@ impl Source {
         request: Request,
     ) -> Result<Reply, SourceError> {
         match request {
-            Request::Status => return Ok(Reply::Status(self.status().await)),
+            Request::Status => return Ok(Reply::Status(self.status().await?)),
             Request::Inspect => return self.inspect().await,
             Request::Track { disks, wish } => {
                 return Ok(Reply::Tracking(self.track(owner, disks, wish).await?));
@@ -187,11 +241,12 @@ impl Source {
             }
             Request::Disconnect => self.disconnect().await,
             Request::Round { number, limit_rate, limit_read, compress } => {
-                let options = RoundOptions { limit_rate, limit_read, compress };
-                self.start_round(number, options).await?;
+                self.carry(Order::Round { number, limit_rate, limit_read, compress }).await?;
             }
-            Request::LimitRate { bytes_per_s } => self.tracked()?.sender.limit_rate(bytes_per_s),
-            Request::StopRound => self.tracked()?.sender.stop_round(),
+            Request::LimitRate { bytes_per_s } => {
+                self.carry(Order::LimitRate { bytes_per_s }).await?;
+            }
+            Request::StopRound => self.carry(Order::StopRound).await?,
             Request::Quiesce { units, hooks, thaw_after_ms, thaw_hooks } => {
                 self.quiesce(units, hooks, thaw_hooks, thaw_after_ms).await?;
             }
@@ -208,6 +263,8 @@ impl Source {
 impl Role for Source {
     const ROLE: AgentRole = AgentRole::Source;
 
+    type Stream = UnixStream;
+
     async fn answer(
         self: Arc<Self>,
         owner: MigrationId,
@@ -220,12 +277,16 @@ impl Role for Source {
         done.await.map_err(panicked)?
     }
 
-    async fn data(self: Arc<Self>, generation: u64, number: u16, stream: ByteStream) {
+    async fn data(self: Arc<Self>, generation: u64, number: u16, stream: Met<UnixStream>) {
         self.arrivals.put(generation, number, stream);
     }
 
     async fn wind_up(self: Arc<Self>) {
         self.thaw(&[]).await;
         self.disconnect().await;
+        let carried = lock(&self.carried).take();
+        if let Some(carried) = carried {
+            carried.carrier.end().await;
+        }
     }
 }

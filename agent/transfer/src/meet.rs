@@ -156,6 +156,18 @@ pub struct Met<S> {
     held: Vec<u8>,
 }
 
+impl<S> Met<S> {
+    /// `held`: read from `stream` already, and not looked at.
+    pub const fn new(stream: S, held: Vec<u8>) -> Self {
+        Self { stream, held }
+    }
+
+    /// What [`Self::new`] makes the same of, in another process perhaps.
+    pub fn into_parts(self) -> (S, Vec<u8>) {
+        (self.stream, self.held)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Met<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -9,7 +9,9 @@ pub mod images;
 pub mod killing;
 mod programs;
 mod scene;
+mod secrets;
 
 pub use gate::Gate;
 pub use programs::Programs;
 pub use scene::{Guest, Halfway, Ran, Scene, SceneOptions, VM, Way};
+pub use secrets::Secrets;

@@ -5,9 +5,10 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::guest::{
     Content, DiskFile, GuestOptions, Keys, LedgerOptions, Ssh, Witnessed, debian, small,
 };
@@ -81,6 +82,8 @@ pub struct Scene {
     pub at_west: Ipv4Addr,
     /// The coordinator's state directory.
     pub state: PathBuf,
+    /// What `causeway` is to log; nothing but what it says by itself, unless a test says otherwise.
+    pub log: Option<&'static str>,
     dir: TempDir,
 }
 
@@ -114,10 +117,11 @@ impl Ran {
     }
 }
 
-/// A migration under way.
+/// A migration under way. What it prints is taken from it as it comes: at the most verbose level
+/// it would soon wait for whoever does not read.
 pub struct Halfway {
     child: Child,
-    lines: BufReader<ChildStderr>,
+    lines: Receiver<String>,
     pub printed: String,
 }
 
@@ -125,10 +129,10 @@ impl Halfway {
     /// Until it prints a line with `words`.
     pub fn wait_for(&mut self, words: &str) -> Result<()> {
         loop {
-            let mut line = String::new();
-            let read = self.lines.read_line(&mut line)?;
+            let Ok(line) = self.lines.recv() else {
+                bail!("causeway ended before it printed {words:?}:\n{}", self.printed);
+            };
             self.printed += &line;
-            ensure!(read > 0, "causeway ended before it printed {words:?}:\n{}", self.printed);
             if line.contains(words) {
                 return Ok(());
             }
@@ -153,11 +157,27 @@ impl Halfway {
 
     /// Lets it end by itself.
     pub fn finish(mut self) -> Result<Ran> {
-        self.lines.read_to_string(&mut self.printed)?;
+        self.printed.extend(self.lines.iter());
         let mut ran = Ran::of(&self.child.wait_with_output()?);
         ran.stderr = self.printed;
         Ok(ran)
     }
+}
+
+/// The lines as they come, each with its end. Whoever does not want them any more closes the pipe.
+fn lines_of(stderr: ChildStderr) -> Receiver<String> {
+    let (to, lines) = channel();
+    std::thread::spawn(move || {
+        let mut stderr = BufReader::new(stderr);
+        loop {
+            let mut line = Vec::new();
+            match stderr.read_until(b'\n', &mut line) {
+                Ok(1..) if to.send(String::from_utf8_lossy(&line).into_owned()).is_ok() => {}
+                _ => return,
+            }
+        }
+    });
+    lines
 }
 
 impl Scene {
@@ -202,7 +222,8 @@ impl Scene {
         let at_east = vm.address(east)?;
         let at_west = vm.address(lab.site("west")?)?;
         let state = dir.path().join("state");
-        let scene = Self { lab, witness, programs, vm, disks, at_east, at_west, state, dir };
+        let scene =
+            Self { lab, witness, programs, vm, disks, at_east, at_west, state, log: None, dir };
         scene.ssh(scene.at_east)?.wait(PATIENCE).context("the guest does not come up")?;
         scene.witness_hears(1)?;
         scene.register_sites()?;
@@ -249,6 +270,7 @@ impl Scene {
             .env("CAUSEWAY_AGENT", self.programs.agent())
             .env("CAUSEWAY_APPLIANCE", self.programs.appliance())
             .args(arguments)
+            .envs(self.log.map(|filter| ("CAUSEWAY_LOG", filter)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -357,7 +379,7 @@ impl Scene {
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         let mut child = self.command(&arguments).spawn().context("cannot run causeway")?;
         let stderr = child.stderr.take().context("stderr is piped")?;
-        let lines = BufReader::new(stderr);
+        let lines = lines_of(stderr);
         let mut halfway = Halfway { child, lines, printed: String::new() };
         halfway.wait_for(words)?;
         Ok(halfway)

@@ -198,6 +198,15 @@ fn a_frozen_guest_always_thaws() {
     source.wait_until("test $(wc -l < /run/hooks) = 10").unwrap();
     source.wait_until("! grep -q causeway-warde /proc/[0-9]*/comm").unwrap();
 
+    // When the process that carries the disks is killed: the agent does not go on without.
+    let mut talk = tracking(&source);
+    talk.ask(&quiesce(600_000)).unwrap();
+    assert!(!source.writes(), "not frozen");
+    source.ssh("for p in $(grep -l causeway-carrie /proc/[0-9]*/comm | cut -d / -f 3); do kill -9 $p && found=1; done; test -n \"$found\"").unwrap();
+    source.wait_until_it_writes().expect("still frozen without its carrier");
+    source.wait_until("test $(wc -l < /run/hooks) = 12").unwrap();
+    source.wait_until("! grep -q causeway-warde /proc/[0-9]*/comm").unwrap();
+
     // And when it is removed; nothing is left.
     let mut talk = tracking(&source);
     talk.ask(&quiesce(600_000)).unwrap();

@@ -29,6 +29,9 @@ pub struct GuestReport {
     /// From the kernel's start until the SSH server listened, in the last boot.
     #[serde(default)]
     pub boot_ms: Option<u64>,
+    /// What of this kernel confines the processes of the agent that read from the network.
+    #[serde(default)]
+    pub sandbox: String,
 }
 
 /// A whole disk and what lies on it.

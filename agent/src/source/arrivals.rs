@@ -1,4 +1,4 @@
-//! Data streams to the destination: handed in by the coordinator, or dialled.
+//! Sockets for data streams to the destination: handed in by the coordinator, or dialled.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,14 +8,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
-use transfer::meet;
-use transfer::secure::{self, Identity, PublicKey, Trust};
-use wire::control::Endpoint;
 use wire::data::STREAMS_MAX;
-use wire::purpose::Purpose;
 
 use super::error::SourceError;
-use crate::session::{ByteStream, lock};
+use crate::session::lock;
 
 /// The coordinator opens the streams before or while it asks for the connection.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(60);
@@ -23,27 +19,28 @@ const ARRIVE_WITHIN: Duration = Duration::from_secs(60);
 /// An address that does not answer within this is not the one.
 const DIAL_WITHIN: Duration = Duration::from_secs(5);
 
-const MEET_WITHIN: Duration = Duration::from_secs(30);
-
-pub type DataStream = tokio_rustls::TlsStream<ByteStream>;
-
 /// Streams that the coordinator handed in and nobody has asked for yet.
-#[derive(Default)]
-pub struct Arrivals {
-    waiting: Mutex<Waiting>,
+pub struct Arrivals<S> {
+    waiting: Mutex<Waiting<S>>,
     news: Notify,
 }
 
-#[derive(Default)]
-struct Waiting {
+struct Waiting<S> {
     /// Streams of a lower one are closed.
     generation: u64,
-    streams: BTreeMap<u16, ByteStream>,
+    streams: BTreeMap<u16, S>,
 }
 
-impl Arrivals {
+impl<S> Default for Arrivals<S> {
+    fn default() -> Self {
+        let waiting = Waiting { generation: 0, streams: BTreeMap::new() };
+        Self { waiting: Mutex::new(waiting), news: Notify::new() }
+    }
+}
+
+impl<S> Arrivals<S> {
     /// Keeps a stream; a second one of the same number replaces the first, which was given up.
-    pub fn put(&self, generation: u64, number: u16, stream: ByteStream) {
+    pub fn put(&self, generation: u64, number: u16, stream: S) {
         let mut waiting = lock(&self.waiting);
         if generation < waiting.generation || number >= STREAMS_MAX {
             return;
@@ -61,7 +58,7 @@ impl Arrivals {
     }
 
     /// All streams of a generation, in order.
-    pub async fn take(&self, generation: u64, count: u16) -> Result<Vec<ByteStream>, SourceError> {
+    pub async fn take(&self, generation: u64, count: u16) -> Result<Vec<S>, SourceError> {
         let deadline = Instant::now() + ARRIVE_WITHIN;
         loop {
             let news = self.news.notified();
@@ -89,47 +86,13 @@ impl Arrivals {
     }
 }
 
-/// Every stream of a connection, secured, in order.
-pub async fn open(
-    arrivals: &Arrivals,
-    identity: &Identity,
-    generation: u64,
-    count: u16,
-    peer: PublicKey,
-    endpoint: Endpoint,
-) -> Result<Vec<DataStream>, SourceError> {
-    let raw = match endpoint {
-        Endpoint::Relay => arrivals.take(generation, count).await?,
-        Endpoint::Direct { addresses } => dial(&addresses, generation, count).await?,
-    };
-    // Both ends of every stream shake hands at the same time: the sum of the round trips counts.
-    let mut shaking = tokio::task::JoinSet::new();
-    for (number, stream) in (0_u16..).zip(raw) {
-        let identity = identity.clone();
-        shaking.spawn(async move {
-            let secured = secure::connect(stream, &identity, Trust::Only(peer)).await;
-            (number, secured)
-        });
-    }
-    let mut secured = BTreeMap::new();
-    while let Some(joined) = shaking.join_next().await {
-        let (number, stream) = joined?;
-        let stream = stream.map_err(|cause| SourceError::Secure { number, cause })?;
-        secured.insert(number, stream.stream);
-    }
-    Ok(secured.into_values().collect())
-}
-
-async fn dial(
-    addresses: &[String],
-    generation: u64,
-    count: u16,
-) -> Result<Vec<ByteStream>, SourceError> {
+/// TCP connections to the first of these addresses that answers.
+pub async fn dial(addresses: &[String], count: u16) -> Result<Vec<TcpStream>, SourceError> {
     let mut cause = None;
     for address in addresses {
         let Ok(address) = address.parse::<SocketAddr>() else { continue };
         match timeout(DIAL_WITHIN, TcpStream::connect(address)).await {
-            Ok(Ok(first)) => return dial_all(first, address, generation, count).await,
+            Ok(Ok(first)) => return dial_all(first, address, count).await,
             Ok(Err(error)) => cause = Some(error),
             Err(_) => cause = Some(std::io::Error::from(std::io::ErrorKind::TimedOut)),
         }
@@ -140,33 +103,26 @@ async fn dial(
 async fn dial_all(
     first: TcpStream,
     address: SocketAddr,
-    generation: u64,
     count: u16,
-) -> Result<Vec<ByteStream>, SourceError> {
-    let unreachable =
-        |cause| SourceError::Unreachable { addresses: address.to_string(), cause: Some(cause) };
-    let mut first = Some(first);
-    let mut streams: Vec<ByteStream> = Vec::new();
-    for stream in 0..count {
-        let tcp = match first.take() {
-            Some(tcp) => tcp,
-            None => TcpStream::connect(address).await.map_err(unreachable)?,
-        };
-        tcp.set_nodelay(true).map_err(unreachable)?;
-        let purpose = Purpose::Data { generation, stream };
-        streams.push(Box::new(meet::open(tcp, purpose, MEET_WITHIN).await?));
+) -> Result<Vec<TcpStream>, SourceError> {
+    let mut streams = vec![first];
+    while streams.len() < usize::from(count) {
+        let stream = TcpStream::connect(address).await.map_err(|cause| {
+            SourceError::Unreachable { addresses: address.to_string(), cause: Some(cause) }
+        })?;
+        streams.push(stream);
     }
     Ok(streams)
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{DuplexStream, duplex};
 
     use super::*;
 
-    fn stream() -> ByteStream {
-        Box::new(duplex(16).0)
+    fn stream() -> DuplexStream {
+        duplex(16).0
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,5 @@
 //! The disks that are being moved, and who knows what was written to them.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -9,10 +8,10 @@ use transfer::{BlockRead, Caching, Changes, FileDisk, Sender, SenderLimits, Sour
 use units::{BlockIndex, Bytes, DiskNo, MigrationId, PageMask};
 use wire::control::{AgentDisk, TrackerChoice, TrackerReport, TrackerWish};
 
-use super::error::SourceError;
 use crate::inspect::Tree;
 use crate::inspect::stat::{DiskStat, of_disk};
 use crate::session::lock;
+use crate::source::SourceError;
 
 /// Disks, tracker and sender of one migration.
 pub struct Tracked {
@@ -29,17 +28,19 @@ pub struct Marks {
     kind: TrackerKind,
 }
 
-impl Tracked {
-    /// Starts tracking. Blocking: loads programs into the kernel.
-    pub fn start(
-        migration: MigrationId,
-        disks: Vec<AgentDisk>,
-        wish: TrackerWish,
-        tree: &Tree,
-    ) -> Result<Self, SourceError> {
+/// Disks and tracker, before anything is sent: what needs the rights that the carrier gives up.
+pub struct Opened {
+    sources: Vec<SourceDisk>,
+    marks: Arc<Marks>,
+    report: TrackerReport,
+}
+
+impl Opened {
+    /// Opens the disks and starts to track them. Blocking: loads programs into the kernel.
+    pub fn open(disks: &[AgentDisk], wish: TrackerWish, tree: &Tree) -> Result<Self, SourceError> {
         let mut tracked = Vec::new();
         let mut sources = Vec::new();
-        for disk in &disks {
+        for disk in disks {
             let node = node_of(tree, disk)?;
             let found = TrackedDisk::find(disk.no, &node, disk.block_size)
                 .map_err(|cause| SourceError::NoDisk { device: disk.device.clone(), cause })?;
@@ -63,14 +64,21 @@ impl Tracked {
         let kind = tracker.kind();
         let report = tracker_report(kind, &reason);
         let marks = Arc::new(Marks { tracker: Mutex::new(tracker), kind });
-        let changes: Arc<dyn Changes> = Arc::<Marks>::clone(&marks);
-        let sender = Sender::new(migration, sources, changes, SenderLimits::default())?;
-        Ok(Self { disks, report, marks, sender })
+        Ok(Self { sources, marks, report })
     }
+}
 
-    /// The whole disks by the kernel's names.
-    pub fn names(&self) -> BTreeSet<String> {
-        self.disks.iter().map(|disk| disk.device.clone()).collect()
+impl Tracked {
+    pub fn new(
+        migration: MigrationId,
+        disks: Vec<AgentDisk>,
+        opened: Opened,
+        limits: SenderLimits,
+    ) -> Result<Self, SourceError> {
+        let Opened { sources, marks, report } = opened;
+        let changes: Arc<dyn Changes> = Arc::<Marks>::clone(&marks);
+        let sender = Sender::new(migration, sources, changes, limits)?;
+        Ok(Self { disks, report, marks, sender })
     }
 
     /// What the kernel counts of each disk, where it counts.

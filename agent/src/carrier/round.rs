@@ -10,11 +10,12 @@ use transfer::{Changes as _, Round, RoundOptions};
 use units::{Bytes, DiskNo};
 use wire::control::{Event, Failure, RoundEnd, RoundProgress};
 
-use super::Source;
-use super::error::{SourceError, to_failure};
+use super::order::Said;
 use super::tracked::Tracked;
+use super::work::Work;
 use crate::inspect::stat::DiskStat;
 use crate::session::lock;
+use crate::source::{SourceError, to_failure};
 
 /// How often progress is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -30,6 +31,8 @@ pub struct Rounds {
 #[derive(Clone, Debug)]
 pub struct Drained {
     pub number: u32,
+    /// In which rest.
+    pub rest: u64,
     /// What the kernel counted before it began.
     pub stats: Vec<Option<DiskStat>>,
 }
@@ -48,14 +51,14 @@ impl Rounds {
     }
 }
 
-impl Source {
+impl Work {
     /// Starts a round and returns; one of the same number that is under way goes on.
     pub(super) async fn start_round(
         self: &Arc<Self>,
         number: u32,
         options: RoundOptions,
     ) -> Result<(), SourceError> {
-        let tracked = self.tracked()?;
+        let tracked = Arc::clone(&self.tracked);
         if tracked.sender.generation().is_none() {
             let what = "there is no connection to the destination";
             return Err(SourceError::State { what, hint: "connect first" });
@@ -71,12 +74,12 @@ impl Source {
                 None => *running = Some(number),
             }
         }
-        let source = Arc::clone(self);
+        let work = Arc::clone(self);
         tokio::spawn(async move {
-            let running = Running(Arc::clone(&source));
+            let running = Running(Arc::clone(&work));
             let task = {
-                let (source, tracked) = (Arc::clone(&source), Arc::clone(&tracked));
-                tokio::spawn(async move { source.round(&tracked, number, options).await })
+                let (work, tracked) = (Arc::clone(&work), Arc::clone(&tracked));
+                tokio::spawn(async move { work.round(&tracked, number, options).await })
             };
             // A bug in a round is its failure, not silence.
             let end = task.await.unwrap_or_else(|error| RoundEnd {
@@ -94,7 +97,7 @@ impl Source {
             );
             // Before the event: whoever hears it may ask for the next one.
             drop(running);
-            source.events.tell(Event::RoundEnded(end));
+            work.say(Said::Event(Event::RoundEnded(end))).await;
         });
         Ok(())
     }
@@ -120,11 +123,11 @@ impl Source {
         }
         let failure = round.failure.as_ref().map(Failure::from);
         let mut remaining = tracked.sender.remaining();
-        if drains(&round, rest, self.at_rest()) {
+        if let Some(rest) = drains(&round, rest, self.at_rest()) {
             if self.drained_by_rescan(tracked, &stats) {
                 remaining = Bytes::ZERO;
             }
-            *lock(&self.rounds.drained) = Some(Drained { number, stats });
+            *lock(&self.rounds.drained) = Some(Drained { number, rest, stats });
         }
         RoundEnd { progress: round.progress, failure, remaining, doubts }
     }
@@ -142,20 +145,20 @@ impl Source {
             tick.tick().await;
             if seen.has_changed().unwrap_or(false) {
                 let progress = seen.borrow_and_update().clone();
-                self.events.tell(Event::Round(progress));
+                self.say_if_heard(Event::Round(progress));
             }
         }
     }
 }
 
-/// Whether all was looked at and acknowledged within one rest. `rest`, `now`: before it and after.
-fn drains(round: &Round, rest: Option<u64>, now: Option<u64>) -> bool {
+/// The rest within which all was looked at and acknowledged. `rest`, `now`: before it and after.
+fn drains(round: &Round, rest: Option<u64>, now: Option<u64>) -> Option<u64> {
     let complete = round.failure.is_none() && !round.stopped;
-    complete && rest.is_some() && now == rest
+    rest.filter(|_| complete && now == rest)
 }
 
 /// Cleared however the round ends.
-struct Running(Arc<Source>);
+struct Running(Arc<Work>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -205,13 +208,13 @@ mod tests {
             stopped: false,
             remaining: Bytes::ZERO,
         };
-        assert!(drains(&whole(), Some(1), Some(1)));
-        assert!(!drains(&Round { stopped: true, ..whole() }, Some(1), Some(1)));
+        assert_eq!(drains(&whole(), Some(1), Some(1)), Some(1));
+        assert_eq!(drains(&Round { stopped: true, ..whole() }, Some(1), Some(1)), None);
         let failure = Some(transfer::SenderError::NotConnected);
-        assert!(!drains(&Round { failure, ..whole() }, Some(1), Some(1)));
+        assert_eq!(drains(&Round { failure, ..whole() }, Some(1), Some(1)), None);
         for (before, after) in [(None, None), (None, Some(1)), (Some(1), None), (Some(1), Some(2))]
         {
-            assert!(!drains(&whole(), before, after), "{before:?} {after:?}");
+            assert_eq!(drains(&whole(), before, after), None, "{before:?} {after:?}");
         }
     }
 
