@@ -18,7 +18,7 @@ use crate::stage::{Ask, Doing, End, Ends, Stage};
 use crate::verdicts::no_lies;
 
 /// Histories without a word from outside.
-const SEEDS: u64 = 700;
+const SEEDS: u64 = 10_000;
 /// Lives in which something goes wrong.
 const LIVES_MAX: u64 = 6;
 /// Passages of a whole migration, and some.
