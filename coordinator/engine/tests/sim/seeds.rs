@@ -1,9 +1,13 @@
 //! Long random histories: several things go wrong in each of several lives, and then nothing any more.
 //! It has to end well by itself, and at every stop what `status` says is so.
 //!
-//! `SEEDS=10000` tries as many; `SEED=17` replays one and prints it.
+//! `SEEDS=100000` tries as many, from `FIRST=10000` on others; `SEED=17` replays one and prints it.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use handover::Strength;
 use proptest::prelude::Rng as _;
@@ -14,7 +18,7 @@ use crate::stage::{Ask, Doing, End, Ends, Stage};
 use crate::verdicts::no_lies;
 
 /// Histories without a word from outside.
-const SEEDS: u64 = 700;
+const SEEDS: u64 = 10_000;
 /// Lives in which something goes wrong.
 const LIVES_MAX: u64 = 6;
 /// Passages of a whole migration, and some.
@@ -222,29 +226,61 @@ async fn history(seed: u64, told: &mut Vec<String>, tally: &mut Tally) -> End {
     panic!("no end");
 }
 
+/// As many histories at once as the machine that CI has can run.
+const THREADS: usize = 2;
+/// Findings in one go before it stops looking for more.
+const FINDINGS_MAX: usize = 10;
+
 #[test]
 fn whatever_goes_wrong_it_ends_well() {
     let of = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let seeds = of("SEED").map_or_else(|| 0..of("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
-    let count = seeds.end - seeds.start;
-    let (mut ends, mut tally) = (Ends::default(), Tally::default());
-    for seed in seeds {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
-        let mut told = Vec::new();
-        let tried = std::panic::AssertUnwindSafe(|| {
-            runtime.unwrap().block_on(history(seed, &mut told, &mut tally))
-        });
-        match std::panic::catch_unwind(tried) {
-            Ok(end) => ends.count(&end),
-            Err(cause) => {
-                eprintln!("SEED={seed} replays this:\n  {}", told.join("\n  "));
-                std::panic::resume_unwind(cause);
-            }
+    let first = of("SEED").or_else(|| of("FIRST")).unwrap_or_default();
+    let count = if of("SEED").is_some() { 1 } else { of("SEEDS").unwrap_or(SEEDS) };
+    let next = AtomicU64::new(first);
+    let sum = Mutex::new(Sum::default());
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while sum.lock().unwrap().failed.len() < FINDINGS_MAX {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        return;
+                    }
+                    one(seed, count == 1, &sum);
+                }
+            });
         }
-        if count == 1 {
-            println!("{}", told.join("\n"));
-        }
+    });
+    let Sum { ends, tally, failed } = sum.into_inner().unwrap();
+    println!("{count} seeds from {first}: {ends:?}, {tally:?}");
+    assert!(failed.is_empty(), "seeds that did not end well: {failed:?}");
+}
+
+#[derive(Default)]
+struct Sum {
+    ends: Ends,
+    tally: Tally,
+    failed: Vec<u64>,
+}
+
+/// Runs one history and adds what came of it. One that fails is printed, with what replays it.
+fn one(seed: u64, is_shown: bool, sum: &Mutex<Sum>) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let (mut told, mut tally) = (Vec::new(), Tally::default());
+    let tried =
+        AssertUnwindSafe(|| runtime.unwrap().block_on(history(seed, &mut told, &mut tally)));
+    let ended = catch_unwind(tried);
+    let mut sum = sum.lock().unwrap();
+    sum.tally.stops += tally.stops;
+    sum.tally.unknown += tally.unknown;
+    if let Ok(end) = ended {
+        sum.ends.count(&end);
+    } else {
+        eprintln!("SEED={seed} replays this:\n  {}", told.join("\n  "));
+        sum.failed.push(seed);
     }
-    println!("{count} seeds: {ends:?}, {tally:?}");
+    if is_shown {
+        println!("{}", told.join("\n"));
+    }
 }
