@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use engine::{Record, Run};
-use units::{Bytes, MigrationId};
+use units::MigrationId;
 
 use super::exit;
 use crate::context::Context;
