@@ -309,6 +309,12 @@ fn judge(evidence: &Evidence) -> Judgement {
         (Decided::Unreadable, Some(S::Fencing)) => {
             is(V::NotMigrated, Strength::Proven, seen_at_source, Next::RestoreDestination, &[])
         }
+        // Somebody started what was fenced, as above; the mark would show a decision.
+        (Decided::Unreadable, Some(S::Fenced(_)))
+            if seen_at_source.is_some() && matches!(evidence.mark, MarkSeen::Absent { .. }) =>
+        {
+            is(V::NeedsOperator, Strength::Observed, seen_at_source, Next::Abort, &[])
+        }
         // The ledger is gone, but its second mark is looked at before every start.
         (Decided::Unreadable, Some(_)) if matches!(evidence.mark, MarkSeen::Absent { .. }) => {
             is(V::InHandover, Strength::Observed, None, Next::Abort, &[])

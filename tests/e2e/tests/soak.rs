@@ -111,7 +111,7 @@ impl Soak {
             tell(&finish(child));
         }
         let id = id.or_else(|| self.scene.ids().unwrap().pop()).expect("it is listed");
-        self.to_its_end(&id);
+        self.bring_to_its_end(&id);
     }
 
     /// Deals it, and answers with what goes on.
@@ -166,7 +166,7 @@ impl Soak {
     }
 
     /// Its operator goes on with it until it has ended.
-    fn to_its_end(&mut self, id: &str) {
+    fn bring_to_its_end(&mut self, id: &str) {
         // Lost with its machine before either site had heard of it.
         let was_begun = self.scene.ids().unwrap().iter().any(|known| known == id);
         for _ in 0..TRIES {

@@ -27,15 +27,17 @@ mod libvirt {
     pub(crate) mod xml;
 }
 
-/// `coordinator/src/config.rs`, and the part of it that is kept in the state database as well.
-#[path = "../../../coordinator/src"]
+/// The configuration, and the part of it that is kept in the state database as well.
+#[path = "../../../coordinator"]
 #[expect(dead_code, reason = "what opens files is not called here")]
 mod causeway {
+    #[path = "src/config.rs"]
     pub(crate) mod config;
+    #[path = "store/src/sites.rs"]
     pub(crate) mod sites;
 }
 
 // By the names that those sources know them by.
-use self::causeway::sites;
+use self::causeway::sites as store;
 use self::libvirt::xml;
 use self::stand_in::{UefiLoader, failure, fault};
