@@ -379,8 +379,9 @@ fn identity(site: &str) -> Identity {
     Identity {
         install: "lab".parse().expect("a key"),
         site: site.parse().expect("a key"),
-        key: key(site),
-        peers: BTreeMap::from([(other.parse().expect("a key"), key(other).verifying_key())]),
+        key: Some(key(site)),
+        pinned: BTreeMap::from([(other.parse().expect("a key"), key(other).verifying_key())]),
+        former: BTreeMap::new(),
     }
 }
 
