@@ -46,6 +46,7 @@ fn a_destination_that_is_gone_is_vouched_for_by_its_operator() {
 
     // It was not gone for good. Nothing of its former key is believed, and nothing is sent there.
     scene.west().start_libvirtd().unwrap();
+    scene.west().virsh(&["destroy", VM]).unwrap();
     scene.west().virsh(&["undefine", VM, "--remove-all-storage"]).unwrap();
     let ran = scene.migrate(&[]).unwrap().must_exit(3);
     assert!(ran.stderr.contains("west has another key"), "{}", ran.stderr);
