@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -38,7 +38,7 @@ impl Server {
         for _ in 0..5 {
             let port = free_port();
             let mut child = launch(kind, dir.path(), port, set_up);
-            if answers(port, &mut child) {
+            if listens(kind, port, dir.path(), &mut child) {
                 return Self { dir, port, child };
             }
             kill_namespace(&mut child);
@@ -191,9 +191,14 @@ fn launch(kind: Kind, dir: &Path, port: u16, set_up: &str) -> Child {
         .expect("unshare is there (util-linux)")
 }
 
-fn answers(port: u16, child: &mut Child) -> bool {
+/// By its own word: another test's listener may have got the port, and would answer as well.
+fn listens(kind: Kind, port: u16, dir: &Path, child: &mut Child) -> bool {
+    let word = match kind {
+        Kind::OpenSsh => format!("Server listening on 127.0.0.1 port {port}."),
+        Kind::Dropbear => "Not backgrounding".to_owned(),
+    };
     for _ in 0..600 {
-        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if fs::read_to_string(dir.join("log")).is_ok_and(|log| log.contains(&word)) {
             return true;
         }
         if child.try_wait().unwrap().is_some() {
