@@ -75,16 +75,34 @@ impl Papers {
     }
 }
 
-/// Whoever administers a site can write there what they like, and a person is to agree to what is shown.
-/// Hooks may have several lines.
+/// Whoever administers a site can write there what they like, and a person is to agree to what is shown:
+/// nothing in it may pass for another line, or read otherwise than it is.
 fn is_printable(value: &serde_json::Value) -> bool {
     use serde_json::Value;
     match value {
-        Value::String(text) => !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')),
+        Value::String(text) => !text.chars().any(|c| c.is_control() || is_hidden(c)),
         Value::Array(values) => values.iter().all(is_printable),
-        Value::Object(fields) => fields.values().all(is_printable),
+        Value::Object(fields) => fields.iter().all(|(name, value)| match (&**name, value) {
+            // Scripts may have several lines, and are shown as what they are.
+            ("hooks_before" | "hooks_undo" | "gate", value) => is_script(value),
+            (_, value) => is_printable(value),
+        }),
         _ => true,
     }
+}
+
+fn is_script(value: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => is_printable(&Value::String(text.replace(['\n', '\t'], " "))),
+        Value::Array(values) => values.iter().all(is_script),
+        other => is_printable(other),
+    }
+}
+
+/// Without a width, or turning the direction of what follows (Unicode, "Bidirectional Algorithm", 2).
+const fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// For both sites.
@@ -111,4 +129,26 @@ pub fn draw_up(store: &Store, stored: &Stored) -> Result<engine::custody::Papers
     papers.coordinator =
         keys::of_coordinator_in_full(store, &plan.id)?.map(|key| hex::encode(&*key));
     Ok(engine::custody::Papers { source: encode(&papers)?, destination })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::is_printable;
+
+    #[test]
+    fn what_is_shown_cannot_pass_for_something_else() {
+        for good in ["web1", "Größe 日本", "sh -c 'a && b'"] {
+            assert!(is_printable(&json!({ "plan": { "vm": [good] } })), "{good}");
+        }
+        let bad = ["a\nlogin  root@x", "a\tb", "\u{1b}[2K", "a\r", "\u{202e}1bew", "we\u{200b}b1"];
+        for bad in bad {
+            assert!(!is_printable(&json!({ "plan": { "vm": [bad] } })), "{bad:?}");
+            assert!(!is_printable(&json!({ "login": { "identity": bad } })), "{bad:?}");
+        }
+        let hooks = |text: &str| json!({ "plan": { "options": { "hooks_before": [text] } } });
+        assert!(is_printable(&hooks("sync\n\tfstrim /")));
+        assert!(!is_printable(&hooks("sync\u{1b}[2K")));
+    }
 }

@@ -12,6 +12,7 @@ mod copy;
 mod half;
 mod kept;
 mod shelf;
+mod stories;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,8 +31,10 @@ use units::{Digest, Epoch, MigrationId, chain};
 
 pub use copy::{CopyError, decode as decode_copy};
 use half::{Half, decode};
+pub(crate) use kept::is_being_revoked;
 pub use kept::{Papers, papers};
 pub use shelf::{Folder, Shelf};
+pub(crate) use stories::longer;
 
 /// The journal's kind for site ledgers.
 pub const LEDGER_KIND: u16 = 1;
@@ -548,19 +551,6 @@ pub fn read_ledger(folder: &Folder, site: &SiteName) -> Result<Option<Vec<Record
 
 fn content_of(digests: &[Digest]) -> Result<Content, CustodyError> {
     Content::new(digests.to_vec()).map_err(|error| CustodyError::Unfit { what: error.to_string() })
-}
-
-/// The longer of a ledger and its copy: the shorter is an old one.
-pub(crate) fn longer(
-    site: &str,
-    here: Vec<Record>,
-    there: Vec<Record>,
-) -> Result<Vec<Record>, CustodyError> {
-    match (here.starts_with(&there), there.starts_with(&here)) {
-        (true, _) => Ok(here),
-        (_, true) => Ok(there),
-        _ => Err(CustodyError::TwoStories { site: site.to_owned() }),
-    }
 }
 
 /// What a site keeps of a VM's ledger; `None` where it keeps none.

@@ -46,6 +46,7 @@ pub async fn discard(run: &mut Run) -> Result<Discarded, StepError> {
     run.custody.source(epoch, SourceRequest::Destroyed).await?;
     run.custody.forget_fence(epoch).await;
     run.custody.forget_papers(epoch).await;
+    run.custody.forget_that_it_revokes(epoch).await;
     run.record(Record::Discarded { removed: discarded.removed.clone() }).await?;
     Ok(discarded)
 }

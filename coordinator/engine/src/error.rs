@@ -190,13 +190,16 @@ impl StepError {
                 vec![refusal.remedy().to_owned()]
             }
             Self::Custody(CustodyError::MayBeReleased { site }) => vec![format!(
-                "repeat this command when {site} answers; if it never will, make sure that the VM does not run there, then start it by hand"
+                "repeat this command when {site} answers; if it never will, and you are sure that the VM does not run there and never will: causeway resume ID --attest \"WHY\""
             )],
             Self::Custody(CustodyError::Elsewhere { .. }) => vec![
                 "see that no other causeway works on this VM, then repeat this command".to_owned(),
             ],
             Self::Custody(CustodyError::NoKey { .. }) => vec![
-                "it answers now: repeat this command, which asks it for its key".to_owned(),
+                "if it answers now, repeat this command, which asks it for its key; if it is gone for good: causeway recover VM --settle --attest fenced=SITE --reason \"WHY\"".to_owned(),
+            ],
+            Self::Custody(CustodyError::Refused(Refusal::Open { .. })) => vec![
+                "bring that one to its end: causeway recover lists what the sites know of; one that went to a site under another name has to be removed there by hand (README, \"recover\")".to_owned(),
             ],
             Self::Custody(CustodyError::TwoStories { site }) => vec![format!(
                 "nothing was done; see at both platforms that one copy at most runs, and let a person decide which of the two ledgers of {site} is true"

@@ -12,7 +12,7 @@ use plan::Plan;
 use site::{PlaceholderState, Site};
 use units::{Digest, Epoch};
 
-use crate::custody::{CustodyError, copy_of_ledger, longer, mark_seen};
+use crate::custody::{CustodyError, copy_of_ledger, is_being_revoked, longer, mark_seen};
 
 /// A site that can be asked.
 pub struct Asked {
@@ -43,7 +43,7 @@ pub async fn gather(
     destination: Option<Asked>,
 ) -> Result<Evidence, CustodyError> {
     let (mut at_source, mut at_destination) = (None, None);
-    let mut at_source_site = None;
+    let (mut at_source_site, mut at_destination_site) = (None, None);
     let (mut unfenced_counts, mut undecided_counts) = (false, false);
     let mut evidence = Evidence::nothing(about.epoch.unwrap_or_default());
     let id = about.plan.vm.id;
@@ -64,6 +64,7 @@ pub async fn gather(
         undecided_counts = site_asked;
         evidence.mark = verified_mark(&*site, id, &about.destination_key).await;
         evidence.destination_platform = destination_platform(&*site, id).await;
+        at_destination_site = Some(site);
     }
     // Between the two looks it may have moved.
     let both = [evidence.source_platform, evidence.destination_platform];
@@ -83,6 +84,11 @@ pub async fn gather(
     evidence.epoch = about.epoch.or(known).unwrap_or_default();
     evidence.source = at_source.as_ref().map(|role| role.state(evidence.epoch));
     evidence.destination = at_destination.as_ref().map(|role| role.state(evidence.epoch));
+    if let Some(site) = at_destination_site
+        && !unfenced_counts
+    {
+        evidence.may_be_released = is_being_revoked(&*site, &about.vm, evidence.epoch).await;
+    }
     // The site's copy is written first: that nothing was fenced or decided only it can tell.
     if !unfenced_counts {
         use SourceState as S;

@@ -34,7 +34,7 @@ pub use links::Links;
 pub use phase::{IllegalTurn, Phase, Turn};
 pub use progress::{Progress, Watcher};
 pub use record::{Drain, Record, State, StoredCount, StoredFigures};
-pub use run::{Journal, Operator, Run, Wish};
+pub use run::{Journal, Operator, Run, Vouched, Wish};
 pub use same_guest::guest_devices;
 
 /// Runs or resumes a migration until it ends or cannot go on.

@@ -74,6 +74,11 @@ pub enum Record {
     Decided {
         at_ms: i64,
     },
+    /// Whether the source was released could not be asked, and it went on by this word.
+    Vouched {
+        by: String,
+        reason: String,
+    },
     Booting,
     Answered {
         how: String,
@@ -87,7 +92,7 @@ pub enum Record {
     },
     TakenBack {
         removed: Vec<String>,
-        /// What was made at a destination that is gone for good.
+        /// What may be left at a destination that is gone for good.
         #[serde(default)]
         left: Vec<String>,
     },
@@ -150,6 +155,8 @@ pub struct State {
     pub writes_accounted: bool,
     pub decided: bool,
     pub booting: bool,
+    /// By whose word it went on, and why.
+    pub vouched: Option<(String, String)>,
     pub downtime_ms: Option<u64>,
     pub answered_how: Option<String>,
     pub retired_as: Option<String>,
@@ -192,6 +199,7 @@ impl Default for State {
             writes_accounted: false,
             decided: false,
             booting: false,
+            vouched: None,
             downtime_ms: None,
             answered_how: None,
             retired_as: None,
@@ -266,6 +274,7 @@ impl State {
                 self.turn(Turn::Decided)?;
                 self.decided = true;
             }
+            Record::Vouched { by, reason } => self.vouched = Some((by.clone(), reason.clone())),
             Record::Booting => self.booting = true,
             Record::Answered { how, downtime_ms } => {
                 self.turn(Turn::Answered)?;

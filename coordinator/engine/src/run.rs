@@ -50,6 +50,37 @@ pub trait Operator: Send + Sync {
     async fn passes(&self, gate: &str) -> Result<(), String>;
 }
 
+/// What the operator answers for, where nobody can be asked. Recorded with who said it and why.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Vouched {
+    #[default]
+    Nothing,
+    /// For taking back: no copy ever ran at the destination. Its site may come back, with what was
+    /// made there.
+    NeverRan(Attestation),
+    /// ... and the site is gone for good.
+    DestinationGone(Attestation),
+    /// For going on: the source was not released, and does not run.
+    NotReleased(Attestation),
+}
+
+impl Vouched {
+    /// For taking back.
+    pub(crate) const fn never_ran(&self) -> Option<&Attestation> {
+        match self {
+            Self::NeverRan(word) | Self::DestinationGone(word) => Some(word),
+            Self::Nothing | Self::NotReleased(_) => None,
+        }
+    }
+
+    pub(crate) const fn not_released(&self) -> Option<&Attestation> {
+        match self {
+            Self::NotReleased(word) => Some(word),
+            Self::Nothing | Self::NeverRan(_) | Self::DestinationGone(_) => None,
+        }
+    }
+}
+
 /// One migration: its plan, what happened so far, and everything it acts through.
 pub struct Run {
     pub plan: Plan,
@@ -71,8 +102,7 @@ pub struct Run {
     /// How long a broken line may stay broken.
     pub patience: Duration,
     pub links: Links,
-    /// The operator's word, for taking back, that a placeholder which is gone never ran.
-    pub attested: Option<Attestation>,
+    pub vouched: Vouched,
     /// Drains of this process that came to nothing.
     pub voided: usize,
     /// When something of this round was last acknowledged, or it began.

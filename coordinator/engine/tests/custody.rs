@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use engine::custody::{Custody, CustodyError, CustodyOf, Folder, LEDGER_KIND, Papers, mark_seen};
 use handover::{
-    Attempt, DestinationEntry, DestinationState, Entry, Identity, PlanDigest, Record, Refusal,
-    SigningKey, SourceRequest, SourceState,
+    Attempt, Attestation, DestinationEntry, DestinationState, Entry, Identity, PlanDigest, Record,
+    Refusal, SigningKey, SourceRequest, SourceState,
 };
 use journal::{Journal, StoreId};
 use model::{SiteName, VmId};
@@ -48,6 +48,11 @@ impl Scene {
 
     /// West has this key.
     fn custody_with(&self, plan: u8, west: u8) -> Custody {
+        self.custody_of(plan, west, true)
+    }
+
+    /// ... or is known by it alone.
+    fn custody_of(&self, plan: u8, west: u8, is_had: bool) -> Custody {
         let key = |n: u8| SigningKey::from_bytes(&[n; 32]);
         let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| Identity {
             install: "test".parse().unwrap(),
@@ -56,9 +61,11 @@ impl Scene {
             pinned: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
             former: BTreeMap::new(),
         };
+        let mut destination = identity(&self.west, west, &self.east, 1);
+        destination.key = destination.key.filter(|_| is_had);
         let of = CustodyOf {
             source: identity(&self.east, 1, &self.west, west),
-            destination: identity(&self.west, west, &self.east, 1),
+            destination,
             at_source: Arc::new(self.world.site(&self.east)),
             at_destination: Arc::new(self.world.site(&self.west)),
             vm: self.vm.to_string().parse().unwrap(),
@@ -238,4 +245,27 @@ async fn no_attempt_is_begun_after_the_last_epoch_there_is() {
 
     let refused = scene.open(&mut scene.custody(7)).await;
     assert!(matches!(refused, Err(CustodyError::Unfit { .. })), "{refused:?}");
+}
+
+/// A site whose key could not be had decides nothing, not by anybody's word either: what it would sign
+/// convinces nobody.
+#[tokio::test]
+async fn without_its_key_nothing_is_recorded_for_a_site() {
+    let scene = Scene::new();
+    let mut custody = scene.custody(7);
+    let epoch = scene.open(&mut custody).await.unwrap();
+    drop(custody);
+    for answers in [true, false] {
+        scene.world.set_reachable(&scene.west, answers);
+        for word in [None, Some(Attestation { by: "ann".into(), reason: "gone".into() })] {
+            let mut custody = scene.custody_of(7, 2, false);
+            let seen = mark_seen(&scene.world.site(&scene.west), scene.vm).await;
+            match (custody.revoke(epoch, &seen, word.clone()).await, &word) {
+                (Err(CustodyError::NoKey { site }), _) => assert_eq!(site, "west"),
+                (Err(CustodyError::Site { .. }), None) if !answers => {}
+                (found, _) => panic!("answers: {answers}, {word:?}: {found:?}"),
+            }
+            assert_eq!(custody.destination_state(epoch), DestinationState::Known);
+        }
+    }
 }

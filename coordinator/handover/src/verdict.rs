@@ -33,6 +33,9 @@ pub struct Evidence {
     pub held: Option<Held>,
     /// A ledger whose last epoch is below what a peer, a receipt or a placeholder remembers.
     pub behind: Option<Side>,
+    /// Somebody has begun to call it off, and the source's ledger could not be read where it is kept:
+    /// over a grant that came too late for them the source may have been released.
+    pub may_be_released: bool,
 }
 
 impl Evidence {
@@ -47,6 +50,7 @@ impl Evidence {
             destination_platform: Platform::Unreachable,
             held: None,
             behind: None,
+            may_be_released: false,
         }
     }
 }
@@ -141,6 +145,8 @@ pub enum Next {
     FenceAgain(Side),
     /// Let this side's ledger decide nothing until its current copy is back.
     Quarantine(Side),
+    /// Reach the source, or answer for it: nothing else can tell whether it was released.
+    AskSource,
     CallForHelp,
 }
 
@@ -160,6 +166,7 @@ impl fmt::Display for Next {
             Self::FenceAgain(Side::Destination) => "stop the copy at the destination; do not merge",
             Self::Quarantine(Side::Source) => "let the source's ledger decide nothing",
             Self::Quarantine(Side::Destination) => "let the destination's ledger decide nothing",
+            Self::AskSource => "reach the source: it may have been let go on there",
             Self::CallForHelp => "call for help: the ledgers contradict each other",
         })
     }
@@ -242,6 +249,12 @@ fn judge(evidence: &Evidence) -> Judgement {
         // Before all else: while both write, every moment makes it worse.
         _ if both_run(evidence) => split(decided, source),
 
+        // While it runs there, there is nothing to be asked.
+        (Decided::Granted(_), None | Some(S::Fenced(_)))
+            if evidence.may_be_released && started(evidence) != Some(true) =>
+        {
+            is(V::NeedsOperator, Strength::Unknown, None, Next::AskSource, &[])
+        }
         (Decided::Granted(strength), _) => {
             is(V::Completed, strength, Some(Side::Destination), after_grant(evidence), &[])
         }
@@ -454,6 +467,10 @@ fn in_words(evidence: &Evidence) -> Vec<String> {
         Some(Held::Revoke(_)) => lines.push(format!("a revoke receipt of epoch {epoch} is held")),
         None => {}
     }
+    if evidence.may_be_released {
+        lines
+            .push("somebody has begun to call it off, and the source's ledger was not seen".into());
+    }
     match evidence.behind {
         Some(Side::Source) => lines.push("source's ledger: an old copy, others know more".into()),
         Some(Side::Destination) => {
@@ -466,7 +483,7 @@ fn in_words(evidence: &Evidence) -> Vec<String> {
 
 const fn source_in_words(state: Option<&SourceState>) -> &'static str {
     match state {
-        None => "its site could not be asked",
+        None => "could not be read: its site does not answer, or has lost it",
         Some(SourceState::Unknown) => "has not heard of this epoch",
         Some(SourceState::Known) => "the VM was not fenced",
         Some(SourceState::Superseded) => "the VM was not fenced, a later epoch is known",
@@ -482,7 +499,7 @@ const fn source_in_words(state: Option<&SourceState>) -> &'static str {
 
 const fn destination_in_words(state: Option<&DestinationState>) -> &'static str {
     match state {
-        None => "its site could not be asked",
+        None => "could not be read: its site does not answer, or has lost it",
         Some(DestinationState::Unknown) => "has not heard of this epoch",
         Some(DestinationState::Known) => "nothing decided, no placeholder yet",
         Some(DestinationState::Placed) => "nothing decided, placeholder made",

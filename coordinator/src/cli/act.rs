@@ -1,6 +1,6 @@
 //! `resume`, `abort`, `switchover`, `verify`: what can be done with a migration that exists.
 
-use engine::{Phase, State, StepError};
+use engine::{Phase, State, StepError, Vouched};
 use plan::Plan;
 use site::SiteErrorKind;
 use units::{Bytes, MigrationId};
@@ -49,7 +49,10 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
         .hint(format!("causeway resume {id}")));
     }
     context.store.update_plan(&stored.plan, &stored.login)?;
-    let (run, listening) = prepare(context, &stored).await?;
+    let (mut run, listening) = prepare(context, &stored).await?;
+    if let Some(reason) = &args.attest {
+        run.vouched = Vouched::NotReleased(attestation(reason));
+    }
     follow(context, run, listening, stored.created_ms, Interrupts::listen()).await
 }
 
@@ -95,7 +98,9 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
         return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
     }
     let (mut run, listening) = prepare(context, &stored).await?;
-    run.attested = args.attest.as_deref().map(attestation);
+    if let Some(reason) = &args.attest {
+        run.vouched = Vouched::NeverRan(attestation(reason));
+    }
     engine::abort(&mut run, "called off by the operator").await.map_err(|error| {
         Failure::new(Kind::Undecided, format!("{id} cannot be called off"))
             .caused_by(&error)

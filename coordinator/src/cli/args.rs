@@ -215,6 +215,11 @@ pub struct ResumeArgs {
     /// A new limit of reading; 0 takes it away
     #[arg(long, value_name = "BYTES/S", value_parser = parse_bytes)]
     pub limit_read: Option<u64>,
+    /// Your word that the VM does not run at its source and never will, and why you know: needed only
+    /// where somebody began to call the migration off and the source cannot be asked. It is recorded;
+    /// if it is wrong, two copies may run
+    #[arg(long, value_name = "WHY")]
+    pub attest: Option<String>,
 }
 
 #[derive(Args)]

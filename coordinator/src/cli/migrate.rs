@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::custody::{Custody, CustodyOf, Folder};
-use engine::{Links, Progress, Run, State, Watcher, Wish};
+use engine::{Links, Progress, Run, State, Vouched, Watcher, Wish};
 use model::Power;
 use plan::{PLAN_VERSION, Plan};
 use site::{ApplianceFiles, Site};
@@ -155,7 +155,7 @@ async fn prepare_with(
         watcher,
         patience: context.patience(),
         links: Links::default(),
-        attested: None,
+        vouched: Vouched::Nothing,
         voided: 0,
         arrived_at: tokio::time::Instant::now(),
         targets_empty: false,
@@ -267,7 +267,7 @@ async fn rolled_back(context: &Context, run: &Run) -> u8 {
         return exit::ROLLED_BACK;
     }
     show::line(&format!("{} {stands}: {why}", plan.vm.name));
-    for (word, what) in [("removed", &run.state.removed), ("left", &run.state.left)] {
+    for (word, what) in [("removed", &run.state.removed), ("may be left", &run.state.left)] {
         for what in what {
             show::line(&format!("  {word:<8}  {what}"));
         }

@@ -15,10 +15,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::custody::{copy_of_ledger, papers as papers_at};
+use engine::custody::{copy_of_ledger, papers as papers_at, read_ledger};
 use engine::rebuild::{Remembered, Unmade, mended};
-use engine::{Run, State};
-use handover::{DestinationEntry, Entry, PlanDigest, Record, SourceEntry, VerdictKind};
+use engine::{Run, State, StepError, Vouched};
+use handover::{Attempt, DestinationEntry, Entry, PlanDigest, Record, SourceEntry, VerdictKind};
 use model::SiteName;
 use plan::Plan;
 use site::{Site, SiteErrorKind};
@@ -27,7 +27,7 @@ use units::{Digest, MigrationId, chain};
 use super::act::{attestation, find, state_of};
 use super::args::RecoverArgs;
 use super::exit;
-use super::migrate::{Listening, follow, open_custody, prepare, vm_key};
+use super::migrate::{Listening, follow, ledgers, open_custody, prepare, vm_key};
 use super::site::site_name;
 use super::status::{say, verdict_of};
 use crate::context::Context;
@@ -154,7 +154,13 @@ async fn ask(context: &Context) -> Result<Asked, Failure> {
                 }
             };
             let plan = &papers.plan;
-            let Ok(digest) = plan.digest() else { continue };
+            let digest = match plan.digest() {
+                Ok(digest) => digest,
+                Err(error) => {
+                    warn(&chain(&error));
+                    continue;
+                }
+            };
             let id = (plan.id.clone(), digest);
             if plan.vm.id.to_string() != vm.as_str() {
                 warn("it is about another VM");
@@ -244,25 +250,36 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
 /// forged, or left over.
 async fn is_known(plan: &Plan, sites: [&Arc<dyn Site>; 2]) -> Result<bool, Failure> {
     let (digest, vm) = (plan.digest().ok(), vm_key(plan)?);
-    let about = |record: &Record| match &record.entry {
-        Entry::Source(SourceEntry::AttemptKnown(attempt))
-        | Entry::Destination(DestinationEntry::AttemptKnown(attempt)) => {
-            Some(attempt.plan) == digest.map(PlanDigest)
-        }
-        _ => false,
-    };
     let mut answers = [None, None];
     for (answer, site) in answers.iter_mut().zip(sites) {
         match copy_of_ledger(&**site, &vm).await {
             // One that keeps none does not say that there was none.
-            Ok(records) => *answer = records.map(|records| records.iter().any(about)),
+            Ok(records) => *answer = records,
             Err(error) => tracing::warn!(error = %chain(&error), "a ledger's copy is not seen"),
         }
     }
-    Ok(match answers {
-        // Begun at its destination and not yet at its source it is taken back.
-        [_, Some(at_destination)] => at_destination,
-        [at_source, None] => at_source == Some(true),
+    let epoch = |records: &[Record]| {
+        let mut attempts = attempts(records);
+        attempts.find(|attempt| Some(attempt.plan) == digest.map(PlanDigest)).map(|it| it.epoch)
+    };
+    let [at_source, at_destination] = &answers;
+    Ok(match (at_source, at_destination) {
+        (Some(source), Some(destination)) => match (epoch(source), epoch(destination)) {
+            // Begun at its destination and not yet at its source it is taken back.
+            (None, Some(begun)) => attempts(source).all(|attempt| attempt.epoch != begun),
+            (at_source, at_destination) => at_source.is_some() && at_source == at_destination,
+        },
+        (Some(one), None) | (None, Some(one)) => epoch(one).is_some(),
+        (None, None) => false,
+    })
+}
+
+/// All that a ledger knows of.
+fn attempts(records: &[Record]) -> impl Iterator<Item = &Attempt> {
+    records.iter().filter_map(|record| match &record.entry {
+        Entry::Source(SourceEntry::AttemptKnown(attempt))
+        | Entry::Destination(DestinationEntry::AttemptKnown(attempt)) => Some(attempt),
+        _ => None,
     })
 }
 
@@ -316,32 +333,55 @@ async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result
         plan.to, plan.id, plan.from
     );
     agreed(args, &question)?;
+    call_off(context, stored).await?;
+    // Nothing but the revocation is left to be signed: no sooner is there a key that it had not.
     let made_now = keys::speak_for(&context.store, &plan.to)?;
-    let (run, listening) = match called_off(context, stored, args).await {
-        Ok(called_off) => called_off,
-        Err(failure) => {
-            if made_now {
-                keys::unspeak(&context.store, &plan.to);
-            }
-            return Err(failure);
-        }
-    };
-    to_its_end(context, run, listening, stored).await
+    let ended = taken_back(context, &plan.id, args).await;
+    if ended.is_err() && made_now && !has_spoken(context, plan) {
+        keys::unspeak(&context.store, &plan.to);
+    }
+    ended
 }
 
-async fn called_off(
-    context: &Context,
-    stored: &Stored,
-    args: &RecoverArgs,
-) -> Result<(Run, Listening), Failure> {
-    let (mut run, listening) = prepare(context, stored).await?;
-    run.attested = args.reason.as_deref().map(attestation);
+/// As far as that needs no key.
+async fn call_off(context: &Context, stored: &Stored) -> Result<(), Failure> {
+    let (mut run, _listening) = prepare(context, stored).await?;
     let why = "its destination is gone, by the operator's word";
-    engine::abort(&mut run, why).await.map_err(|error| {
+    let called_off = engine::abort(&mut run, why).await;
+    let seen = match called_off {
+        Ok(()) => run.custody.see_source().await.map_err(StepError::from),
+        called_off => called_off,
+    };
+    seen.map_err(|error| {
         let what = format!("{} cannot be called off", stored.plan.id);
-        Failure::new(Kind::Undecided, what).caused_by(&error)
-    })?;
-    Ok((run, listening))
+        let failure = Failure::new(Kind::Undecided, what).caused_by(&error);
+        error.hints().into_iter().fold(failure, Failure::hint)
+    })
+}
+
+async fn taken_back(
+    context: &Context,
+    id: &MigrationId,
+    args: &RecoverArgs,
+) -> Result<u8, Failure> {
+    let stored = find(context, id.as_str())?;
+    let (mut run, listening) = prepare(context, &stored).await?;
+    if let Some(reason) = &args.reason {
+        run.vouched = Vouched::DestinationGone(attestation(reason));
+    }
+    to_its_end(context, run, listening, &stored).await
+}
+
+/// Was anything recorded for the lost site by an operator's word? What cannot be read may hold it.
+fn has_spoken(context: &Context, plan: &Plan) -> bool {
+    let by_word = |record: &Record| {
+        matches!(&record.entry, Entry::Destination(DestinationEntry::Revoked { attested: Some(_) }))
+    };
+    let records = ledgers(context, plan).map(|folder| read_ledger(&folder, &plan.to));
+    match records {
+        Ok(Ok(records)) => records.is_some_and(|records| records.iter().any(by_word)),
+        _ => true,
+    }
 }
 
 /// What was asked for is what was done, if it is taken back.

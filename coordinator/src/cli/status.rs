@@ -187,6 +187,7 @@ fn next(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option
         Next::Abort => (verdict.next.to_string(), "abort"),
         // With the source's word it may turn out that it can go on.
         Next::Revoke => ("ask both sites".to_owned(), "status"),
+        Next::AskSource => (verdict.next.to_string(), "resume"),
         Next::RestoreDestination
         | Next::FenceAgain(_)
         | Next::Quarantine(_)
@@ -223,12 +224,13 @@ const fn strength(strength: Strength) -> &'static str {
 }
 
 fn value(plan: &Plan, state: &State, verdict: &Verdict) -> serde_json::Value {
+    let vouched = state.vouched.as_ref().map(|(by, reason)| json!({ "by": by, "reason": reason }));
     json!({
         "id": plan.id, "vm": plan.vm.name, "from": plan.from, "to": plan.to,
         "phase": state.phase, "rounds": state.next_round, "wire": state.wire,
         "verdict": verdict, "lives_at": lives_at(plan, verdict),
         "next": next(plan, state, verdict).and_then(|(_, command)| command),
-        "why": state.why,
+        "why": state.why, "left": state.left, "vouched": vouched,
     })
 }
 
@@ -248,6 +250,12 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
     lines.push(format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
     if let Some(why) = &state.why {
         lines.push(format!("  because   {why}"));
+    }
+    if let Some((by, reason)) = &state.vouched {
+        lines.push(format!("  by word   of {by}: {reason}"));
+    }
+    for left in &state.left {
+        lines.push(format!("  may be left  {left}"));
     }
     for evidence in &verdict.evidence {
         lines.push(format!("  evidence  {evidence}"));

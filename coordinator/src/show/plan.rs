@@ -61,12 +61,14 @@ pub fn plan_text(plan: &Plan) -> String {
         ("runs", &options.hooks_before, "as root in the guest before the freeze"),
         ("runs", &options.hooks_undo, "as root in the guest if it is called off"),
     ] {
-        lines.extend(what.iter().map(|what| format!("  {word:<9} `{what}` {when}")));
+        lines.extend(what.iter().map(|what| format!("  {word:<9} `{}` {when}", script(what))));
     }
     if let Some(gate) = &plan.options.gate {
         lines.push(format!(
-            "  gate      `{gate}` on this machine must succeed before {} starts at {}",
-            vm.name, plan.to
+            "  gate      `{}` on this machine must succeed before {} starts at {}",
+            script(gate),
+            vm.name,
+            plan.to
         ));
     }
     lines.push(format!(
@@ -77,6 +79,11 @@ pub fn plan_text(plan: &Plan) -> String {
         lines.push(format!("  warning   {warning}"));
     }
     lines.join("\n")
+}
+
+/// One of several lines cannot be taken for lines of the plan.
+fn script(text: &str) -> String {
+    text.replace('\n', "\n            | ")
 }
 
 fn minutes(seconds: u64) -> String {

@@ -154,9 +154,14 @@ impl Soak {
 
     /// A VM that has crashed is started again by whoever cares for it; a fenced one does not start.
     fn operator_starts(&self) {
-        let started = self.source().virsh(&["start", VM]);
-        println!("          the source is started: {}", started.is_ok());
-        if started.is_ok() {
+        // A libvirtd that has just been killed, or has not seen its VM die, says no as well.
+        let starts = || self.source().virsh(&["start", VM]).is_ok();
+        let started = (0..4).any(|nth| {
+            sleep(Duration::from_secs(nth));
+            starts()
+        });
+        println!("          the source is started: {started}");
+        if started {
             assert!(!self.is_writing(self.destination()), "two copies run");
         }
     }

@@ -119,12 +119,11 @@ impl Custody {
         if self.is_granted(epoch) {
             return Ok(());
         }
-        self.destination.keep(&self.key(&format!("{REVOKING}{epoch}"))?, b"revoking").await
+        self.destination.keep(&revoking(&self.vm, epoch)?, b"revoking").await
     }
 
     pub(super) async fn somebody_revokes(&self, epoch: Epoch) -> Result<bool, CustodyError> {
-        let said = self.destination.kept(&self.key(&format!("{REVOKING}{epoch}"))?).await?;
-        Ok(said.is_some())
+        Ok(self.destination.kept(&revoking(&self.vm, epoch)?).await?.is_some())
     }
 
     /// The attempt has come to its end, and nobody needs its papers to bring it there.
@@ -135,8 +134,11 @@ impl Custody {
                 forget(&*half, key).await;
             }
         }
-        // It has come to its end there as well: what could be started is gone, or runs.
-        if let Ok(key) = self.key(&format!("{REVOKING}{epoch}")) {
+    }
+
+    /// It has come to its end at the destination as well: what could be started is gone, or runs.
+    pub async fn forget_that_it_revokes(&self, epoch: Epoch) {
+        if let Ok(key) = revoking(&self.vm, epoch) {
             forget(&*self.destination.at(), &key).await;
         }
     }
@@ -175,6 +177,16 @@ impl Custody {
     fn key(&self, what: &str) -> Result<RecordKey, CustodyError> {
         copy::key(&self.vm, what)
     }
+}
+
+fn revoking(vm: &VmKey, epoch: Epoch) -> Result<RecordKey, CustodyError> {
+    copy::key(vm, &format!("{REVOKING}{epoch}"))
+}
+
+/// Has somebody said at this destination that it calls the attempt off?
+pub(crate) async fn is_being_revoked(site: &dyn Site, vm: &VmKey, epoch: Epoch) -> bool {
+    let Ok(key) = revoking(vm, epoch) else { return false };
+    matches!(site.kept(&key).await, Ok(Some(_)))
 }
 
 /// That it cannot be removed harms nobody.

@@ -53,15 +53,18 @@ pub(crate) async fn after_failure(run: &mut Run, cause: StepError) -> Result<Rec
         Phase::Deciding if matches!(cause, StepError::GateShut { .. }) => {
             Ok(Record::GaveUp { why: chain(&cause) })
         }
-        // The source has been let go on; what is left is to tidy up.
-        Phase::RollingBack
-            if run.custody.source_state(run.epoch())
-                == (SourceState::Released { settled: true })
-                && !matches!(cause, StepError::Journal(_)) =>
-        {
+        // The source has been let go on, or never heard of it; what is left is to tidy up.
+        Phase::RollingBack if is_let_go(run) && !matches!(cause, StepError::Journal(_)) => {
             Err(Halt::Resumable { phase, cause })
         }
         _ => Err(halt(phase, cause)),
+    }
+}
+
+fn is_let_go(run: &Run) -> bool {
+    match run.epoch_in_ledgers() {
+        Some(epoch) => run.custody.source_state(epoch) == (SourceState::Released { settled: true }),
+        None => run.custody.source_is_seen(),
     }
 }
 
@@ -133,6 +136,13 @@ async fn back_to_work(run: &mut Run) -> Result<(), StepError> {
 pub(crate) fn halt(phase: Phase, cause: StepError) -> Halt {
     if let StepError::Journal(cause) = cause {
         return Halt::Journal { phase, cause };
+    }
+    // Decided, and perhaps released as well: nobody knows by whose word it may run.
+    if let StepError::Custody(
+        CustodyError::MayBeReleased { .. } | CustodyError::Refused(Refusal::Contradiction { .. }),
+    ) = cause
+    {
+        return Halt::Undecided { phase, cause };
     }
     match phase {
         Phase::Fencing | Phase::Deciding | Phase::RollingBack => Halt::Undecided { phase, cause },

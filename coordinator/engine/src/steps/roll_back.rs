@@ -14,17 +14,16 @@ use wire::control::Request;
 use crate::custody::{CustodyError, mark_seen};
 use crate::error::StepError;
 use crate::record::Record;
-use crate::run::Run;
+use crate::run::{Run, Vouched};
 
 pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     let mut removed = Vec::new();
-    // What was never heard of is known where all is seen. A destination that is gone for good is vouched
-    // for, a source is waited for.
+    // What was never heard of is known where all is seen. A destination that does not answer can be
+    // vouched for, a source is waited for.
     run.custody.see_source().await?;
-    let seen = run.custody.see_destination().await;
-    let is_gone = run.attested.is_some() && matches!(seen, Err(CustodyError::Site { .. }));
-    if !is_gone {
-        seen?;
+    match (run.custody.see_destination().await, run.vouched.never_ran()) {
+        (Err(CustodyError::Site { .. }), Some(_)) => {}
+        (seen, _) => seen?,
     }
     let epoch = run.epoch_in_ledgers();
     if let Some(epoch) = epoch {
@@ -37,7 +36,7 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
             return Err(CustodyError::Unfit { what: what.to_owned() }.into());
         }
         let seen = mark_seen(&*run.destination, run.vm()).await;
-        let receipt = run.custody.revoke(epoch, &seen, run.attested.clone()).await?;
+        let receipt = run.custody.revoke(epoch, &seen, run.vouched.never_ran().cloned()).await?;
         release_source(run, epoch, receipt).await?;
     }
     tidy_guest(run, &mut removed).await;
@@ -45,13 +44,20 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     let left = match clear(run, &mut removed).await {
         Ok(()) => Vec::new(),
         // Nobody waits for it, and the VM's next migration need not either.
-        Err(StepError::Site(error)) if is_gone && error.kind == SiteErrorKind::Unreachable => {
-            made(run)
+        Err(StepError::Site(error))
+            if matches!(run.vouched, Vouched::DestinationGone(_))
+                && error.kind == SiteErrorKind::Unreachable =>
+        {
+            may_be_left(run, &removed)
         }
         Err(error) => return Err(error),
     };
     if let Some(epoch) = epoch {
         run.custody.forget_papers(epoch).await;
+        // What could still be started there must be known to have been called off.
+        if left.is_empty() {
+            run.custody.forget_that_it_revokes(epoch).await;
+        }
     }
     Ok(Record::TakenBack { removed, left })
 }
@@ -71,12 +77,16 @@ async fn clear(run: &Run, removed: &mut Vec<String>) -> Result<(), StepError> {
     Ok(())
 }
 
-/// What may have been made at the destination, by the plan: a journal that was made anew has no list.
-fn made(run: &Run) -> Vec<String> {
-    let to = &run.plan.to;
+/// What may have been made at the destination and is not known to be removed: by the plan, since a
+/// journal that was made anew has no list.
+fn may_be_left(run: &Run, removed: &[String]) -> Vec<String> {
+    let (to, vm) = (&run.plan.to, &run.plan.vm);
     let volumes = run.plan.disks.iter().map(|disk| (&disk.volume, &disk.pool));
     let volumes = volumes.map(|(volume, pool)| format!("{to}: volume {volume} in pool {pool}"));
-    [format!("{to}: placeholder {}", run.plan.vm.name)].into_iter().chain(volumes).collect()
+    let placeholder = format!("{to}: placeholder {}", vm.name);
+    let records = format!("{to}: what it keeps for causeway of VM {}", vm.id);
+    let all = [placeholder].into_iter().chain(volumes).chain([records]);
+    all.filter(|one| !removed.contains(one)).collect()
 }
 
 /// A pool that is stopped hides what lies in it, and what is not seen now stays for good.
@@ -151,7 +161,7 @@ async fn release_source(
 /// it has released: of the two, one sees the other.
 async fn not_granted_meanwhile(run: &mut Run, epoch: Epoch) -> Result<(), StepError> {
     match run.custody.see_destination_again().await {
-        Err(CustodyError::Site { .. }) if run.attested.is_some() => return Ok(()),
+        Err(CustodyError::Site { .. }) if run.vouched.never_ran().is_some() => return Ok(()),
         seen => seen?,
     }
     if run.custody.is_granted(epoch) {
@@ -161,7 +171,7 @@ async fn not_granted_meanwhile(run: &mut Run, epoch: Epoch) -> Result<(), StepEr
         MarkSeen::Present(mark) if mark.attempt().epoch >= epoch => {
             Err(CustodyError::both_ways().into())
         }
-        MarkSeen::Unknown if run.attested.is_none() => {
+        MarkSeen::Unknown if run.vouched.never_ran().is_none() => {
             Err(CustodyError::Refused(Refusal::MarkUnknown).into())
         }
         _ => Ok(()),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use wire::control::Request;
 
 use super::fence::still_off;
+use crate::custody::CustodyError;
 use crate::error::StepError;
 use crate::progress::Progress;
 use crate::record::Record;
@@ -39,7 +40,13 @@ pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
     let spec = run.placeholder_own();
     run.tell_destination(DestinationRequest::Start).await?;
     let epoch = run.epoch();
-    run.custody.not_released_meanwhile(epoch).await?;
+    match (run.custody.not_released_meanwhile(epoch).await, run.vouched.not_released()) {
+        (Err(CustodyError::MayBeReleased { .. }), Some(word)) => {
+            let (by, reason) = (word.by.as_str().to_owned(), word.reason.as_str().to_owned());
+            run.record(Record::Vouched { by, reason }).await?;
+        }
+        (looked, _) => looked?,
+    }
     // The last that is done before: nothing but the platform's next call is to be between.
     still_off(run).await?;
     run.watcher.step(format!("starting {} at {}", spec.name, run.plan.to));

@@ -24,3 +24,4 @@ mod sited;
 mod stage;
 mod talk;
 mod verdicts;
+mod word;

@@ -10,7 +10,8 @@ use engine::custody::{Custody, CustodyError, CustodyOf, Papers, Shelf, decode_co
 use engine::evidence::{About, Asked, gather};
 use engine::rebuild::{Remembered, Unmade, mended};
 use engine::{
-    Halt, Journal, Links, Operator, Phase, Run, State, Watcher, Wish, abort, guest_devices, migrate,
+    Halt, Journal, Links, Operator, Phase, Run, State, Vouched, Watcher, Wish, abort,
+    guest_devices, migrate,
 };
 use handover::{DestinationRole, Next, Side, SigningKey, Verdict, VerdictKind, verdict};
 use journal::StoreId;
@@ -172,12 +173,18 @@ impl Stage {
 
     /// One life of a coordinator, until it is killed or has nothing more to do.
     pub async fn live(&self, doing: Doing, points: &Points) -> End {
+        self.live_by(doing, points, Vouched::Nothing).await
+    }
+
+    /// The same by an operator's word.
+    pub async fn live_by(&self, doing: Doing, points: &Points, vouched: Vouched) -> End {
         *self.living.lock().unwrap() = points.clone();
         let life = async {
             let mut run = match self.process(points) {
                 Ok(run) => run,
                 Err(error) => return End::Refused(units::chain(&error)),
             };
+            run.vouched = vouched;
             if doing == Doing::Abort
                 && let Err(error) = abort(&mut run, "the test says so").await
             {
@@ -432,15 +439,18 @@ impl Ledgers {
     pub fn decided(&self) -> (bool, bool) {
         use handover::DestinationState as D;
         let [_, identity] = identities(&self.east, &self.west);
-        let [here, there] =
-            [self.of(&self.west), self.at(&self.west)].map(Option::unwrap_or_default);
-        let records = if here.len() > there.len() { here } else { there };
-        let role =
-            DestinationRole::replay(identity, self.vm.to_string().parse().unwrap(), &records);
-        let role = role.unwrap();
-        let state = role.state(role.last_epoch());
-        let granted = matches!(state, D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_));
-        (granted, matches!(state, D::Revoked(_)))
+        // Where an operator vouched for it, one knows of it alone.
+        [self.of(&self.west), self.at(&self.west)].into_iter().flatten().fold(
+            (false, false),
+            |(granted, revoked), records| {
+                let vm = self.vm.to_string().parse().unwrap();
+                let role = DestinationRole::replay(identity.clone(), vm, &records).unwrap();
+                let state = role.state(role.last_epoch());
+                let grants =
+                    matches!(state, D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_));
+                (granted || grants, revoked || matches!(state, D::Revoked(_)))
+            },
+        )
     }
 }
 
@@ -513,7 +523,7 @@ pub fn run_of(means: Means) -> Run {
         watcher: Watcher::nobody(),
         patience: Duration::from_secs(60),
         links: Links::default(),
-        attested: None,
+        vouched: Vouched::Nothing,
         voided: 0,
         arrived_at: tokio::time::Instant::now(),
         targets_empty: false,

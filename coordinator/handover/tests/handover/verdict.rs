@@ -73,7 +73,39 @@ fn rows() -> Vec<Row> {
         destination_platform: Platform::Running,
         ..evidence
     };
+    let may_be_released = |destination, platform| Evidence {
+        destination: Some(destination),
+        mark: mark(),
+        destination_platform: platform,
+        may_be_released: true,
+        ..nothing()
+    };
     vec![
+        // 0: granted, and somebody began to call it off
+        (
+            "granted, perhaps released as well",
+            may_be_released(marked(), Platform::Held),
+            V::NeedsOperator,
+            St::Unknown,
+            None,
+            N::AskSource,
+        ),
+        (
+            "the same, and the source's ledger is an old one",
+            Evidence { source: Some(fenced()), ..may_be_released(marked(), Platform::Held) },
+            V::NeedsOperator,
+            St::Unknown,
+            None,
+            N::AskSource,
+        ),
+        (
+            "granted, and it runs",
+            may_be_released(marked(), Platform::Running),
+            V::Completed,
+            St::Proven,
+            Some(WEST),
+            N::Resume,
+        ),
         // 1: granted
         (
             "granted, source unreachable",
