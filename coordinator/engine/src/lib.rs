@@ -47,6 +47,9 @@ pub async fn migrate(run: &mut Run) -> Result<Phase, Halt> {
     let healed = run.custody.heal(run.vm()).await;
     healed.map_err(|error| steps::halt(run.state.phase, error.into()))?;
     as_the_ledgers_have_it(run).await.map_err(|cause| steps::halt(run.state.phase, cause))?;
+    if let Some(epoch) = run.state.epoch.filter(|_| !run.state.phase.is_final()) {
+        run.custody.keep_again(epoch, &run.papers).await;
+    }
     loop {
         let step = match run.state.phase {
             Phase::Planned => steps::begin(run).await,
@@ -76,7 +79,8 @@ async fn as_the_ledgers_have_it(run: &mut Run) -> Result<(), StepError> {
     match run.state.phase {
         // Decided, or at its end: what follows is asked of the ledgers step by step.
         phase if !phase.is_before_decision() => {}
-        Phase::RollingBack if run.custody.is_granted(epoch) => {
+        // Only what is deciding can have been decided by this journal's own process.
+        phase if phase != Phase::Deciding && run.custody.is_granted(epoch) => {
             return Err(StepError::Custody(handover::Refusal::AlreadyGranted.into()));
         }
         Phase::RollingBack => {}

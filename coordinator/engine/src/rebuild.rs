@@ -69,7 +69,7 @@ pub fn mended(
             Phase::Planned | Phase::Preparing | Phase::Copying | Phase::Holding | Phase::Draining,
         ) => of.is_past_copying(),
         // Another coordinator brought it to its destination meanwhile.
-        Some(Phase::RollingBack) => of.is_granted(),
+        Some(Phase::Fencing | Phase::RollingBack) => of.is_granted(),
         Some(_) => false,
     };
     if is_behind { rebuild(of, now_ms).map(Some) } else { Ok(None) }

@@ -113,6 +113,40 @@ impl Custody {
         self.source.keep(&key, &papers.source).await
     }
 
+    /// What somebody has deleted at a site since it was written there is written again, where the site
+    /// answers: the next machine may need it.
+    pub async fn keep_again(&self, epoch: Epoch, papers: &Papers) {
+        if let Err(error) = self.keep_what_is_missing(epoch, papers).await {
+            tracing::warn!(error = %chain(&error), "not all that `recover` needs is at the sites");
+        }
+    }
+
+    async fn keep_what_is_missing(
+        &self,
+        epoch: Epoch,
+        papers: &Papers,
+    ) -> Result<(), CustodyError> {
+        let key = self.key(&format!("{PAPERS}{epoch}"))?;
+        if self.destination.kept(&key).await?.is_none() {
+            self.destination.keep(&key, &papers.destination).await?;
+        }
+        if self.source.kept(&key).await?.is_none() {
+            self.source.keep(&key, &papers.source).await?;
+        }
+        for unfence in self.source.role.unfence(epoch) {
+            let named: Named = serde_json::from_slice(unfence.as_bytes())
+                .map_err(|error| CustodyError::Unfit { what: error.to_string() })?;
+            let name = named.name(epoch);
+            let (key, here) = (self.key(&name)?, self.shelf.kept(&self.source.name, &name));
+            if let Ok(body) = here
+                && self.source.kept(&key).await?.is_none()
+            {
+                self.source.keep(&key, &body).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Under a key of its own, that no other coordinator overwrites: a site need not compare and replace
     /// in one step.
     pub(super) async fn say_that_it_revokes(&self, epoch: Epoch) -> Result<(), CustodyError> {

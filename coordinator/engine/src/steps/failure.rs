@@ -137,9 +137,11 @@ pub(crate) fn halt(phase: Phase, cause: StepError) -> Halt {
     if let StepError::Journal(cause) = cause {
         return Halt::Journal { phase, cause };
     }
-    // Decided, and perhaps released as well: nobody knows by whose word it may run.
+    // Decided, by whomever, and perhaps released as well: that the source runs, or the destination, would
+    // be too much to say.
     if let StepError::Custody(
-        CustodyError::MayBeReleased { .. } | CustodyError::Refused(Refusal::Contradiction { .. }),
+        CustodyError::MayBeReleased { .. }
+        | CustodyError::Refused(Refusal::Contradiction { .. } | Refusal::AlreadyGranted),
     ) = cause
     {
         return Halt::Undecided { phase, cause };

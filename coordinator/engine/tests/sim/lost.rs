@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use engine::custody::CustodyError;
 use engine::{Halt, Phase, StepError};
+use handover::Refusal;
+use site_memory::Call;
 
 use crate::agents::Mutexed;
 use crate::crash::{clean, deaths, halfway, taking_back};
@@ -200,6 +202,25 @@ async fn sites_that_lost_what_they_kept_get_it_again() {
     println!("{moved} moved");
 }
 
+/// ... and then the machine that had brought it back is lost.
+#[tokio::test(start_paused = true)]
+async fn what_sites_get_again_is_enough_for_the_next_machine() {
+    for reached in ["journal: Fenced", "journal: Decided", "journal: Prepared"] {
+        let stage = Stage::new().await;
+        let point = |name: &str| Point { name: name.to_owned(), nth: 1 };
+        stage.dies(&point(reached), Fate::DiesAfter, reached).await;
+        for site in [&stage.east, &stage.west] {
+            stage.world.set_records(site, BTreeMap::new());
+        }
+        stage.dies(&point("west: start_from_own_disk"), Fate::DiesBefore, reached).await;
+        stage.kept.lose_everything();
+        assert!(stage.recover().await, "{reached}");
+        let end = stage.live(Doing::Migrate, &Points::default()).await;
+        assert!(matches!(end, End::Final(Phase::Retired)), "{reached}: {end:?}");
+        stage.assert_moved().await;
+    }
+}
+
 /// On its own machine?
 fn is_own(name: &str) -> bool {
     name.contains("ledger: ") || name.contains("keep what undoes")
@@ -271,6 +292,38 @@ async fn two_coordinators_that_do_not_know_of_one_another_do_no_harm() {
         ends.count(&end);
     }
     println!("{ends:?}, the first stood aside {stood_aside} times");
+}
+
+/// Another coordinator brings it to its end, and then the first one's machine is found again: what it
+/// knows is old, and it is told so before it touches anything.
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_comes_back_when_all_is_over_is_told_so() {
+    let mut told = 0;
+    for (point, doing) in where_it_can_stand_still().await {
+        let at = format!("{point}, another one: {doing:?}");
+        let stage = Stage::new().await;
+        stage.dies(&point, Fate::DiesAfter, &at).await;
+        let second = stage.elsewhere();
+        if !second.recover().await {
+            continue;
+        }
+        let other = second.live(doing, &Points::default()).await;
+        let calls = stage.world.calls().len();
+        let mut end = stage.live(Doing::Migrate, &Points::default()).await;
+        if let End::Halted(Halt::Undecided { cause, .. }) = &end {
+            let granted = CustodyError::Refused(Refusal::AlreadyGranted);
+            assert_eq!(cause.to_string(), granted.to_string(), "{at}: {other:?}");
+            let changed = |call: &Call| call.method.changes();
+            let calls = stage.world.calls().split_off(calls);
+            assert!(!calls.iter().any(changed), "{at}: {calls:?}");
+            told += 1;
+            assert!(stage.recover().await, "{at}");
+            end = stage.live(Doing::Migrate, &Points::default()).await;
+        }
+        stage.assert_ended(&end, &format!("{at}: {other:?}")).await;
+    }
+    println!("told {told} times");
+    assert!(told > 0, "the case did not come up");
 }
 
 /// Where a site cannot compare and replace a record in one step, the first overwrites what the second
