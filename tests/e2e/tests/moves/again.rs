@@ -20,10 +20,10 @@ fn moves_without_loss(moves: usize) {
     let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
     let mut disks: Vec<_> = scene.disks.iter().map(|disk| disk.path.clone()).collect();
     for nth in 0..moves {
-        let (way, site, address) = if nth % 2 == 0 {
-            (Way::EastToWest, scene.west(), scene.at_west)
+        let (way, back, site, address) = if nth % 2 == 0 {
+            (Way::EastToWest, Way::WestToEast, scene.west(), scene.at_west)
         } else {
-            (Way::WestToEast, scene.east(), scene.at_east)
+            (Way::WestToEast, Way::EastToWest, scene.east(), scene.at_east)
         };
         let gate = Gate::new(scene.dir()).unwrap();
         let words = scene.ask_for(way, "migrate", &["--yes", "--gate", &gate.command()]).unwrap();
@@ -36,6 +36,11 @@ fn moves_without_loss(moves: usize) {
         scene.ledger_is_whole(address).unwrap();
 
         let id = scene.ids().unwrap().pop().expect("it is listed");
+        // What is kept of it stands in the way of a migration back, and the refusal says how it goes.
+        let words = scene.ask_for(back, "plan", &[]).unwrap();
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let refused = scene.causeway(&words).unwrap().must_exit(3).stderr;
+        assert!(refused.contains(&format!("causeway discard {id}")), "{refused}");
         scene.causeway(&["discard", &id, "--yes"]).unwrap().must_exit(0);
         for disk in &disks {
             assert!(!disk.exists(), "{} was not deleted", disk.display());
