@@ -155,11 +155,30 @@ pub fn halted(id: &units::MigrationId, vm: &str, halt: &Halt) -> Failure {
             .hints
             .push("the ledgers know more of it than the journal here: causeway recover".to_owned());
     }
-    let is_taken_back = matches!(halt, Halt::Resumable { phase: engine::Phase::RollingBack, .. });
+    let is_taken_back = matches!(
+        halt,
+        Halt::Resumable { phase: engine::Phase::RollingBack, .. }
+            | Halt::Undecided { phase: engine::Phase::RollingBack, .. }
+    );
+    if is_taken_back && let Some(site) = cause.and_then(silent_site) {
+        failure.hints.push(format!(
+            "if {site} is the destination and gone for good: causeway recover {id} --settle --attest fenced={site} --reason \"WHY\""
+        ));
+    }
     if kind == Kind::Interrupted && !is_taken_back {
         failure.hints.push(format!("or take everything back: causeway abort {id}"));
     }
     failure
+}
+
+/// The one that did not answer.
+fn silent_site(error: &StepError) -> Option<&model::SiteName> {
+    let error = match error {
+        StepError::Site(error) => Some(error),
+        StepError::Custody(error) => error.at_site(),
+        _ => None,
+    };
+    error.filter(|error| error.kind == SiteErrorKind::Unreachable).map(|error| &error.site)
 }
 
 /// A site's error as a reason against a plan.

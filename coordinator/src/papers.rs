@@ -80,7 +80,7 @@ impl Papers {
 fn is_printable(value: &serde_json::Value) -> bool {
     use serde_json::Value;
     match value {
-        Value::String(text) => !text.chars().any(|c| c.is_control() || is_hidden(c)),
+        Value::String(text) => plan::is_plain(text),
         Value::Array(values) => values.iter().all(is_printable),
         Value::Object(fields) => fields.iter().all(|(name, value)| match (&**name, value) {
             // Scripts may have several lines, and are shown as what they are.
@@ -100,11 +100,6 @@ fn is_script(value: &serde_json::Value) -> bool {
     }
 }
 
-/// Without a width, or turning the direction of what follows (Unicode, "Bidirectional Algorithm", 2).
-const fn is_hidden(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
 /// For both sites.
 pub fn draw_up(store: &Store, stored: &Stored) -> Result<engine::custody::Papers, Failure> {
     let plan = &stored.plan;
@@ -120,11 +115,18 @@ pub fn draw_up(store: &Store, stored: &Stored) -> Result<engine::custody::Papers
         keys: BTreeMap::from([public(&plan.from)?, public(&plan.to)?]),
         coordinator: None,
     };
-    let encode = |papers: &Papers| {
-        serde_json::to_vec(papers).map_err(|error| {
-            Failure::new(Kind::Refused, "the plan cannot be written down").caused_by(&error)
-        })
+    let unwritable = |error: serde_json::Error| {
+        Failure::new(Kind::Refused, "the plan cannot be written down").caused_by(&error)
     };
+    // What could not be read again is not begun.
+    if !is_printable(&serde_json::to_value(&papers).map_err(unwritable)?) {
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("{} has names or options that do not show as what they are", plan.id),
+        )
+        .hint("characters that control a terminal, that have no width or that turn what follows stand in the name of the VM, of a disk, network or pool, or in the login: rename it"));
+    }
+    let encode = |papers: &Papers| serde_json::to_vec(papers).map_err(unwritable);
     let destination = encode(&papers)?;
     papers.coordinator =
         keys::of_coordinator_in_full(store, &plan.id)?.map(|key| hex::encode(&*key));

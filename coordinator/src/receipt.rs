@@ -52,6 +52,10 @@ pub struct Body {
     /// How the destination answered.
     pub answered: String,
     pub tracker: String,
+    /// By whose word it was started, and why, where its source could not be asked whether it was let
+    /// go on there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouched: Option<Word>,
     /// The agent's word at the seal.
     pub audit: String,
     /// The destination's grant receipt, hexadecimal.
@@ -59,6 +63,12 @@ pub struct Body {
     pub source_key: String,
     pub destination_key: String,
     pub source_kept_as: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    pub by: String,
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -91,7 +91,7 @@ pub enum CustodyError {
     )]
     NoKey { site: String },
     #[error(
-        "somebody began to call it off, and {site}, which knows whether the VM was let go on there, does not answer"
+        "somebody began to call it off, and {site}, which knows whether the VM was let go on there, does not tell"
     )]
     MayBeReleased { site: String },
     #[error("another coordinator has written the ledger of {site} meanwhile")]
@@ -240,14 +240,18 @@ impl Custody {
     pub fn attempt_of_ours(&self) -> Option<Epoch> {
         use SourceState as S;
         let last = self.last_epoch();
-        let ours = self.destination.role.attempt(last) == Some(&self.attempt(last));
-        let let_go = match self.source_state(last) {
-            S::Released { settled: true } | S::Superseded => true,
+        let asked = Some(&self.attempt(last));
+        // The destination's ledger is the first that hears of it, and may be lost or out of reach.
+        let ours =
+            self.destination.role.attempt(last) == asked || self.source.role.attempt(last) == asked;
+        let is_revoked = matches!(self.destination_state(last), DestinationState::Revoked(_));
+        let ended = match self.source_state(last) {
+            S::Released { settled: true } => true,
+            S::Superseded => is_revoked,
             // It never heard of it, if all that it knows was seen.
-            S::Unknown => self.source.is_seen(),
+            S::Unknown => is_revoked && self.source.is_seen(),
             _ => false,
         };
-        let ended = matches!(self.destination_state(last), DestinationState::Revoked(_)) && let_go;
         (ours && !ended).then_some(last)
     }
 
@@ -463,19 +467,25 @@ impl Custody {
     /// The source has not been released from this attempt. Where it cannot be asked, nobody has begun to
     /// call it off: who does says so at the destination first, and looks for the mark once it is said.
     pub async fn not_released_meanwhile(&mut self, epoch: Epoch) -> Result<(), CustodyError> {
+        use SourceState as S;
         self.source.doubt();
-        match self.source.look().await {
+        let seen = match self.source.look().await {
             Err(CustodyError::Site { site, cause }) => {
-                let revokes = self.somebody_revokes(epoch).await?;
-                tracing::warn!(site, revokes, error = %chain(&cause), "its ledger's copy is not seen");
-                if revokes {
-                    return Err(CustodyError::MayBeReleased { site });
-                }
+                tracing::warn!(site, error = %chain(&cause), "its ledger's copy is not seen");
+                false
             }
-            looked => looked?,
-        }
+            looked => looked.map(|()| !self.source.was_lost())?,
+        };
         match self.source_state(epoch) {
-            SourceState::Released { .. } => Err(CustodyError::both_ways()),
+            S::Released { .. } => Err(CustodyError::both_ways()),
+            S::Fenced(_) | S::Retired { .. } | S::Destroyed if seen => Ok(()),
+            // Not what there must be after a grant: the last of it may be lost.
+            _ if self.somebody_revokes(epoch).await? => {
+                if self.source.was_lost() {
+                    self.source.leave_lost().await?;
+                }
+                Err(CustodyError::MayBeReleased { site: self.source.name.clone() })
+            }
             _ => Ok(()),
         }
     }

@@ -180,11 +180,11 @@ impl StepError {
             Self::Custody(CustodyError::Refused(
                 Refusal::PlaceholderGone | Refusal::MarkUnknown,
             )) => vec![
-                "if the site can be asked again, repeat this command; if the placeholder is gone for good and you are sure that the VM never ran there: causeway abort ID --attest \"WHY\"".to_owned(),
+                "if the site can be asked again, repeat this command; if the placeholder is gone for good, the VM never ran there and you are sure that it never will: causeway abort ID --attest \"WHY\"".to_owned(),
             ],
             Self::Custody(CustodyError::Site { cause, .. }) => cause.hint.iter().cloned().collect(),
             Self::Custody(CustodyError::Refused(Refusal::AlreadyGranted)) => vec![
-                "it is decided for its destination: `causeway recover` says how it stands, and takes it up".to_owned(),
+                "it is decided for its destination: `causeway resume ID` takes it up from there".to_owned(),
             ],
             Self::Custody(CustodyError::Refused(refusal @ Refusal::Contradiction { .. })) => {
                 vec![refusal.remedy().to_owned()]
@@ -199,7 +199,7 @@ impl StepError {
                 "if it answers now, repeat this command, which asks it for its key; if it is gone for good: causeway recover VM --settle --attest fenced=SITE --reason \"WHY\"".to_owned(),
             ],
             Self::Custody(CustodyError::Refused(Refusal::Open { .. })) => vec![
-                "bring that one to its end: causeway recover lists what the sites know of; one that went to a site under another name has to be removed there by hand (README, \"recover\")".to_owned(),
+                "an earlier migration of this VM is to be brought to its end first: causeway recover lists what the sites know of".to_owned(),
             ],
             Self::Custody(CustodyError::TwoStories { site }) => vec![format!(
                 "nothing was done; see at both platforms that one copy at most runs, and let a person decide which of the two ledgers of {site} is true"

@@ -45,10 +45,13 @@ pub async fn gather(
     let (mut at_source, mut at_destination) = (None, None);
     let (mut at_source_site, mut at_destination_site) = (None, None);
     let (mut unfenced_counts, mut undecided_counts) = (false, false);
+    let mut source_was_read = false;
     let mut evidence = Evidence::nothing(about.epoch.unwrap_or_default());
     let id = about.plan.vm.id;
     if let Some(Asked { identity, ledger, site }) = source {
-        let Known { records, site_asked } = known(&identity, ledger, &*site, &about.vm).await?;
+        let Known { records, site_asked, was_kept } =
+            known(&identity, ledger, &*site, &about.vm).await?;
+        source_was_read = was_kept;
         let replayed =
             records.map(|records| SourceRole::replay(identity, about.vm.clone(), &records));
         at_source = replayed.transpose()?;
@@ -57,7 +60,7 @@ pub async fn gather(
         at_source_site = Some(site);
     }
     if let Some(Asked { identity, ledger, site }) = destination {
-        let Known { records, site_asked } = known(&identity, ledger, &*site, &about.vm).await?;
+        let Known { records, site_asked, .. } = known(&identity, ledger, &*site, &about.vm).await?;
         let replayed =
             records.map(|records| DestinationRole::replay(identity, about.vm.clone(), &records));
         at_destination = replayed.transpose()?;
@@ -84,14 +87,23 @@ pub async fn gather(
     evidence.epoch = about.epoch.or(known).unwrap_or_default();
     evidence.source = at_source.as_ref().map(|role| role.state(evidence.epoch));
     evidence.destination = at_destination.as_ref().map(|role| role.state(evidence.epoch));
+    use SourceState as S;
+    // Over a grant there can be nothing else, unless the last of it is lost.
+    let is_whole = source_was_read
+        && matches!(
+            evidence.source,
+            Some(S::Fenced(_) | S::Released { .. } | S::Retired { .. } | S::Destroyed)
+        );
     if let Some(site) = at_destination_site
-        && !unfenced_counts
+        && !is_whole
     {
-        evidence.may_be_released = is_being_revoked(&*site, &about.vm, evidence.epoch).await;
+        // What cannot be read at a site that answers may be there.
+        let said = is_being_revoked(&*site, &about.vm, evidence.epoch).await;
+        let answers = evidence.destination_platform != Platform::Unreachable;
+        evidence.may_be_released = said.unwrap_or(answers);
     }
     // The site's copy is written first: that nothing was fenced or decided only it can tell.
     if !unfenced_counts {
-        use SourceState as S;
         let lags = |state: &S| matches!(state, S::Unknown | S::Known | S::Superseded | S::Fencing);
         evidence.source = evidence.source.filter(|state| !lags(state));
     }
@@ -123,6 +135,8 @@ struct Known {
     records: Option<Vec<Record>>,
     /// What the site keeps is in it.
     site_asked: bool,
+    /// ... and it did keep something.
+    was_kept: bool,
 }
 
 /// What this machine and the site know of a VM: one of the two may be old or lost.
@@ -133,6 +147,7 @@ async fn known(
     vm: &VmKey,
 ) -> Result<Known, CustodyError> {
     let there = copy_of_ledger(site, vm).await;
+    let was_kept = matches!(there, Ok(Some(_)));
     if let Ok(Some(there)) = &there {
         identity.check(there)?;
     }
@@ -141,16 +156,16 @@ async fn known(
         // It has lost what it kept, or never had it.
         (Some(here), Ok(None)) => {
             let site_asked = here.is_empty();
-            return Ok(Known { records: Some(here), site_asked });
+            return Ok(Known { records: Some(here), site_asked, was_kept });
         }
         (None, Ok(there)) => there,
         (None, Err(error @ CustodyError::Copy { .. })) => return Err(error),
         (here, Err(error)) => {
             tracing::info!(error = %units::chain(&error), "the ledger on this machine alone is read");
-            return Ok(Known { records: here, site_asked: false });
+            return Ok(Known { records: here, site_asked: false, was_kept });
         }
     };
-    Ok(Known { records, site_asked: true })
+    Ok(Known { records, site_asked: true, was_kept })
 }
 
 async fn verified_mark(site: &dyn Site, vm: VmId, key: &VerifyingKey) -> MarkSeen {

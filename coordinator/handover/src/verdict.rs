@@ -243,17 +243,20 @@ fn judge(evidence: &Evidence) -> Judgement {
     };
     let seen_at_source = (evidence.source_platform == Platform::Running).then_some(Side::Source);
     match (decided, source) {
+        // Before all else: while both write, every moment makes it worse.
+        _ if both_run(evidence) => split(decided, source),
         (Decided::Contradiction, _) => {
             is(V::NeedsOperator, Strength::Unknown, None, Next::CallForHelp, &[])
         }
-        // Before all else: while both write, every moment makes it worse.
-        _ if both_run(evidence) => split(decided, source),
 
-        // While it runs there, there is nothing to be asked.
-        (Decided::Granted(_), None | Some(S::Fenced(_)))
-            if evidence.may_be_released && started(evidence) != Some(true) =>
-        {
+        (Decided::Granted(_), _) if evidence.may_be_released && started(evidence) != Some(true) => {
             is(V::NeedsOperator, Strength::Unknown, None, Next::AskSource, &[])
+        }
+        // It was started all the same: that it runs at the source as well nobody has ruled out.
+        (Decided::Granted(_), _) if evidence.may_be_released => {
+            let runs = evidence.destination_platform == Platform::Running;
+            let strength = if runs { Strength::Observed } else { Strength::Unknown };
+            is(V::Completed, strength, Some(Side::Destination), after_grant(evidence), &[])
         }
         (Decided::Granted(strength), _) => {
             is(V::Completed, strength, Some(Side::Destination), after_grant(evidence), &[])

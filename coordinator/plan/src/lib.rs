@@ -13,6 +13,7 @@
 mod checks;
 mod facts;
 mod forecast;
+mod plain;
 mod plan;
 mod refusal;
 mod request;
@@ -24,6 +25,7 @@ pub use facts::{
     Taken,
 };
 pub use forecast::Forecast;
+pub use plain::is_plain;
 pub use plan::{PLAN_VERSION, Plan, PlanDigestError, PlannedDisk, PlannedNic, PlannedVm};
 pub use refusal::Refusal;
 pub use request::{Options, Probe, Request, Route, Tracker, VolumeFormat};

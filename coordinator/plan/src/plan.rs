@@ -1,7 +1,8 @@
 //! The plan itself.
 
 use model::{
-    Cpu, DiskBus, DiskFormat, FenceOffer, Firmware, NetworkRef, PciAddress, SiteName, Vm, VmId,
+    Cpu, DiskBus, DiskFormat, FenceMeans, FenceOffer, Firmware, NetworkRef, PciAddress, SiteName,
+    Vm, VmId,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -9,6 +10,7 @@ use units::{BlockSize, Bytes, Digest, DiskNo, MigrationId};
 
 use crate::facts::{Facts, network_named};
 use crate::forecast::Forecast;
+use crate::plain::plain;
 use crate::request::{Options, Request, Route};
 
 /// The version of the plan's file format.
@@ -143,12 +145,26 @@ pub(crate) fn assemble(request: &Request, facts: &Facts, vm: &Vm, mapped: Mapped
         disks,
         nics,
         helper_card: helper_card(&request.options.route, facts),
-        fence: facts
-            .fence
-            .as_ref()
-            .map_or_else(|_| FenceOffer { means: vec![], does_not_stop: vec![] }, Clone::clone),
-        guest_checked: guest.map(|guest| guest.fine.clone()).unwrap_or_default(),
+        fence: facts.fence.as_ref().map_or_else(|_| no_fence(), fence),
+        guest_checked: guest.map(|guest| all_plain(&guest.fine)).unwrap_or_default(),
         tracker: guest.and_then(|guest| guest.tracker.clone()),
-        warnings,
+        warnings: all_plain(&warnings),
     }
+}
+
+const fn no_fence() -> FenceOffer {
+    FenceOffer { means: vec![], does_not_stop: vec![] }
+}
+
+fn fence(offer: &FenceOffer) -> FenceOffer {
+    let plain =
+        |means: &FenceMeans| FenceMeans { name: plain(&means.name), does: plain(&means.does) };
+    FenceOffer {
+        means: offer.means.iter().map(plain).collect(),
+        does_not_stop: all_plain(&offer.does_not_stop),
+    }
+}
+
+fn all_plain(texts: &[String]) -> Vec<String> {
+    texts.iter().map(|text| plain(text)).collect()
 }

@@ -8,6 +8,7 @@ use units::{Bytes, MigrationId};
 use super::args::{AbortArgs, DiscardArgs, ResumeArgs};
 use super::migrate::{follow, prepare};
 use super::plan::login;
+use super::recover::mend;
 use super::{exit, receipt};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
@@ -32,9 +33,15 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
     if args.login.guest.is_some() {
         stored.login = login(context, &vm, &args.login)?.unwrap_or(stored.login);
     }
-    let state = state_of(&stored)?;
+    let mut state = state_of(&stored)?;
+    if !state.phase.is_final() {
+        mend(context, &mut stored, &mut state).await?;
+    }
     if state.phase.is_final() {
         return ended(context, &stored, &state).await;
+    }
+    if args.attest.is_some() {
+        may_vouch(&stored.plan, &state, args.yes)?;
     }
     if stored.plan != before
         && !matches!(
@@ -54,6 +61,26 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
         run.vouched = Vouched::NotReleased(attestation(reason));
     }
     follow(context, run, listening, stored.created_ms, Interrupts::listen()).await
+}
+
+/// For a source that may have been released over a decision: no sooner is there anything to vouch for.
+fn may_vouch(plan: &Plan, state: &State, yes: bool) -> Result<(), Failure> {
+    let (id, vm, from) = (&plan.id, &plan.vm.name, &plan.from);
+    if state.phase != Phase::Starting {
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("nobody has to vouch for {from} while {id} is {}", state.phase.word()),
+        )
+        .hint(format!("causeway resume {id} says when it needs your word")));
+    }
+    let question = format!(
+        "On your word that {vm} does not run at {from} and never will: start it at {}?",
+        plan.to
+    );
+    if yes || show::ask(&question) {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"))
 }
 
 /// Nothing is left to be done, but for a receipt that a crash may have left unwritten.
@@ -89,12 +116,18 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
         )
         .hint(format!("go on with: causeway resume {id}; back is a new migration")));
     }
-    if !args.yes
-        && !show::ask(&format!(
-            "Take back {id}? {vm} goes on at {}, what was copied is deleted.",
-            stored.plan.from
-        ))
-    {
+    let mut question = format!(
+        "Take back {id}? {vm} goes on at {}, what was copied is deleted.",
+        stored.plan.from
+    );
+    if args.attest.is_some() {
+        let word = format!(
+            " On your word that its copy at {} never ran and never will, whoever reaches it?",
+            stored.plan.to
+        );
+        question.push_str(&word);
+    }
+    if !args.yes && !show::ask(&question) {
         return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
     }
     let (mut run, listening) = prepare(context, &stored).await?;

@@ -216,18 +216,22 @@ pub struct ResumeArgs {
     #[arg(long, value_name = "BYTES/S", value_parser = parse_bytes)]
     pub limit_read: Option<u64>,
     /// Your word that the VM does not run at its source and never will, and why you know: needed only
-    /// where somebody began to call the migration off and the source cannot be asked. It is recorded;
-    /// if it is wrong, two copies may run
+    /// where it is decided for its destination, somebody began to call it off all the same, and the
+    /// source cannot be asked. It is recorded; if it is wrong, two copies may run
     #[arg(long, value_name = "WHY")]
     pub attest: Option<String>,
+    /// Do not ask; only `--attest` asks
+    #[arg(short, long, requires = "attest")]
+    pub yes: bool,
 }
 
 #[derive(Args)]
 pub struct AbortArgs {
     /// As `status` lists it
     pub id: String,
-    /// Your word that the copy at the destination never ran, and why you know: needed only where its
-    /// placeholder is gone or cannot be asked. It is recorded; if it is wrong, two copies may run
+    /// Your word that the copy at the destination never ran and never will, since no other causeway
+    /// reaches it, and why you know: needed only where its placeholder is gone or cannot be asked. It is
+    /// recorded; if it is wrong, two copies may run
     #[arg(long, value_name = "WHY")]
     pub attest: Option<String>,
     /// Do not ask

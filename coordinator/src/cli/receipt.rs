@@ -104,6 +104,7 @@ fn body(context: &Context, run: &Run, began_ms: i64) -> Result<Body, Failure> {
         downtime_budget_ms: plan.options.max_downtime_ms,
         answered: state.answered_how.clone().unwrap_or_default(),
         tracker: state.tracker.as_ref().map(|(choice, _)| choice.clone()).unwrap_or_default(),
+        vouched: state.vouched.clone().map(|(by, reason)| crate::receipt::Word { by, reason }),
         audit: drained.audit.clone(),
         grant: grant.to_string(),
         source_key: public(&plan.from)?,
@@ -143,6 +144,12 @@ fn summary(body: &Body) -> String {
         );
     }
     lines.push(format!("  answered  {}", body.answered));
+    if let Some(word) = &body.vouched {
+        lines.push(format!(
+            "  by word   of {}, since {} did not tell whether it had let go of it: {}",
+            word.by, body.from, word.reason
+        ));
+    }
     lines.push(format!(
         "  source    kept at {} as {}, off and start-proof",
         body.from, body.source_kept_as

@@ -60,12 +60,17 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         }
     }
     for id in context.store.migration_ids()? {
-        let stored = find(context, &id)?;
-        let state = state_of(&stored)?;
+        let mut stored = find(context, &id)?;
+        let mut state = state_of(&stored)?;
         if !concerns(&stored.plan, args.which.as_deref()) || state.phase.is_final() {
             continue;
         }
         told += 1;
+        if let Err(failure) = mend(context, &mut stored, &mut state).await {
+            failure.show(context.json);
+            code = worse(code, failure.exit_code());
+            continue;
+        }
         let vouched = vouched_for.as_ref().filter(|site| **site == stored.plan.to);
         let ended = one(context, &stored, &state, &args, vouched.is_some()).await;
         let ended = ended.unwrap_or_else(|failure| {
@@ -195,6 +200,10 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
     }
     let (source, destination) = (context.site(&plan.from)?, context.site(&plan.to)?);
     if !is_known(plan, [&source, &destination]).await? {
+        show::error(&format!(
+            "warning: papers of {} are left alone: the ledgers of the sites know no such plan",
+            plan.id
+        ));
         return Ok(());
     }
     let damaged =
@@ -246,6 +255,36 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Takes a journal that is behind what the ledgers know, since another coordinator took this one's place
+/// or it came from a backup, to where they are. Where the two sites contradict each other, that is said
+/// by whatever is done next.
+pub async fn mend(
+    context: &Context,
+    stored: &mut Stored,
+    state: &mut State,
+) -> Result<(), Failure> {
+    let plan = &stored.plan;
+    let (source, destination) = (context.site(&plan.from)?, context.site(&plan.to)?);
+    let custody = {
+        let mut custody = open_custody(context, plan, &source, &destination).await?;
+        let looked = custody.look().await;
+        looked.map_err(|error| {
+            let what = format!("what the ledgers say of {} cannot be told", plan.id);
+            Failure::new(Kind::Undecided, what).caused_by(&error)
+        })?;
+        custody
+    };
+    let Some(remembered) = Remembered::of(&custody) else { return Ok(()) };
+    let now_ms = crate::now_ms();
+    if let Ok(Some(records)) = mended(Some(state), &remembered, now_ms) {
+        tracing::info!(id = %plan.id, "the ledgers know more than the journal");
+        stored.records = records.into_iter().map(|record| (now_ms, record)).collect();
+        context.store.rebuild_migration(stored)?;
+        *state = state_of(stored)?;
+    }
+    Ok(())
+}
+
 /// Have the ledgers of the sites that answer this very plan? Where one says otherwise its papers were
 /// forged, or left over.
 async fn is_known(plan: &Plan, sites: [&Arc<dyn Site>; 2]) -> Result<bool, Failure> {
@@ -258,18 +297,16 @@ async fn is_known(plan: &Plan, sites: [&Arc<dyn Site>; 2]) -> Result<bool, Failu
             Err(error) => tracing::warn!(error = %chain(&error), "a ledger's copy is not seen"),
         }
     }
-    let epoch = |records: &[Record]| {
-        let mut attempts = attempts(records);
-        attempts.find(|attempt| Some(attempt.plan) == digest.map(PlanDigest)).map(|it| it.epoch)
-    };
+    let is_it = |attempt: &&Attempt| Some(attempt.plan) == digest.map(PlanDigest);
+    // One that was taken back before its source knew of it may have been begun again.
+    let last = |records: &[Record]| attempts(records).filter(is_it).last().map(|it| it.epoch);
     let [at_source, at_destination] = &answers;
     Ok(match (at_source, at_destination) {
-        (Some(source), Some(destination)) => match (epoch(source), epoch(destination)) {
+        (Some(source), Some(destination)) => last(destination).is_some_and(|begun| {
             // Begun at its destination and not yet at its source it is taken back.
-            (None, Some(begun)) => attempts(source).all(|attempt| attempt.epoch != begun),
-            (at_source, at_destination) => at_source.is_some() && at_source == at_destination,
-        },
-        (Some(one), None) | (None, Some(one)) => epoch(one).is_some(),
+            attempts(source).filter(|attempt| attempt.epoch == begun).all(|it| is_it(&it))
+        }),
+        (Some(one), None) | (None, Some(one)) => last(one).is_some(),
         (None, None) => false,
     })
 }
@@ -347,12 +384,11 @@ async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result
 async fn call_off(context: &Context, stored: &Stored) -> Result<(), Failure> {
     let (mut run, _listening) = prepare(context, stored).await?;
     let why = "its destination is gone, by the operator's word";
-    let called_off = engine::abort(&mut run, why).await;
-    let seen = match called_off {
-        Ok(()) => run.custody.see_source().await.map_err(StepError::from),
-        called_off => called_off,
+    let called_off = match run.custody.see_source().await {
+        Ok(()) => engine::abort(&mut run, why).await,
+        Err(error) => Err(StepError::from(error)),
     };
-    seen.map_err(|error| {
+    called_off.map_err(|error| {
         let what = format!("{} cannot be called off", stored.plan.id);
         let failure = Failure::new(Kind::Undecided, what).caused_by(&error);
         error.hints().into_iter().fold(failure, Failure::hint)

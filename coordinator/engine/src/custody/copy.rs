@@ -66,6 +66,12 @@ impl Copy {
         self.there = None;
     }
 
+    /// Removes it.
+    pub(super) async fn forget(&mut self) -> Result<(), SiteError> {
+        self.there = None;
+        self.site.forget(&self.key).await
+    }
+
     /// Makes it what the ledger is, if it is as it is known to be. Harmless where it is so already.
     pub(super) async fn bring_up(&mut self, records: &[Record]) -> Result<(), SiteError> {
         let body = encode(records);

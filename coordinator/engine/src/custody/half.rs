@@ -24,6 +24,8 @@ pub(super) struct Half<R> {
     /// Those of this VM, in order.
     records: Vec<Record>,
     copy: Copy,
+    /// The site's copy was gone once in this life, and put back from here.
+    was_lost: bool,
 }
 
 pub(super) trait Role: Sized {
@@ -69,7 +71,8 @@ impl<R: Role> Half<R> {
         let records = decode(&path(), &opened.records)?;
         let role = R::replay(me.clone(), vm.clone(), &records)?;
         let copy = Copy::new(site, copy::key(&vm, COPY)?);
-        Ok(Self { name, role, me, vm, journal: opened.journal, records, copy })
+        let journal = opened.journal;
+        Ok(Self { name, role, me, vm, journal, records, copy, was_lost: false })
     }
 
     pub(super) fn at(&self) -> Arc<dyn Site> {
@@ -83,6 +86,7 @@ impl<R: Role> Half<R> {
             return Ok(());
         }
         let there = self.copy.look().await.map_err(|cause| self.failed(cause))?;
+        self.was_lost |= there.is_none() && !self.records.is_empty();
         if let Some(bytes) = &there {
             let site = || self.name.clone();
             let copied =
@@ -127,6 +131,17 @@ impl<R: Role> Half<R> {
     /// Is the ledger all that there is of it, as far as was looked?
     pub(super) const fn is_seen(&self) -> bool {
         self.copy.is_known()
+    }
+
+    /// Had the site lost its copy? It was put back from here, where the last of it may be missing.
+    pub(super) const fn was_lost(&self) -> bool {
+        self.was_lost
+    }
+
+    /// Takes away what was put back: whoever comes next must not take it for what the site knew.
+    pub(super) async fn leave_lost(&mut self) -> Result<(), CustodyError> {
+        let forgotten = self.copy.forget().await;
+        forgotten.map_err(|cause| self.failed(cause))
     }
 
     fn take_in(&mut self, missing: &[Record]) -> Result<(), CustodyError> {

@@ -116,22 +116,26 @@ impl Custody {
     /// What somebody has deleted at a site since it was written there is written again, where the site
     /// answers: the next machine may need it.
     pub async fn keep_again(&self, epoch: Epoch, papers: &Papers) {
-        if let Err(error) = self.keep_what_is_missing(epoch, papers).await {
-            tracing::warn!(error = %chain(&error), "not all that `recover` needs is at the sites");
+        let at_destination = self.destination_gets_again(epoch, &papers.destination).await;
+        for kept in [at_destination, self.source_gets_again(epoch, &papers.source).await] {
+            if let Err(error) = kept {
+                tracing::warn!(error = %chain(&error), "not all that `recover` needs is at the site");
+            }
         }
     }
 
-    async fn keep_what_is_missing(
-        &self,
-        epoch: Epoch,
-        papers: &Papers,
-    ) -> Result<(), CustodyError> {
+    async fn destination_gets_again(&self, epoch: Epoch, body: &[u8]) -> Result<(), CustodyError> {
         let key = self.key(&format!("{PAPERS}{epoch}"))?;
         if self.destination.kept(&key).await?.is_none() {
-            self.destination.keep(&key, &papers.destination).await?;
+            self.destination.keep(&key, body).await?;
         }
+        Ok(())
+    }
+
+    async fn source_gets_again(&self, epoch: Epoch, body: &[u8]) -> Result<(), CustodyError> {
+        let key = self.key(&format!("{PAPERS}{epoch}"))?;
         if self.source.kept(&key).await?.is_none() {
-            self.source.keep(&key, &papers.source).await?;
+            self.source.keep(&key, body).await?;
         }
         for unfence in self.source.role.unfence(epoch) {
             let named: Named = serde_json::from_slice(unfence.as_bytes())
@@ -218,9 +222,14 @@ fn revoking(vm: &VmKey, epoch: Epoch) -> Result<RecordKey, CustodyError> {
 }
 
 /// Has somebody said at this destination that it calls the attempt off?
-pub(crate) async fn is_being_revoked(site: &dyn Site, vm: &VmKey, epoch: Epoch) -> bool {
-    let Ok(key) = revoking(vm, epoch) else { return false };
-    matches!(site.kept(&key).await, Ok(Some(_)))
+pub(crate) async fn is_being_revoked(
+    site: &dyn Site,
+    vm: &VmKey,
+    epoch: Epoch,
+) -> Result<bool, CustodyError> {
+    let kept = site.kept(&revoking(vm, epoch)?).await;
+    let name = || site.name().to_string();
+    Ok(kept.map_err(|cause| CustodyError::Site { site: name(), cause })?.is_some())
 }
 
 /// That it cannot be removed harms nobody.

@@ -22,7 +22,8 @@ pub(crate) fn longer(
 }
 
 /// An operator vouched for a site that did not answer, and it had come somewhat further than was known
-/// here: what it only prepared for the attempt that was revoked decides nothing. Anything else does.
+/// here: what it only prepared for the attempt that was revoked decides nothing, and that it was revoked
+/// there as well is no other story. Anything else is.
 pub(super) fn is_overruled(here: &[Record], there: &[Record]) -> bool {
     use DestinationEntry as E;
     let common = here.iter().zip(there).take_while(|(here, there)| here == there).count();
@@ -35,7 +36,9 @@ pub(super) fn is_overruled(here: &[Record], there: &[Record]) -> bool {
     theirs.iter().all(|record| {
         let prepared = matches!(
             record.entry,
-            Entry::Destination(E::AttemptKnown(_) | E::Placeholder { .. } | E::Synced { .. })
+            Entry::Destination(
+                E::AttemptKnown(_) | E::Placeholder { .. } | E::Synced { .. } | E::Revoked { .. }
+            )
         );
         prepared && record.epoch == revoked.epoch
     })

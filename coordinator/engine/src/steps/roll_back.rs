@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use handover::{MarkSeen, Refusal, RevokeReceipt, SourceRequest, SourceState};
+use handover::{
+    Attestation, DestinationState, MarkSeen, Refusal, RevokeReceipt, SourceRequest, SourceState,
+};
 use model::Power;
 use site::{FenceStage, Leftover, SiteErrorKind};
 use units::Epoch;
@@ -21,7 +23,7 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     // What was never heard of is known where all is seen. A destination that does not answer can be
     // vouched for, a source is waited for.
     run.custody.see_source().await?;
-    match (run.custody.see_destination().await, run.vouched.never_ran()) {
+    match (run.custody.see_destination().await, word(run)) {
         (Err(CustodyError::Site { .. }), Some(_)) => {}
         (seen, _) => seen?,
     }
@@ -36,7 +38,7 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
             return Err(CustodyError::Unfit { what: what.to_owned() }.into());
         }
         let seen = mark_seen(&*run.destination, run.vm()).await;
-        let receipt = run.custody.revoke(epoch, &seen, run.vouched.never_ran().cloned()).await?;
+        let receipt = run.custody.revoke(epoch, &seen, word(run)).await?;
         release_source(run, epoch, receipt).await?;
     }
     tidy_guest(run, &mut removed).await;
@@ -60,6 +62,15 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
         }
     }
     Ok(Record::TakenBack { removed, left })
+}
+
+/// The operator's, of this life of it or an earlier one.
+fn word(run: &Run) -> Option<Attestation> {
+    let recorded = || match run.custody.destination_state(run.epoch_in_ledgers()?) {
+        DestinationState::Revoked(receipt) => receipt.claim().attested.clone(),
+        _ => None,
+    };
+    run.vouched.never_ran().cloned().or_else(recorded)
 }
 
 /// Removes what was made at the destination.
@@ -161,7 +172,7 @@ async fn release_source(
 /// it has released: of the two, one sees the other.
 async fn not_granted_meanwhile(run: &mut Run, epoch: Epoch) -> Result<(), StepError> {
     match run.custody.see_destination_again().await {
-        Err(CustodyError::Site { .. }) if run.vouched.never_ran().is_some() => return Ok(()),
+        Err(CustodyError::Site { .. }) if word(run).is_some() => return Ok(()),
         seen => seen?,
     }
     if run.custody.is_granted(epoch) {
@@ -171,7 +182,7 @@ async fn not_granted_meanwhile(run: &mut Run, epoch: Epoch) -> Result<(), StepEr
         MarkSeen::Present(mark) if mark.attempt().epoch >= epoch => {
             Err(CustodyError::both_ways().into())
         }
-        MarkSeen::Unknown if run.vouched.never_ran().is_none() => {
+        MarkSeen::Unknown if word(run).is_none() => {
             Err(CustodyError::Refused(Refusal::MarkUnknown).into())
         }
         _ => Ok(()),

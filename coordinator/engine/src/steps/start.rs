@@ -40,12 +40,9 @@ pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
     let spec = run.placeholder_own();
     run.tell_destination(DestinationRequest::Start).await?;
     let epoch = run.epoch();
-    match (run.custody.not_released_meanwhile(epoch).await, run.vouched.not_released()) {
-        (Err(CustodyError::MayBeReleased { .. }), Some(word)) => {
-            let (by, reason) = (word.by.as_str().to_owned(), word.reason.as_str().to_owned());
-            run.record(Record::Vouched { by, reason }).await?;
-        }
-        (looked, _) => looked?,
+    match run.custody.not_released_meanwhile(epoch).await {
+        Err(error @ CustodyError::MayBeReleased { .. }) => by_word(run, error).await?,
+        looked => looked?,
     }
     // The last that is done before: nothing but the platform's next call is to be between.
     still_off(run).await?;
@@ -65,6 +62,16 @@ pub(crate) async fn start(run: &mut Run) -> Result<Record, StepError> {
         forecast_ms: run.state.forecast_ms,
     });
     Ok(Record::Answered { how, downtime_ms })
+}
+
+/// The operator's, of this life of it or an earlier one.
+async fn by_word(run: &mut Run, otherwise: CustodyError) -> Result<(), StepError> {
+    if run.state.vouched.is_some() {
+        return Ok(());
+    }
+    let word = run.vouched.not_released().ok_or(otherwise)?;
+    let (by, reason) = (word.by.as_str().to_owned(), word.reason.as_str().to_owned());
+    run.record(Record::Vouched { by, reason }).await
 }
 
 async fn wait_for_answer(run: &Run) -> Result<String, StepError> {

@@ -99,12 +99,28 @@ fn rows() -> Vec<Row> {
             N::AskSource,
         ),
         (
-            "granted, and it runs",
+            "granted, and it runs, perhaps not there alone",
             may_be_released(marked(), Platform::Running),
             V::Completed,
-            St::Proven,
+            St::Observed,
             Some(WEST),
             N::Resume,
+        ),
+        (
+            "granted and started, and nobody answers",
+            may_be_released(healthy(), Platform::Unreachable),
+            V::Completed,
+            St::Unknown,
+            Some(WEST),
+            N::Resume,
+        ),
+        (
+            "granted and released, and both run",
+            both_run(with(Some(RELEASED), Some(marked()))),
+            V::AlarmSplit,
+            St::Observed,
+            None,
+            N::CallForHelp,
         ),
         // 1: granted
         (
