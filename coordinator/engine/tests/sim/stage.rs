@@ -423,7 +423,7 @@ pub struct Ledgers {
 
 impl Ledgers {
     /// As `status` reads it.
-    fn of(&self, site: &SiteName) -> Option<Vec<handover::Record>> {
+    pub fn of(&self, site: &SiteName) -> Option<Vec<handover::Record>> {
         let bytes = self.kept.disk(site.as_str()).bytes();
         let contents = journal::parse(&bytes).unwrap()?;
         let decode = |r: &journal::Record| handover::Record::decode(r.kind, &r.payload).unwrap();
