@@ -52,3 +52,25 @@ fn a_destination_that_is_gone_is_vouched_for_by_its_operator() {
     assert!(ran.stderr.contains("west has another key"), "{}", ran.stderr);
     scene.ledger_is_whole(scene.at_east).unwrap();
 }
+
+/// Only away: the VM runs on at its source by the operator's word, and what was made is removed when the
+/// destination is back.
+#[test]
+fn a_destination_that_is_away_does_not_hold_the_vm() {
+    let (scene, _gate, id) = Killing::begin("phase: deciding").kill("phase: deciding");
+    scene.west().stop_libvirtd().unwrap();
+    let ran = scene.causeway(&["abort", &id, "--yes"]).unwrap();
+    assert!(ran.code != 0, "it was given up without a word: {}", ran.stdout);
+    assert!(!scene.east().is_running(VM).unwrap(), "the source was started on a guess");
+    let word = ["abort", &id, "--yes", "--attest", "its power is off, and I hold the plug"];
+    let ran = scene.causeway(&word).unwrap().must_exit(6);
+    assert!(ran.stderr.contains("the source runs as before"), "{}", ran.stderr);
+    scene.ledger_is_whole(scene.at_east).unwrap();
+
+    scene.west().start_libvirtd().unwrap();
+    let ran = scene.causeway(&["resume", &id]).unwrap().must_exit(4);
+    assert!(ran.stdout.contains("west: placeholder web1"), "{}", ran.stdout);
+    let elsewhere = scene.west().virsh(&["list", "--all", "--name"]).unwrap();
+    assert!(elsewhere.trim().is_empty(), "left elsewhere: {elsewhere}");
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
