@@ -123,8 +123,8 @@ pub enum Event {
         params: Params,
         cookie: Vec<u8>,
         flags: Flags,
-        /// The VM runs at the source and is to be gone from here; libvirt answers with
-        /// [`RemoteError::migrate_finish_ok`].
+        /// The source has given up: its VM runs on there and is to be gone from here. libvirt
+        /// answers with [`RemoteError::migrate_finish_ok`].
         cancelled: bool,
     },
     /// The client has said goodbye. What that proves of the source's VM: see [the module](self).
@@ -191,6 +191,10 @@ pub enum AnswerError {
     /// The session may be over; that is told by an event.
     #[error("no such call {serial} waits for an answer")]
     NotPending { serial: u32 },
+
+    /// A libvirtd that gets a VM although it had given up ends its own and reports success.
+    #[error("the migration of call {serial} was cancelled: there is no VM to answer with")]
+    Cancelled { serial: u32 },
 
     #[error("a cookie of {cookie} bytes or a text of {text}, longer than libvirt takes")]
     TooLong { cookie: usize, text: usize },
@@ -321,7 +325,10 @@ impl Session {
         Ok(())
     }
 
-    /// A VM ends the one at the source; an error lets that run on.
+    /// A VM ends the one at the source, as soon as this is read there; an error lets that run on.
+    /// There is no VM for a cancelled migration. Its error is shown to the operator in place of
+    /// the source's own if it is of [`Origin::QEMU`](crate::error::Origin::QEMU), with another
+    /// code than [`RemoteError::migrate_finish_ok`]'s.
     pub fn answer_finish(
         &mut self,
         serial: u32,
@@ -330,7 +337,7 @@ impl Session {
         if let Ok(Finished { domain, cookie }) = &answer {
             fits(cookie, &domain.name)?;
         }
-        let header = self.migration.finish_answered(serial)?;
+        let header = self.migration.finish_answered(serial, answer.is_ok())?;
         self.answer(header, answer.map(Reply::Finished));
         Ok(())
     }

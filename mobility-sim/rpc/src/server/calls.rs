@@ -189,7 +189,7 @@ impl Session {
         let Finish { mut params, cookie, flags, cancelled } = finish;
         params.check().map_err(|error| bad_params(&error))?;
         let name = take_text(&mut params, &Name::DESTINATION_NAME)?;
-        self.migration = Migration::Finishing(header);
+        self.migration = Migration::Finishing { header, cancelled };
         let serial = header.serial;
         self.events.push_back(Event::Finish { serial, name, params, cookie, flags, cancelled });
         Ok(Answer::Later)

@@ -11,24 +11,29 @@ pub enum Migration {
     /// With the header of the call, which the answer repeats.
     Preparing(Header),
     Prepared,
-    Finishing(Header),
+    Finishing {
+        header: Header,
+        cancelled: bool,
+    },
 }
 
 impl Migration {
     /// A number that waits for its answer is nobody else's.
     pub fn check_serial(&self, serial: u32) -> Result<(), Violation> {
         match self {
-            Self::Preparing(header) | Self::Finishing(header) if header.serial == serial => {
+            Self::Preparing(header) | Self::Finishing { header, .. }
+                if header.serial == serial =>
+            {
                 Err(Violation::SerialTwice { serial })
             }
-            Self::None | Self::Preparing(_) | Self::Prepared | Self::Finishing(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
     pub fn may_prepare(&self) -> Result<(), RemoteError> {
         match self {
             Self::None => Ok(()),
-            Self::Preparing(_) | Self::Prepared | Self::Finishing(_) => {
+            Self::Preparing(_) | Self::Prepared | Self::Finishing { .. } => {
                 Err(invalid("another migration is coming in through this connection"))
             }
         }
@@ -39,7 +44,7 @@ impl Migration {
             Self::Prepared => Ok(()),
             Self::None => Err(invalid("no migration was prepared through this connection")),
             Self::Preparing(_) => Err(invalid("the migration is still being prepared")),
-            Self::Finishing(_) => Err(invalid("the migration is being finished already")),
+            Self::Finishing { .. } => Err(invalid("the migration is being finished already")),
         }
     }
 
@@ -56,9 +61,12 @@ impl Migration {
 
     /// The header of the call that was answered. Either way the source is told, and does not ask
     /// again.
-    pub fn finish_answered(&mut self, serial: u32) -> Result<Header, AnswerError> {
+    pub fn finish_answered(&mut self, serial: u32, ok: bool) -> Result<Header, AnswerError> {
         match *self {
-            Self::Finishing(header) if header.serial == serial => {
+            Self::Finishing { header, cancelled: true } if ok && header.serial == serial => {
+                Err(AnswerError::Cancelled { serial })
+            }
+            Self::Finishing { header, .. } if header.serial == serial => {
                 *self = Self::None;
                 Ok(header)
             }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rpc::flags::Flags;
 use rpc::frame::{Decoder, FRAME_MAX, Kind};
+use rpc::procedures::Call;
 use rpc::server::{Event, Host, Limits, Session};
 
 /// Nothing is waited for longer than this: it is there to end a test that hangs.
@@ -18,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Peer {
     pub uri: String,
     events: Receiver<Event>,
-    called: Arc<Mutex<Vec<i32>>>,
+    called: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -62,9 +63,9 @@ impl Peer {
         self.events.recv_timeout(PATIENCE).expect("an event")
     }
 
-    /// The procedures that were called, in order.
-    pub fn called(&self) -> Vec<i32> {
-        self.called.lock().expect("nobody panicked").clone()
+    /// The procedures that were called, in order, and the features that were asked for.
+    pub fn called(&self) -> String {
+        self.called.lock().expect("nobody panicked").join(" ")
     }
 }
 
@@ -79,7 +80,7 @@ impl Drop for Peer {
 struct Connection<'a> {
     stream: TcpStream,
     mute_at: Option<i32>,
-    calls: &'a Mutex<Vec<i32>>,
+    calls: &'a Mutex<Vec<String>>,
 }
 
 impl Connection<'_> {
@@ -98,7 +99,11 @@ impl Connection<'_> {
                     while let Ok(Some(frame)) = heard.next_frame() {
                         if frame.header.kind == Kind::Call {
                             let procedure = frame.header.procedure;
-                            self.calls.lock().expect("nobody panicked").push(procedure);
+                            let call = match Call::decode(procedure, &frame.payload) {
+                                Ok(Call::SupportsFeature(number)) => format!("60/{number}"),
+                                _ => procedure.to_string(),
+                            };
+                            self.calls.lock().expect("nobody panicked").push(call);
                             if self.mute_at == Some(procedure) {
                                 return wait_for(stopped);
                             }
