@@ -56,9 +56,15 @@ impl Default for Limits {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    Reply { serial: u32, reply: Reply },
+    Reply {
+        serial: u32,
+        reply: Reply,
+    },
     /// The daemon's error, which can be passed on as it came.
-    Failed { serial: u32, error: RemoteError },
+    Failed {
+        serial: u32,
+        error: RemoteError,
+    },
     /// The last event. Whether calls without a reply were carried out is not known.
     Closed(Ended),
 }
@@ -95,7 +101,12 @@ pub enum Violation {
     Status { status: Status },
 
     #[error("the reply to call {serial}, {called:?}, was not understood")]
-    Reply { serial: u32, called: Procedure, #[source] cause: XdrError },
+    Reply {
+        serial: u32,
+        called: Procedure,
+        #[source]
+        cause: XdrError,
+    },
 
     #[error("{held} bytes were pushed although none were wanted")]
     Overrun { held: usize },

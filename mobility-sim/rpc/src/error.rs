@@ -74,9 +74,9 @@ impl RemoteError {
         out.optional_text(Some(&message));
         out.i32(level);
         out.bool(false);
-        // libvirt puts the message into the first of three texts for arguments as well.
-        out.optional_text(Some("%s"));
+        // libvirt puts the message into the first of three more texts as well.
         out.optional_text(Some(&message));
+        out.optional_text(None);
         out.optional_text(None);
         out.i32(-1);
         out.i32(-1);

@@ -87,9 +87,10 @@ impl Params {
     /// All values of a name that may occur more than once.
     pub fn all<'a, T: FromValue<'a>>(&'a self, name: &Name<T::Type>) -> impl Iterator<Item = T> {
         let field = name.field;
-        self.0.iter().filter(move |param| param.field == field).filter_map(|param| {
-            T::from_value(&param.value)
-        })
+        self.0
+            .iter()
+            .filter(move |param| param.field == field)
+            .filter_map(|param| T::from_value(&param.value))
     }
 
     /// One value in the place of the first of that name, or behind all others; further ones of the

@@ -84,7 +84,11 @@ pub enum CallError {
     Unknown { number: i32 },
 
     #[error("arguments of {procedure:?} that are none")]
-    Arguments { procedure: Procedure, #[source] cause: XdrError },
+    Arguments {
+        procedure: Procedure,
+        #[source]
+        cause: XdrError,
+    },
 }
 
 /// A VM as libvirt names it.

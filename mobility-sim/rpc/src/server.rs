@@ -179,7 +179,11 @@ pub enum Violation {
     SerialTwice { serial: u32 },
 
     #[error("call {serial} was not understood")]
-    Call { serial: u32, #[source] cause: CallError },
+    Call {
+        serial: u32,
+        #[source]
+        cause: CallError,
+    },
 
     #[error("{held} bytes were pushed although none were wanted")]
     Overrun { held: usize },

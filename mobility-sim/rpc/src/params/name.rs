@@ -129,8 +129,7 @@ pub fn known(field: &str) -> Option<(Kind, bool)> {
         Name::AUTO_CONVERGE_INCREMENT,
         Name::PARALLEL_CONNECTIONS,
     ];
-    let ullongs =
-        [Name::BANDWIDTH, Name::BANDWIDTH_POSTCOPY, Name::COMPRESSION_XBZRLE_CACHE];
+    let ullongs = [Name::BANDWIDTH, Name::BANDWIDTH_POSTCOPY, Name::COMPRESSION_XBZRLE_CACHE];
     if texts.iter().any(|name| name.field == field) {
         let many = field == Name::MIGRATE_DISKS.field || field == Name::COMPRESSION.field;
         Some((Kind::String, many))

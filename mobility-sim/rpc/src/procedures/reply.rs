@@ -93,7 +93,10 @@ impl Reply {
             Self::Done(_) => {}
             Self::AuthList(types) => out.list(types, |out, each| out.u32(each.number())),
             Self::Supported(supported) => out.i32(*supported),
-            Self::Type(text) | Self::Hostname(text) | Self::Uri(text) | Self::Capabilities(text) => {
+            Self::Type(text)
+            | Self::Hostname(text)
+            | Self::Uri(text)
+            | Self::Capabilities(text) => {
                 out.text(text);
             }
             Self::Version(version) | Self::LibVersion(version) => out.u64(*version),

@@ -196,10 +196,7 @@ impl Session {
     }
 }
 
-fn take_text(
-    params: &mut Params,
-    name: &Name<crate::params::Text>,
-) -> Result<String, RemoteError> {
+fn take_text(params: &mut Params, name: &Name<crate::params::Text>) -> Result<String, RemoteError> {
     match params.remove(name).pop() {
         Some(crate::params::Value::String(text)) => Ok(text),
         _ => {

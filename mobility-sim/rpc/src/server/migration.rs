@@ -21,9 +21,7 @@ impl Migration {
     /// A number that waits for its answer is nobody else's.
     pub fn check_serial(&self, serial: u32) -> Result<(), Violation> {
         match self {
-            Self::Preparing(header) | Self::Finishing { header, .. }
-                if header.serial == serial =>
-            {
+            Self::Preparing(header) | Self::Finishing { header, .. } if header.serial == serial => {
                 Err(Violation::SerialTwice { serial })
             }
             _ => Ok(()),

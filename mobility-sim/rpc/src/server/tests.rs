@@ -250,11 +250,9 @@ fn flags_and_parameters_that_nobody_wants_are_refused_by_name() {
         ask(&mut session, 1, &Call::Prepare(prepare)).unwrap_err().message
     };
     let text = |text: &str| Value::String(text.to_owned());
-    let said = with(Flags::LIVE | Flags::POSTCOPY | Flags(1 << 30), "destination_xml", text("<d/>"));
-    assert_eq!(
-        said,
-        "this host takes no migrations with --postcopy 0x40000000: leave that out"
-    );
+    let said =
+        with(Flags::LIVE | Flags::POSTCOPY | Flags(1 << 30), "destination_xml", text("<d/>"));
+    assert_eq!(said, "this host takes no migrations with --postcopy 0x40000000: leave that out");
     let said = with(Flags::LIVE, "rdma", text("on"));
     assert_eq!(said, "parameter 'rdma' not supported");
     let said = with(Flags::LIVE, "destination_xml", Value::Int(1));

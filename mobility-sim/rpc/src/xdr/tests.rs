@@ -42,7 +42,10 @@ fn a_length_is_compared_with_its_limit_before_the_bytes_are_looked_for() {
 
 #[test]
 fn a_text_with_a_nul_or_other_bytes_than_utf_8_is_refused() {
-    assert_eq!(Reader::new(&said(4, b"a\0bc")).text("name", 10), Err(XdrError::Nul { what: "name" }));
+    assert_eq!(
+        Reader::new(&said(4, b"a\0bc")).text("name", 10),
+        Err(XdrError::Nul { what: "name" })
+    );
     let latin = said(4, b"caf\xe9");
     assert_eq!(Reader::new(&latin).text("name", 10), Err(XdrError::NotUtf8 { what: "name" }));
 }
@@ -74,7 +77,8 @@ fn nest(fields: &mut Reader<'_>) -> Result<(), XdrError> {
 
 #[test]
 fn what_lies_too_deep_is_refused_and_not_recursed_into() {
-    let flat = [vec![1; 0], 1_u32.to_be_bytes().repeat(usize::from(DEPTH_MAX)), vec![0; 4]].concat();
+    let flat =
+        [vec![1; 0], 1_u32.to_be_bytes().repeat(usize::from(DEPTH_MAX)), vec![0; 4]].concat();
     assert_eq!(nest(&mut Reader::new(&flat)), Ok(()));
     let deep = 1_u32.to_be_bytes().repeat(100_000);
     assert_eq!(nest(&mut Reader::new(&deep)), Err(XdrError::Depth { what: "nest" }));

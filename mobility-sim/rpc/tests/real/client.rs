@@ -94,7 +94,10 @@ fn a_real_libvirtd_says_who_it_is_and_what_it_does_not_have() {
     assert_eq!(connection.ask(&Call::GetUri), Ok(Reply::Uri("qemu:///system".to_owned())));
     assert_eq!(connection.ask(&Call::IsSecure), Ok(Reply::Secure(true)));
     let version = connection.ask(&Call::GetLibVersion);
-    assert!(matches!(version, Ok(Reply::LibVersion(version)) if version >= 9_000_000), "{version:?}");
+    assert!(
+        matches!(version, Ok(Reply::LibVersion(version)) if version >= 9_000_000),
+        "{version:?}"
+    );
     let version = connection.ask(&Call::GetVersion);
     assert!(matches!(version, Ok(Reply::Version(version)) if version >= 7_000_000), "{version:?}");
     let Ok(Reply::Capabilities(xml)) = connection.ask(&Call::GetCapabilities) else {

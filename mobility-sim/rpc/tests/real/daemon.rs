@@ -35,6 +35,7 @@ mkdir -p /run/lock /etc/libvirt/qemu
 hostname source
 cat > /etc/libvirt/libvirtd.conf <<EOF
 auth_unix_rw = "none"
+host_uuid = "5d1f6e3c-1b4d-4e9a-836b-1f0c2e7a0101"
 EOF
 # Silence is noticed after two seconds, where it would be thirty.
 cat > /etc/libvirt/qemu.conf <<EOF
@@ -60,7 +61,7 @@ wait $daemon
 "#;
 
 /// A VM that needs nothing and does nothing.
-const VM: &str = "<domain type='qemu'><name>web1</name><memory unit='MiB'>16</memory>\
+const VM: &str = "<domain type='qemu'><name>web1</name><uuid>0d5d1f6e-3c1b-4d0e-9a53-6b1f0c2e7a01</uuid><memory unit='MiB'>16</memory>\
     <os><type machine='pc'>hvm</type></os><devices><controller type='usb' model='none'/>\
     <memballoon model='none'/></devices></domain>";
 

@@ -21,7 +21,8 @@ fn shown(message: &str) -> Result<String, String> {
 
 fn refuse(session: &mut Session, event: &Event) {
     if let Event::Prepare { serial, .. } = event {
-        session.answer_prepare(*serial, Err(RemoteError::operation_failed(FULL))).unwrap();
+        let error = RemoteError::operation_failed(FULL);
+        session.answer_prepare(*serial, Err(error)).expect("it waits");
     }
 }
 
@@ -136,10 +137,10 @@ fn take_in(
         Event::Prepare { serial, cookie, .. } => {
             let uri = if uri.is_empty() { sink() } else { uri.to_owned() };
             let prepared = Prepared { cookie: from_elsewhere(cookie), uri: Some(uri) };
-            session.answer_prepare(*serial, Ok(prepared)).unwrap();
+            session.answer_prepare(*serial, Ok(prepared)).expect("it waits");
         }
         Event::Finish { serial, name, .. } => {
-            session.answer_finish(*serial, finish(name)).unwrap();
+            session.answer_finish(*serial, finish(name)).expect("it waits");
         }
         Event::Closing(_) | Event::Closed(_) => {}
     }
