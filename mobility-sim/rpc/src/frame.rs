@@ -1,7 +1,8 @@
 //! Frames: what a connection's stream of bytes is made of.
 //!
 //! ```text
-//!  | length u32 | program u32 | version u32 | procedure i32 | kind u32 | serial u32 | status u32 | payload ... |
+//!  | length u32 | program u32 | version u32 | procedure i32 |
+//!  | kind u32 | serial u32 | status u32 | payload ... |
 //! ```
 //!
 //! All numbers are big-endian. The length counts everything, itself included.

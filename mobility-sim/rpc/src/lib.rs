@@ -14,8 +14,9 @@
 //! * [`server`] and [`client`]: one connection each.
 //!
 //! Numbers, shapes and limits are those of libvirt 9.0.0 (`src/remote/remote_protocol.x`,
-//! `src/rpc/virnetprotocol.x`, `src/rpc/virkeepaliveprotocol.x`, `include/libvirt/libvirt-domain.h`,
-//! `include/libvirt/virterror.h`, `src/libvirt_internal.h`); they belong to its stable interface.
+//! `src/rpc/virnetprotocol.x`, `src/rpc/virkeepaliveprotocol.x`, `src/libvirt_internal.h`,
+//! `include/libvirt/libvirt-domain.h`, `include/libvirt/virterror.h`); they belong to its stable
+//! interface.
 //! Everything that another end says is untrusted on either side: the source because it may be
 //! anybody who reaches the port, the destination because a broken one must not break the source.
 

@@ -2,11 +2,12 @@
 //! out.
 //!
 //! ```text
-//!            Open             Prepare             answered           Finish             answered
-//!  +-----+ ------> +------+ ---------> +-----------+ ----> +----------+ ----> +-----------+ ---> (open)
-//!  | new |         | open |            | preparing |       | prepared |       | finishing |
-//!  +-----+         +------+ <--------- +-----------+       +----------+       +-----------+
-//!                             refused
+//!           Open            Prepare             answered          Finish
+//!  +-----+ -----> +------+ ---------> +-----------+ ---> +----------+ ---> +-----------+
+//!  | new |        | open |            | preparing |      | prepared |      | finishing |
+//!  +-----+        +------+ <--------- +-----------+      +----------+      +-----------+
+//!                    ^       refused                                             |
+//!                    +------------------------- answered ------------------------+
 //!  Close, the end of the stream, silence, a violation: over, from everywhere
 //! ```
 //!
@@ -22,7 +23,8 @@
 //! ([`Event::Closing`]): a libvirtd in peer-to-peer migration unregisters its callback, virsh in a
 //! direct one closes the connection. Either says that Confirm was over, so that the source's VM
 //! does not run any more; if Confirm failed it may be left there, paused. After an error, or after
-//! no Finish at all, the same goodbye says nothing. [`Event::Closed`] without a goodbye never does.
+//! no Finish at all, the same goodbye says nothing, and [`Event::Closed`] without a goodbye never
+//! does. A program that keeps its connection for other VMs may say goodbye late or never.
 //!
 //! # Memory
 //! What is held is bounded by [`Limits`]: a frame as far as it has come, [`OUTPUT_MAX`] and one
@@ -31,22 +33,20 @@
 //! whoever pushes more than [`READ_AHEAD`] nevertheless ends the session.
 
 mod calls;
+mod event;
 mod migration;
 
 use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
-use thiserror::Error;
+pub use event::{AnswerError, Ended, Event, Goodbye, Violation};
 
 use crate::error::RemoteError;
 use crate::flags::Flags;
-use crate::frame::{
-    Decoder, FRAME_MAX, FRAME_MAX_BEFORE_OPEN, Frame, FrameError, Kind, Program, Status,
-};
+use crate::frame::{Decoder, FRAME_MAX, FRAME_MAX_BEFORE_OPEN, Frame, Kind, Program};
 use crate::keepalive::{self, Due, Keepalive, Said};
-use crate::params::Params;
-use crate::procedures::{COOKIE_MAX, CallError, Finished, Prepared, Reply};
+use crate::procedures::{COOKIE_MAX, Finished, Prepared, Reply};
 use crate::xdr::TEXT_MAX;
 use migration::Migration;
 
@@ -103,107 +103,6 @@ pub const EVENTS_MAX: usize = 8;
 /// How much more than the longest frame may be pushed before it is looked at, in bytes.
 pub const READ_AHEAD: usize = 1 << 20;
 
-/// What the caller has to know, in order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A source wants to send a VM. Answered by [`Session::answer_prepare`].
-    Prepare {
-        serial: u32,
-        /// The parameter `destination_xml`, which is not among `params` any more.
-        xml: String,
-        params: Params,
-        cookie: Vec<u8>,
-        flags: Flags,
-    },
-    /// A source has sent it, or has given up. Answered by [`Session::answer_finish`].
-    Finish {
-        serial: u32,
-        /// The parameter `destination_name`, which is not among `params` any more.
-        name: String,
-        params: Params,
-        cookie: Vec<u8>,
-        flags: Flags,
-        /// The source has given up: its VM runs on there and is to be gone from here. libvirt
-        /// answers with [`RemoteError::migrate_finish_ok`].
-        cancelled: bool,
-    },
-    /// The client has said goodbye. What that proves of the source's VM: see [the module](self).
-    Closing(Goodbye),
-    /// The last event: nothing is taken in any more; what is still to be sent may be.
-    Closed(Ended),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goodbye {
-    /// The callback for a broken connection was unregistered.
-    Unregistered,
-    /// The connection was closed in due form.
-    Closed,
-}
-
-/// Why a session is over.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Ended {
-    #[error("the client closed the connection")]
-    Closed,
-
-    #[error("the stream ended without a goodbye")]
-    HungUp,
-
-    #[error("the client answers no pings")]
-    Silent,
-
-    #[error("the client did not open the connection in time")]
-    NeverOpened,
-
-    #[error("the client broke the protocol")]
-    Violation(#[from] Violation),
-}
-
-/// What no client of libvirt's does.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Violation {
-    #[error("what came is no frame")]
-    Frame(#[from] FrameError),
-
-    #[error("a frame of kind {kind:?} of {program:?} from a client")]
-    Kind { program: Program, kind: Kind },
-
-    #[error("a call with status {status:?}")]
-    Status { status: Status },
-
-    #[error("a ping or pong with {len} bytes")]
-    Keepalive { len: usize },
-
-    #[error("call {serial} while a call of that number waits for its answer")]
-    SerialTwice { serial: u32 },
-
-    #[error("call {serial} was not understood")]
-    Call {
-        serial: u32,
-        #[source]
-        cause: CallError,
-    },
-
-    #[error("{held} bytes were pushed although none were wanted")]
-    Overrun { held: usize },
-}
-
-/// Why an answer was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum AnswerError {
-    /// The session may be over; that is told by an event.
-    #[error("no such call {serial} waits for an answer")]
-    NotPending { serial: u32 },
-
-    /// A libvirtd that gets a VM although it had given up ends its own and reports success.
-    #[error("the migration of call {serial} was cancelled: there is no VM to answer with")]
-    Cancelled { serial: u32 },
-
-    #[error("a cookie of {cookie} bytes or a text of {text}, longer than libvirt takes")]
-    TooLong { cookie: usize, text: usize },
-}
-
 /// One connection, seen from the server's end.
 #[derive(Debug)]
 pub struct Session {
@@ -215,6 +114,7 @@ pub struct Session {
     now: Duration,
     stage: Stage,
     callback_registered: bool,
+    handed_over: bool,
     migration: Migration,
     output: Vec<u8>,
     events: VecDeque<Event>,
@@ -240,6 +140,7 @@ impl Session {
             now,
             stage: Stage::New,
             callback_registered: false,
+            handed_over: false,
             migration: Migration::None,
             output: Vec::new(),
             events: VecDeque::new(),
@@ -342,6 +243,7 @@ impl Session {
             fits(cookie, &domain.name)?;
         }
         let header = self.migration.finish_answered(serial, answer.is_ok())?;
+        self.handed_over = answer.is_ok();
         self.answer(header, answer.map(Reply::Finished));
         Ok(())
     }

@@ -137,6 +137,7 @@ struct Ends {
     opened: bool,
     phase: Phase,
     over: bool,
+    handed_over: bool,
     /// A part of a frame may have been left behind, or one that says that it is longer.
     torn: bool,
     /// Answers of ours that must be on the wire: their number, and whether a VM ends the source's.
@@ -163,6 +164,7 @@ impl Ends {
             opened: false,
             phase: Phase::None,
             over: false,
+            handed_over: false,
             torn: false,
             owed: Vec::new(),
         }
@@ -212,6 +214,7 @@ impl Ends {
                 }
                 self.phase = Phase::None;
                 let ok = well && !cancelled;
+                self.handed_over = ok;
                 self.owed.push((serial, if ok { Status::Ok } else { Status::Error }));
             }
         }
@@ -277,13 +280,16 @@ impl Ends {
                 assert_eq!(params.check(), Ok(()));
                 assert_eq!(params.get::<&str>(&Name::DESTINATION_XML), None);
                 self.phase = Phase::Preparing(serial);
+                self.handed_over = false;
             }
             Event::Finish { serial, params, cancelled, .. } => {
                 assert_eq!(self.phase, Phase::Prepared);
                 assert_eq!(params.check(), Ok(()));
                 self.phase = Phase::Finishing { serial, cancelled };
             }
-            Event::Closing(_) => {}
+            Event::Closing { after_handover, .. } => {
+                assert_eq!(after_handover, self.handed_over);
+            }
             Event::Closed(why) => {
                 assert!(!why.to_string().is_empty());
                 self.over = true;

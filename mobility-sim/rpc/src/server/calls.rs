@@ -82,7 +82,7 @@ impl Session {
                 return Ok(Answer::Reply(Reply::Supported(1)));
             }
             Call::Close => {
-                self.events.push_back(Event::Closing(Goodbye::Closed));
+                self.say_goodbye(Goodbye::Closed);
                 return Ok(Answer::Goodbye(Reply::Done(call.procedure())));
             }
             _ => {}
@@ -142,6 +142,10 @@ impl Session {
         Ok(Answer::Reply(Reply::Done(crate::procedures::Procedure::Open)))
     }
 
+    fn say_goodbye(&mut self, how: Goodbye) {
+        self.events.push_back(Event::Closing { how, after_handover: self.handed_over });
+    }
+
     fn callback(&mut self, call: &Call) -> Result<Answer, RemoteError> {
         let registers = *call == Call::RegisterCloseCallback;
         if registers == self.callback_registered {
@@ -154,7 +158,7 @@ impl Session {
         }
         self.callback_registered = registers;
         if !registers {
-            self.events.push_back(Event::Closing(Goodbye::Unregistered));
+            self.say_goodbye(Goodbye::Unregistered);
         }
         Ok(Answer::Reply(Reply::Done(call.procedure())))
     }
@@ -179,6 +183,7 @@ impl Session {
         params.check().map_err(|error| bad_params(&error))?;
         let xml = take_text(&mut params, &Name::DESTINATION_XML)?;
         self.migration = Migration::Preparing(header);
+        self.handed_over = false;
         let serial = header.serial;
         self.events.push_back(Event::Prepare { serial, xml, params, cookie, flags });
         Ok(Answer::Later)

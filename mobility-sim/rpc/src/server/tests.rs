@@ -2,7 +2,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::error::Code;
-use crate::frame::Header;
+use crate::frame::{Frame, Header, Status};
 use crate::params::{Name, Params, Value};
 use crate::procedures::{Auth, Call, Domain, Finish, Prepare, Procedure};
 
@@ -103,6 +103,10 @@ fn finished() -> Finished {
     Finished { domain: Domain { name: "web1".to_owned(), uuid: [7; 16], id: 3 }, cookie: vec![] }
 }
 
+const fn goodbye(how: Goodbye, after_handover: bool) -> Option<Event> {
+    Some(Event::Closing { how, after_handover })
+}
+
 /// A session with a migration that is as far as Finish.
 fn finishing(cancelled: bool) -> Session {
     let mut session = opened();
@@ -161,9 +165,9 @@ fn a_migration_goes_from_prepare_over_finish_to_the_goodbye() {
     session.answer_finish(4, Ok(finished())).unwrap();
     assert_eq!(answered(&mut session, 4).unwrap(), Reply::Finished(finished()).encode());
     ask(&mut session, 5, &Call::UnregisterCloseCallback).unwrap();
-    assert_eq!(session.event(), Some(Event::Closing(Goodbye::Unregistered)));
+    assert_eq!(session.event(), goodbye(Goodbye::Unregistered, true));
     ask(&mut session, 6, &Call::Close).unwrap();
-    assert_eq!(session.event(), Some(Event::Closing(Goodbye::Closed)));
+    assert_eq!(session.event(), goodbye(Goodbye::Closed, true));
     assert_eq!(session.event(), Some(Event::Closed(Ended::Closed)));
     assert_eq!(session.event(), None);
 }
@@ -216,6 +220,30 @@ fn a_cancelled_finish_is_never_answered_with_a_vm() {
     session.answer_finish(2, Err(RemoteError::migrate_finish_ok())).unwrap();
     let error = answered(&mut session, 2).unwrap_err();
     assert_eq!(error.code, Code::MIGRATE_FINISH_OK);
+}
+
+/// A source that goes away before it was told anything has not ended its VM.
+#[test]
+fn only_a_goodbye_after_a_vm_was_answered_says_that_the_sources_is_over() {
+    let close = |session: &mut Session| {
+        session.push(&framed(9, &Call::Close), s(0));
+        session.event()
+    };
+    let mut session = opened();
+    assert_eq!(close(&mut session), goodbye(Goodbye::Closed, false), "no Prepare");
+    let mut session = finishing(false);
+    assert_eq!(close(&mut session), goodbye(Goodbye::Closed, false), "no answer");
+    let mut session = finishing(false);
+    session.answer_finish(2, Err(RemoteError::internal("no"))).unwrap();
+    assert_eq!(close(&mut session), goodbye(Goodbye::Closed, false), "an error");
+    let mut session = finishing(false);
+    session.answer_finish(2, Ok(finished())).unwrap();
+    session.push(&framed(3, &prepare_call()), s(0));
+    session.event();
+    assert_eq!(close(&mut session), goodbye(Goodbye::Closed, false), "the next one's Prepare");
+    let mut session = finishing(false);
+    session.answer_finish(2, Ok(finished())).unwrap();
+    assert_eq!(close(&mut session), goodbye(Goodbye::Closed, true));
 }
 
 #[test]

@@ -19,6 +19,11 @@ fn shown(message: &str) -> Result<String, String> {
     Err(format!("error: {message}\n"))
 }
 
+/// Nothing was handed over before it.
+const fn goodbye(how: Goodbye) -> Event {
+    Event::Closing { how, after_handover: false }
+}
+
 fn refuse(session: &mut Session, event: &Event) {
     if let Event::Prepare { serial, .. } = event {
         let error = RemoteError::operation_failed(FULL);
@@ -36,8 +41,8 @@ fn a_refused_prepare_is_shown_word_for_word_and_the_vm_runs_on() {
     assert!(xml.contains("<name>web1</name>"), "{xml}");
     assert_eq!(flags, Flags::LIVE | Flags::PEER2PEER);
     assert!(cookie.ends_with(b"</qemu-migration>\n\0"), "{}", String::from_utf8_lossy(&cookie));
-    assert_eq!(peer.event(), Event::Closing(Goodbye::Unregistered));
-    assert_eq!(peer.event(), Event::Closing(Goodbye::Closed));
+    assert_eq!(peer.event(), goodbye(Goodbye::Unregistered));
+    assert_eq!(peer.event(), goodbye(Goodbye::Closed));
     assert_eq!(peer.event(), Event::Closed(Ended::Closed));
     assert_eq!(peer.called(), "66 60/10 1 60/14 60/15 360 60/4 60/6 60/13 303 361 2");
 
@@ -46,7 +51,7 @@ fn a_refused_prepare_is_shown_word_for_word_and_the_vm_runs_on() {
     assert_eq!(source.virsh(&["migrate", "--live", "web1", &peer.uri]), shown(FULL));
     assert_eq!(source.state(), "running");
     assert!(matches!(peer.event(), Event::Prepare { flags: Flags::LIVE, .. }));
-    assert_eq!(peer.event(), Event::Closing(Goodbye::Closed));
+    assert_eq!(peer.event(), goodbye(Goodbye::Closed));
     assert_eq!(peer.event(), Event::Closed(Ended::Closed));
     assert_eq!(peer.called(), "66 60/10 1 60/14 60/15 60/13 303 2");
 }
@@ -63,8 +68,8 @@ fn what_this_host_does_not_take_is_refused_without_asking_anybody() {
     assert_eq!(said, shown("this host takes no tunnelled migrations: leave --tunnelled out"));
     assert_eq!(source.state(), "running");
     for _ in 0..2 {
-        assert_eq!(peer.event(), Event::Closing(Goodbye::Unregistered));
-        assert_eq!(peer.event(), Event::Closing(Goodbye::Closed));
+        assert_eq!(peer.event(), goodbye(Goodbye::Unregistered));
+        assert_eq!(peer.event(), goodbye(Goodbye::Closed));
         assert_eq!(peer.event(), Event::Closed(Ended::Closed));
     }
 }
@@ -142,7 +147,7 @@ fn take_in(
         Event::Finish { serial, name, .. } => {
             session.answer_finish(*serial, finish(name)).expect("it waits");
         }
-        Event::Closing(_) | Event::Closed(_) => {}
+        Event::Closing { .. } | Event::Closed(_) => {}
     }
 }
 
@@ -166,8 +171,8 @@ fn a_finish_that_is_answered_with_a_vm_ends_the_sources_and_then_comes_the_goodb
         assert!(matches!(peer.event(), Event::Prepare { .. }));
         let Event::Finish { name, cancelled, .. } = peer.event() else { panic!("no Finish") };
         assert_eq!((name.as_str(), cancelled), ("web1", false));
-        for goodbye in goodbyes {
-            assert_eq!(peer.event(), Event::Closing(*goodbye));
+        for how in goodbyes {
+            assert_eq!(peer.event(), Event::Closing { how: *how, after_handover: true });
         }
         assert_eq!(peer.event(), Event::Closed(Ended::Closed));
         assert_eq!(peer.called(), called);
@@ -193,5 +198,5 @@ fn a_source_that_cannot_send_says_so_in_finish() {
     assert_eq!(source.state(), "running");
     assert!(matches!(peer.event(), Event::Prepare { .. }));
     assert!(matches!(peer.event(), Event::Finish { cancelled: true, .. }));
-    assert_eq!(peer.event(), Event::Closing(Goodbye::Unregistered));
+    assert_eq!(peer.event(), goodbye(Goodbye::Unregistered));
 }

@@ -20,7 +20,8 @@ fn virsh_is_told_who_this_host_is_and_that_it_lists_nothing() {
     let state = ask(&["domstate", "web1"]).unwrap_err();
     assert!(state.contains("failed to get domain 'web1'"), "{state}");
     for _ in 0..6 {
-        while peer.event() != Event::Closing(Goodbye::Closed) {}
+        let goodbye = Event::Closing { how: Goodbye::Closed, after_handover: false };
+        while peer.event() != goodbye {}
         assert_eq!(peer.event(), Event::Closed(Ended::Closed));
     }
 }

@@ -84,7 +84,7 @@ fn replies_and_errors_of_libvirt_are_written_by_us_as_libvirt_wrote_them() {
 
 #[test]
 fn a_session_understands_a_whole_migration_of_libvirt() {
-    let unregistered = Event::Closing(Goodbye::Unregistered);
+    let goodbye = |how| Event::Closing { how, after_handover: true };
     for (stream, unregisters) in [(P2P, true), (DIRECT, false)] {
         let mut session = session();
         let (mut events, mut replies) = (vec![], vec![]);
@@ -103,7 +103,7 @@ fn a_session_understands_a_whole_migration_of_libvirt() {
                         let finished = rpc::procedures::Finished { domain, cookie };
                         session.answer_finish(serial, Ok(finished)).unwrap();
                     }
-                    Event::Closing(_) | Event::Closed(_) => {}
+                    Event::Closing { .. } | Event::Closed(_) => {}
                 }
             }
             replies.extend(frames(&session.output()));
@@ -115,9 +115,9 @@ fn a_session_understands_a_whole_migration_of_libvirt() {
         };
         assert!(xml.contains("<name>web1</name>"));
         assert_eq!(name, "web1");
-        let mut end = vec![Event::Closing(Goodbye::Closed), Event::Closed(Ended::Closed)];
+        let mut end = vec![goodbye(Goodbye::Closed), Event::Closed(Ended::Closed)];
         if unregisters {
-            end.insert(0, unregistered.clone());
+            end.insert(0, goodbye(Goodbye::Unregistered));
         }
         assert_eq!(rest, end);
     }

@@ -150,7 +150,7 @@ pub fn answer_all(session: &mut Session) {
                     if cancelled { Err(RemoteError::migrate_finish_ok()) } else { Ok(finished) };
                 session.answer_finish(serial, answer).expect("it waits");
             }
-            Event::Closing(_) | Event::Closed(_) => {}
+            Event::Closing { .. } | Event::Closed(_) => {}
         }
     }
 }
