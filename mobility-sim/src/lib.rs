@@ -2,3 +2,4 @@
 //! against a neighbour that it believes in, and carries memory and disks to where they really go.
 
 pub mod domain;
+pub mod relay;
