@@ -30,7 +30,8 @@ pub enum Event {
         cookie: Vec<u8>,
         flags: Flags,
         /// The source has given up: its VM runs on there and is to be gone from here. libvirt
-        /// answers with [`RemoteError::migrate_finish_ok`].
+        /// answers with
+        /// [`RemoteError::migrate_finish_ok`](crate::error::RemoteError::migrate_finish_ok).
         cancelled: bool,
     },
     /// The client has said goodbye. What that proves of the source's VM: see
