@@ -317,3 +317,6 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,8 @@ use crate::procedures::CallError;
 /// What the caller has to know, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A source wants to send a VM. Answered by [`Session::answer_prepare`](super::Session::answer_prepare).
+    /// A source wants to send a VM. Answered by
+    /// [`Session::answer_prepare`](super::Session::answer_prepare).
     Prepare {
         serial: u32,
         /// The parameter `destination_xml`, which is not among `params` any more.
@@ -19,7 +20,8 @@ pub enum Event {
         cookie: Vec<u8>,
         flags: Flags,
     },
-    /// A source has sent it, or has given up. Answered by [`Session::answer_finish`](super::Session::answer_finish).
+    /// A source has sent it, or has given up. Answered by
+    /// [`Session::answer_finish`](super::Session::answer_finish).
     Finish {
         serial: u32,
         /// The parameter `destination_name`, which is not among `params` any more.
@@ -28,7 +30,8 @@ pub enum Event {
         cookie: Vec<u8>,
         flags: Flags,
         /// The source has given up: its VM runs on there and is to be gone from here. libvirt
-        /// answers with [`RemoteError::migrate_finish_ok`].
+        /// answers with
+        /// [`RemoteError::migrate_finish_ok`](crate::error::RemoteError::migrate_finish_ok).
         cancelled: bool,
     },
     /// The client has said goodbye. What that proves of the source's VM: see

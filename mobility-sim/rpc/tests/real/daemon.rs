@@ -8,6 +8,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use tempfile::TempDir;
 
+/// Short, because the path of a socket may have 108 bytes.
+const PREFIX: &str = "cwrpc-";
+
 /// Dropping it kills everything in it.
 pub struct Daemon {
     dir: TempDir,
@@ -61,13 +64,16 @@ wait $daemon
 "#;
 
 /// A VM that needs nothing and does nothing.
-const VM: &str = "<domain type='qemu'><name>web1</name><uuid>0d5d1f6e-3c1b-4d0e-9a53-6b1f0c2e7a01</uuid><memory unit='MiB'>16</memory>\
-    <os><type machine='pc'>hvm</type></os><devices><controller type='usb' model='none'/>\
-    <memballoon model='none'/></devices></domain>";
+const VM: &str = "<domain type='qemu'><name>web1</name>\
+    <uuid>0d5d1f6e-3c1b-4d0e-9a53-6b1f0c2e7a01</uuid><memory unit='MiB'>16</memory>\
+    <os><type machine='pc'>hvm</type></os>\
+    <devices><controller type='usb' model='none'/><memballoon model='none'/></devices></domain>";
 
 impl Daemon {
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("rpc-").tempdir_in("/tmp").expect("a directory");
+        reap();
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in("/tmp").expect("a directory");
         // What QEMU can do is found out once and not in every test.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libvirt-cache-tcg");
         fs::create_dir_all(&cache).expect("a directory for the cache");
@@ -122,6 +128,17 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Removes directories of test runs that were killed: their names hold the process's id.
+fn reap() {
+    for entry in fs::read_dir("/tmp").expect("/tmp").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
