@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("journal", &[]),
     ("wire", &["units"]),
     ("rpc", &["units"]),
+    ("causeway-mobility", &["handover", "journal", "model", "rpc", "transfer", "units", "wire"]),
     ("plan", &["model", "units"]),
     ("handover", &["model", "units"]),
     ("transfer", &["units", "wire"]),
