@@ -11,6 +11,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["units"]),
     ("journal", &[]),
     ("wire", &["units"]),
+    ("rpc", &["units"]),
+    ("causeway-mobility", &["handover", "journal", "model", "rpc", "transfer", "units", "wire"]),
     ("plan", &["model", "units"]),
     ("handover", &["model", "units"]),
     ("transfer", &["units", "wire"]),
@@ -48,7 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// No runtime, no files, no clock, no randomness: time and entropy are arguments.
-const PURE: &[&str] = &["units", "wire", "model", "plan", "handover"];
+const PURE: &[&str] = &["units", "wire", "rpc", "model", "plan", "handover"];
 const IMPURE: &[&str] =
     &["tokio", "getrandom", "rand", "rustix", "nix", "libc", "jiff", "tempfile"];
 

@@ -13,6 +13,8 @@ pub mod ledger;
 pub mod plan;
 pub mod preamble;
 pub mod receiver;
+pub mod rpc_frames;
+pub mod rpc_xdr;
 pub mod sender;
 
 mod disk;

@@ -1,0 +1,283 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use model::NetworkRef;
+use proptest::prelude::*;
+
+use super::cookie::{Cookie, Neighbour};
+use super::node::Element;
+use super::*;
+
+const UUID: &str = "12862f30-84d5-483d-b466-3fe4fdd1048f";
+
+/// As libvirt 9.0.0 sends it at Prepare, cut to what matters here; `devices` are more of them.
+fn definition(more: &str, devices: &str) -> String {
+    format!(
+        "<domain type='kvm' id='1'>
+  <name>web1</name>
+  <uuid>{UUID}</uuid>
+  <memory unit='KiB'>262144</memory>
+  <currentMemory unit='KiB'>262144</currentMemory>
+  <vcpu placement='static' cpuset='0-3'>1</vcpu>
+  <resource><partition>/machine</partition></resource>
+  <os>
+    <type arch='x86_64' machine='pc-q35-7.2'>hvm</type>
+    <boot dev='hd'/>
+  </os>
+  <features><acpi/><apic/><tcg><tb-cache unit='KiB'>131072</tb-cache></tcg></features>
+  <cpu mode='custom' match='exact' check='full'>
+    <model fallback='forbid'>qemu64</model><feature policy='require' name='x2apic'/>
+  </cpu>
+  <clock offset='utc'><timer name='rtc' tickpolicy='catchup'/></clock>
+  <on_poweroff>destroy</on_poweroff>
+  <seclabel type='dynamic' model='apparmor'><label>libvirt-x</label></seclabel>
+  {more}
+  <devices>
+    <emulator>/opt/evil/qemu</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2' discard='unmap' io='native'/>
+      <source file='/srv/vm/web1-root.qcow2' index='1'/>
+      <backingStore/>
+      <target dev='vda' bus='virtio'/>
+      <serial>ROOT-0001</serial>
+      <alias name='virtio-disk0'/>
+      <address type='pci' domain='0x0000' bus='0x03' slot='0x00' function='0x0'/>
+    </disk>
+    <controller type='pci' index='1' model='pcie-root-port'>
+      <model name='pcie-root-port'/><target chassis='1' port='0x8'/>
+      <alias name='pci.1'/>
+      <address type='pci' domain='0x0000' bus='0x00' slot='0x01' function='0x0' multifunction='on'/>
+    </controller>
+    <interface type='bridge'>
+      <mac address='52:54:00:ca:05:15'/><source bridge='br0'/><target dev='vnet0'/><model type='virtio'/>
+      <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+    </interface>
+    <serial type='file'><source path='/var/log/web1.log' append='on'/>
+      <target type='isa-serial' port='0'><model name='isa-serial'/></target></serial>
+    <graphics type='vnc' port='5901' autoport='yes' listen='10.1.2.3' passwd='secret'/>
+    <memballoon model='virtio'><stats period='10'/></memballoon>
+    <rng model='virtio'><backend model='random'>/etc/shadow</backend></rng>
+    {devices}
+  </devices>
+</domain>"
+    )
+}
+
+fn mapping() -> Mapping {
+    let place = DiskPlace {
+        path: "/data/web1-vda.raw".to_owned(),
+        is_block: false,
+        format: "raw".to_owned(),
+    };
+    Mapping {
+        kind: "qemu".to_owned(),
+        emulator: "/usr/bin/qemu-system-x86_64".to_owned(),
+        machines: BTreeSet::from(["pc-q35-7.2".to_owned()]),
+        networks: BTreeMap::from([("br0".to_owned(), NetworkRef::Network("lan".to_owned()))]),
+        disks: BTreeMap::from([("vda".to_owned(), place)]),
+        loaders: BTreeMap::new(),
+        nvram: None,
+        listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        same_processor: false,
+    }
+}
+
+fn refused(xml: &str) -> Vec<String> {
+    match translate(xml, &mapping()) {
+        Err(TranslateError::Refused(refusals)) => {
+            refusals.into_iter().map(|refusal| refusal.path).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_guest_finds_what_it_knows_and_nothing_of_its_host() {
+    let made = translate(&definition("", ""), &mapping()).unwrap();
+    assert_eq!((&*made.name, &*made.uuid), ("web1", UUID));
+    for theirs in [
+        "/opt/evil",
+        "/srv/vm",
+        "web1.log",
+        "10.1.2.3",
+        "secret",
+        "/etc/shadow",
+        "cpuset",
+        "vnet0",
+        "apparmor",
+        "/machine",
+        "tb-cache",
+        "io=",
+        "index='1'",
+        "br0",
+    ] {
+        assert!(!made.xml.contains(theirs), "{theirs} is in {}", made.xml);
+    }
+    for known in [
+        "type=\"qemu\"",
+        "/data/web1-vda.raw",
+        "ROOT-0001",
+        "bus=\"0x03\"",
+        "chassis=\"1\"",
+        "x2apic",
+        "52:54:00:ca:05:15",
+        "network=\"lan\"",
+        "virtio-disk0",
+        "127.0.0.1",
+        "discard=\"unmap\"",
+        "type=\"raw\"",
+        "isa-serial",
+    ] {
+        assert!(made.xml.contains(known), "{known} is not in {}", made.xml);
+    }
+    assert_eq!(made.warnings.len(), 2, "{:?}", made.warnings);
+    // What was written is what would be read.
+    assert_eq!(
+        translate(
+            &made.xml,
+            &Mapping {
+                networks: BTreeMap::from([(
+                    "lan".to_owned(),
+                    NetworkRef::Network("lan".to_owned())
+                )]),
+                ..mapping()
+            }
+        )
+        .unwrap()
+        .xml,
+        made.xml
+    );
+}
+
+#[test]
+fn what_cannot_go_is_named_and_all_of_it_at_once() {
+    for (device, path) in [
+        ("<hostdev mode='subsystem' type='pci'/>", "devices/hostdev"),
+        ("<filesystem type='mount'/>", "devices/filesystem"),
+        ("<lease><key>x</key></lease>", "devices/lease"),
+        ("<futuristic type='x'/>", "devices/futuristic"),
+        (
+            "<interface type='direct'><mac address='52:54:00:00:00:03'/><source dev='eth1'/></interface>",
+            "devices/interface",
+        ),
+        (
+            "<interface type='bridge'><mac address='52:54:00:00:00:03'/><source bridge='br9'/></interface>",
+            "devices/interface",
+        ),
+        (
+            "<disk type='file' device='disk'><source file='/x'/><target dev='vdb' bus='virtio'/></disk>",
+            "devices/disk",
+        ),
+        (
+            "<disk type='file' device='cdrom'><source file='/x.iso'/><target dev='sda' bus='sata'/></disk>",
+            "devices/disk",
+        ),
+        ("<tpm model='tpm-crb'><backend type='passthrough'/></tpm>", "devices/tpm"),
+        ("<graphics type='sdl'/>", "devices/graphics"),
+        ("<controller type='a b' index='0'/>", "devices/controller"),
+    ] {
+        assert_eq!(refused(&definition("", device)), [path], "{device}");
+    }
+    let foreign = "<commandline xmlns='http://libvirt.org/schemas/domain/qemu/1.0'><arg value='-x'/></commandline>";
+    assert_eq!(refused(&definition(foreign, "")), ["foreign:commandline"]);
+    assert_eq!(refused(&definition("<launchSecurity type='sev'/>", "")), ["launchSecurity"]);
+    assert_eq!(refused(&definition("<launchSecurity type='sev'/>", "<hostdev/>")).len(), 2);
+
+    let other = definition("", "").replace("pc-q35-7.2", "pc-q35-9.9");
+    assert_eq!(refused(&other), ["os/type"]);
+    let other = definition("", "").replace("<boot dev='hd'/>", "<kernel>/boot/vmlinuz</kernel>");
+    assert_eq!(refused(&other), ["os/kernel"]);
+    let other = definition("", "").replace("mode='custom'", "mode='host-passthrough'");
+    assert_eq!(refused(&other), ["cpu"]);
+    let other = definition("", "").replace("'vda'", "'vdz'");
+    assert_eq!(refused(&other), ["devices/disk", "devices/disk"]);
+    assert_eq!(
+        refused(&definition("", "").replace("<name>web1", "<name>../web1")),
+        ["name", "name"]
+    );
+}
+
+#[test]
+fn hostile_documents_are_errors() {
+    let entities = "<!DOCTYPE d [<!ENTITY a 'x'>]><domain>&a;</domain>";
+    assert!(matches!(translate(entities, &mapping()), Err(TranslateError::Xml(_))));
+    let deep = format!("{}{}", "<domain>".repeat(40), "</domain>".repeat(40));
+    assert!(matches!(translate(&deep, &mapping()), Err(TranslateError::Xml(_))));
+    let wide = format!("<domain>{}</domain>", "<a/>".repeat(200_000));
+    assert!(matches!(translate(&wide, &mapping()), Err(TranslateError::Xml(_))));
+    assert!(matches!(translate("<network/>", &mapping()), Err(TranslateError::Xml(_))));
+}
+
+#[test]
+fn names_with_markup_come_out_as_they_went_in() {
+    let xml = definition("", "").replace("<name>web1", "<name>a&amp;b&quot;&gt;&lt;disk");
+    let made = translate(&xml, &mapping()).unwrap();
+    assert_eq!(made.name, "a&b\"><disk");
+    let read = Element::parse(&made.xml, "domain").unwrap();
+    assert_eq!(read.first("name").unwrap().text, made.name);
+}
+
+const COOKIE: &str = "<qemu-migration>
+  <name>web1</name><uuid>12862f30-84d5-483d-b466-3fe4fdd1048f</uuid>
+  <hostname>host-a</hostname><hostuuid>aaaaaaaa-84d5-483d-b466-3fe4fdd1048f</hostuuid>
+  <graphics type='vnc' port='5900' listen='10.0.0.1'/>
+  <nbd port='49153'><disk target='vda' capacity='268435456'/></nbd>
+  <capabilities><cap name='xbzrle' auto='no'/></capabilities>
+</qemu-migration>\0";
+
+#[test]
+fn a_cookie_names_the_neighbour_and_the_relays_port() {
+    let cookie = Cookie::parse(COOKIE.as_bytes()).unwrap();
+    assert_eq!(cookie.nbd_port().unwrap(), Some(49153));
+    assert_eq!(cookie.disks().unwrap(), [("vda".to_owned(), 268_435_456)]);
+    let neighbour = Neighbour {
+        hostname: "agent-b".to_owned(),
+        host_uuid: "bbbbbbbb-84d5-483d-b466-3fe4fdd1048f".to_owned(),
+    };
+    let handed = cookie.handed_on(&neighbour, Some(50_001), None);
+    let text = std::str::from_utf8(handed.strip_suffix(&[0]).unwrap()).unwrap();
+    for (there, what) in [
+        ("host-a", false),
+        ("aaaaaaaa", false),
+        ("10.0.0.1", false),
+        ("49153", false),
+        ("agent-b", true),
+        ("bbbbbbbb", true),
+        ("50001", true),
+        ("xbzrle", true),
+        ("268435456", true),
+    ] {
+        assert_eq!(text.contains(there), what, "{there}: {text}");
+    }
+    for none in [
+        "<qemu-migration><nbd port='0'/></qemu-migration>",
+        "<qemu-migration><nbd port='70000'/></qemu-migration>",
+    ] {
+        assert!(Cookie::parse(none.as_bytes()).unwrap().nbd_port().is_err(), "{none}");
+    }
+    assert!(Cookie::parse(&[0xff, 0xfe]).is_err());
+}
+
+proptest! {
+    /// Whatever stands where, no value comes through that its kind does not take.
+    #[test]
+    fn free_text_does_not_come_through(value in "[ -~]{1,40}") {
+        let escaped = value.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;");
+        for place in ["machine='pc-q35-7.2'", "file='/srv/vm/web1-root.qcow2'", "bridge='br0'", "name='pci.1'",
+            "path='/var/log/web1.log'", "passwd='secret'", "name='virtio-disk0'", "model='apparmor'"]
+        {
+            let name = place.split('=').next().unwrap();
+            let xml = definition("", "").replace(place, &format!("{name}='{escaped}'"));
+            if let Ok(made) = translate(&xml, &mapping()) {
+                let harmless = grammar::Kind::Word.takes(&value);
+                prop_assert!(harmless || !made.xml.contains(&value) || definition("", "").contains(&value) , "{}", made.xml);
+            }
+        }
+    }
+
+    #[test]
+    fn anything_is_read_or_refused(text in "\\PC{0,200}") {
+        drop(translate(&text, &mapping()));
+        drop(Cookie::parse(text.as_bytes()));
+    }
+}
