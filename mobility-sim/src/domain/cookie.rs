@@ -89,10 +89,10 @@ impl Cookie {
         for child in &self.root.children {
             match &*child.name {
                 "hostname" => {
-                    made.children.push(Element::new("hostname").text(&*neighbour.hostname))
+                    made.children.push(Element::new("hostname").text(&*neighbour.hostname));
                 }
                 "hostuuid" => {
-                    made.children.push(Element::new("hostuuid").text(&*neighbour.host_uuid))
+                    made.children.push(Element::new("hostuuid").text(&*neighbour.host_uuid));
                 }
                 "nbd" => {
                     let mut nbd = child.clone();

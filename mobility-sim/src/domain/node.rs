@@ -33,7 +33,7 @@ pub struct Element {
     pub attributes: Vec<(String, String)>,
     /// Of all texts directly in it, without white space around.
     pub text: String,
-    pub children: Vec<Element>,
+    pub children: Vec<Self>,
 }
 
 impl Element {

@@ -161,7 +161,7 @@ async fn blocks_that_lie_are_refused_with_bounded_memory() {
         peer.write_all(&lie).await.unwrap();
         match relayed.await.unwrap() {
             Err(RelayError::Protocol { what: found }) => {
-                assert!(found.contains(what), "{found}: {what}")
+                assert!(found.contains(what), "{found}: {what}");
             }
             other => panic!("{what}: {other:?}"),
         }
