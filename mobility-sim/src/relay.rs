@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 pub use block::BLOCK_MAX;
 use block::{Decoder, Encoder, Said};
@@ -118,8 +118,7 @@ where
 {
     let mut decoder = Decoder::new();
     loop {
-        let said = timeout(DEAD_AFTER, decoder.next(&mut far)).await;
-        let (said, len) = said.map_err(|_| RelayError::Silent)??;
+        let (said, len) = decoder.next(&mut far).await?;
         meter.received.fetch_add(len as u64, Ordering::Relaxed);
         match said {
             Said::Alive => {}

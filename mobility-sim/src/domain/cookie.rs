@@ -2,12 +2,14 @@
 //!
 //! Each end believes that the other is the host next door, and refuses its own. So whose host it is
 //! gets exchanged, ports become those of the relay, the definition in it is translated; capabilities
-//! and statistics, which the two hypervisors agree on by themselves, go through by an allow-list.
+//! and statistics, which the two hypervisors agree on by themselves, go through by an allow-list
+//! (`cookie.txt`).
 
 use thiserror::Error;
 
-use super::grammar::Kind;
+use super::grammar::{self, Findings, Kind, Rule};
 use super::node::{Element, XmlError};
+use super::translate::Refusal;
 
 /// The host that the reader of the cookie is to see.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub enum CookieError {
     Xml(#[from] XmlError),
     #[error("the migration cookie has {what} that is none")]
     Value { what: &'static str },
+    #[error("the migration cookie: {}", super::translate::listed(.0))]
+    Refused(Vec<Refusal>),
 }
 
 /// A cookie, with what we need of it.
@@ -32,10 +36,6 @@ pub enum CookieError {
 pub struct Cookie {
     root: Element,
 }
-
-/// Parts that carry nothing of either host: what QEMU can do, how long it took, what the disks are.
-const THROUGH: &[&str] =
-    &["name", "uuid", "feature", "capabilities", "statistics", "nbd", "cpu", "lockstate"];
 
 impl Cookie {
     /// As libvirt sends it: XML that ends with a NUL.
@@ -79,36 +79,48 @@ impl Cookie {
     }
 
     /// The same for the other end.
+    ///
+    /// # Errors
+    /// Where something in it cannot go to another host, or is not known.
     pub fn handed_on(
         &self,
         neighbour: &Neighbour,
         nbd_port: Option<u16>,
         domain: Option<Element>,
-    ) -> Vec<u8> {
-        let mut made = Element::new("qemu-migration");
-        for child in &self.root.children {
-            match &*child.name {
-                "hostname" => {
-                    made.children.push(Element::new("hostname").text(&*neighbour.hostname));
-                }
-                "hostuuid" => {
-                    made.children.push(Element::new("hostuuid").text(&*neighbour.host_uuid));
-                }
-                "nbd" => {
-                    let mut nbd = child.clone();
-                    nbd.attributes.retain(|(name, _)| name != "port");
-                    if let Some(port) = nbd_port {
-                        nbd = nbd.with("port", port.to_string());
-                    }
-                    made.children.push(nbd);
-                }
-                name if THROUGH.contains(&name) => made.children.push(child.clone()),
-                _ => {}
-            }
+    ) -> Result<Vec<u8>, CookieError> {
+        let mut found = Findings::default();
+        let rules = grammar::cookie();
+        let mut made = rules.keep(&self.root, "", &mut found, &mut |element, path, found| {
+            vec![made_anew(element, path, neighbour, found)]
+        });
+        if let Some(port) = nbd_port
+            && let Some(nbd) = made.children.iter_mut().find(|child| child.name == "nbd")
+        {
+            nbd.attributes.push(("port".to_owned(), port.to_string()));
+        }
+        if !found.refused.is_empty() {
+            return Err(CookieError::Refused(Refusal::all(found)));
         }
         made.children.extend(domain);
         let mut bytes = made.write().into_bytes();
         bytes.push(0);
-        bytes
+        Ok(bytes)
+    }
+}
+
+fn made_anew(
+    element: &Element,
+    path: &str,
+    neighbour: &Neighbour,
+    found: &mut Findings,
+) -> Element {
+    match (path, grammar::domain().rule("cpu")) {
+        ("hostname", _) => Element::new("hostname").text(&*neighbour.hostname),
+        ("hostuuid", _) => Element::new("hostuuid").text(&*neighbour.host_uuid),
+        // As in a definition.
+        ("cpu", Some(Rule::Keep(rules))) => {
+            rules.keep(element, path, found, &mut |_, _, _| Vec::new())
+        }
+        (other, _) => unreachable!("{other} is marked as made by hand, and is not made"),
     }
 }

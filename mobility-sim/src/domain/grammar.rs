@@ -34,6 +34,8 @@ pub enum Kind {
     /// Letters, digits and `_ . + : , -`, 64 at most: names of models, machines, features.
     Word,
     Number,
+    /// The same, with a sign or without.
+    Integer,
     /// `0x…`, or a number.
     Hex,
     Uuid,
@@ -60,19 +62,26 @@ impl Findings {
 
 /// The rules of `<domain>`.
 pub fn domain() -> &'static Kept {
-    static DOMAIN: LazyLock<Kept> = LazyLock::new(|| {
-        let rules = parse(include_str!("allowed.txt"));
-        match rules.into_iter().next() {
-            Some((_, Rule::Keep(domain))) => domain,
-            other => unreachable!("the list begins with the domain: {other:?}"),
-        }
-    });
+    static DOMAIN: LazyLock<Kept> = LazyLock::new(|| root(include_str!("allowed.txt")));
     &DOMAIN
+}
+
+/// The rules of `<qemu-migration>`.
+pub fn cookie() -> &'static Kept {
+    static COOKIE: LazyLock<Kept> = LazyLock::new(|| root(include_str!("cookie.txt")));
+    &COOKIE
+}
+
+fn root(text: &str) -> Kept {
+    match parse(text).into_iter().next() {
+        Some((_, Rule::Keep(root))) => root,
+        other => unreachable!("a list begins with its root: {other:?}"),
+    }
 }
 
 impl Kept {
     pub fn rule(&self, child: &str) -> Option<&Rule> {
-        self.children.get(child)
+        self.children.get(child).or_else(|| self.children.get("*"))
     }
 
     /// What is kept of an element by these rules. `make` is asked for what is made by hand.
@@ -130,6 +139,7 @@ impl Kind {
         match self {
             Self::Word => all(|b| b.is_ascii_alphanumeric() || b"_.+:,-".contains(&b), 64),
             Self::Number => digits(value),
+            Self::Integer => digits(value.strip_prefix('-').unwrap_or(value)),
             Self::Hex => match value.strip_prefix("0x") {
                 Some(hex) => {
                     (1..=16).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_hexdigit())
@@ -154,6 +164,7 @@ impl Kind {
         match text {
             "word" => Self::Word,
             "num" => Self::Number,
+            "int" => Self::Integer,
             "hex" => Self::Hex,
             "uuid" => Self::Uuid,
             "mac" => Self::Mac,

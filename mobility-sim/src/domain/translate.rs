@@ -70,7 +70,13 @@ pub struct Refusal {
     pub why: String,
 }
 
-fn listed(refusals: &[Refusal]) -> String {
+impl Refusal {
+    pub(super) fn all(found: Findings) -> Vec<Self> {
+        found.refused.into_iter().map(|(path, why)| Self { path, why }).collect()
+    }
+}
+
+pub(super) fn listed(refusals: &[Refusal]) -> String {
     let each = refusals.iter().map(|refusal| format!("{}: {}", refusal.path, refusal.why));
     each.collect::<Vec<_>>().join("; ")
 }
@@ -96,8 +102,7 @@ pub fn translate(xml: &str, mapping: &Mapping) -> Result<Translated, TranslateEr
         }
     }
     if !found.refused.is_empty() {
-        let refusals = found.refused.into_iter().map(|(path, why)| Refusal { path, why });
-        return Err(TranslateError::Refused(refusals.collect()));
+        return Err(TranslateError::Refused(Refusal::all(found)));
     }
     Ok(Translated { xml: made.write(), name, uuid, warnings: found.warnings })
 }

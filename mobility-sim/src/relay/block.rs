@@ -9,10 +9,13 @@
 //! A block of zstd goes on from where the one before it ended: what repeats within the last 8 MiB costs
 //! next to nothing. Blocks that are sent as they are do not count for that.
 
+use std::io;
+
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
 use zstd::stream::raw::{CParameter, DParameter, InBuffer, Operation, OutBuffer};
 
-use super::RelayError;
+use super::{DEAD_AFTER, RelayError};
 
 /// What one block amounts to, in bytes.
 pub const BLOCK_MAX: usize = 256 << 10;
@@ -113,7 +116,7 @@ impl Decoder {
     {
         let broken = |what| RelayError::Protocol { what };
         let mut head = [0; HEAD];
-        far.read_exact(&mut head).await.map_err(RelayError::Far)?;
+        fill(far, &mut head).await?;
         let len = u32::from_le_bytes([head[1], head[2], head[3], 0]) as usize;
         let raw = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
         match head[0] {
@@ -126,7 +129,7 @@ impl Decoder {
             _ => return Err(broken("a block of no kind that there is")),
         }
         self.packed.resize(len, 0);
-        far.read_exact(&mut self.packed).await.map_err(RelayError::Far)?;
+        fill(far, &mut self.packed).await?;
         if head[0] == AS_IT_IS {
             return Ok((Said::Bytes(&self.packed), HEAD + len));
         }
@@ -152,4 +155,19 @@ impl Decoder {
         self.raw.truncate(raw);
         Ok((Said::Bytes(&self.raw), HEAD + len))
     }
+}
+
+/// However slowly it comes: only where nothing comes the other end is gone.
+async fn fill<F>(far: &mut F, mut buffer: &mut [u8]) -> Result<(), RelayError>
+where
+    F: AsyncRead + Unpin,
+{
+    while !buffer.is_empty() {
+        let read = timeout(DEAD_AFTER, far.read(buffer)).await;
+        match read.map_err(|_| RelayError::Silent)?.map_err(RelayError::Far)? {
+            0 => return Err(RelayError::Far(io::ErrorKind::UnexpectedEof.into())),
+            len => buffer = &mut buffer[len..],
+        }
+    }
+    Ok(())
 }

@@ -118,6 +118,21 @@ async fn a_far_side_that_falls_silent_ends_the_local_connection() {
     assert!(heard.chunks(8).all(|word| word == block::Encoder::alive()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_slow_is_not_silent() {
+    let (mut source, local) = duplex(64 << 10);
+    let (far, mut peer) = duplex(64 << 10);
+    tokio::spawn(async move { relay(local, far, &Meter::default()).await });
+    // One block, for which the line needs minutes.
+    for byte in block::Encoder::new().block(b"QEVM").to_vec() {
+        tokio::time::sleep(DEAD_AFTER - Duration::from_secs(1)).await;
+        peer.write_u8(byte).await.unwrap();
+    }
+    let mut got = [0; 4];
+    source.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"QEVM");
+}
+
 #[tokio::test]
 async fn a_line_that_breaks_ends_both_connections() {
     let (mut source, local) = duplex(64 << 10);
