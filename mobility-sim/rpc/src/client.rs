@@ -8,16 +8,15 @@
 //! The daemon is not trusted with our memory either: what is held is bounded by the longest frame,
 //! by [`CALLS_MAX`] and by what the caller does not take.
 
-use std::collections::VecDeque;
-use std::mem;
 use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::error::RemoteError;
 use crate::feature::Feature;
-use crate::frame::{Decoder, FRAME_MAX, Frame, FrameError, Header, Kind, Program, Status};
-use crate::keepalive::{self, Due, Keepalive, Said};
+use crate::frame::{FRAME_MAX, Frame, FrameError, Header, Kind, Program, Status};
+use crate::keepalive::{self, Keepalive};
+use crate::line::Line;
 use crate::procedures::{Call, Procedure, Reply};
 use crate::xdr::XdrError;
 
@@ -26,14 +25,7 @@ use crate::xdr::XdrError;
 /// beyond that go unanswered, and the connection is lost.
 pub const CALLS_MAX: usize = 4;
 
-/// Bytes that may wait to be sent before no further frame is looked at.
-pub const OUTPUT_MAX: usize = 256 << 10;
-
-/// Replies that may wait to be taken before no further frame is looked at.
-pub const EVENTS_MAX: usize = 8;
-
-/// How much more than the longest frame may be pushed before it is looked at, in bytes.
-pub const READ_AHEAD: usize = 1 << 20;
+pub use crate::line::{EVENTS_MAX, OUTPUT_MAX, READ_AHEAD};
 
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -129,13 +121,9 @@ pub enum CallRefused {
 #[derive(Debug)]
 pub struct Client {
     limits: Limits,
-    decoder: Decoder,
-    keepalive: Keepalive,
-    now: Duration,
+    line: Line<Event>,
     next_serial: u32,
     waiting: Vec<Waiting>,
-    output: Vec<u8>,
-    events: VecDeque<Event>,
     over: bool,
 }
 
@@ -151,17 +139,9 @@ struct Waiting {
 impl Client {
     /// `now` is a time since any moment; later ones count from the same.
     pub fn new(limits: Limits, now: Duration) -> Self {
-        Self {
-            decoder: Decoder::new(limits.frame),
-            keepalive: Keepalive::new(limits.keepalive_interval, limits.keepalive_count, now),
-            limits,
-            now,
-            next_serial: 0,
-            waiting: Vec::new(),
-            output: Vec::new(),
-            events: VecDeque::new(),
-            over: false,
-        }
+        let keepalive = Keepalive::new(limits.keepalive_interval, limits.keepalive_count, now);
+        let line = Line::new(limits.frame, keepalive, now);
+        Self { limits, line, next_serial: 0, waiting: Vec::new(), over: false }
     }
 
     /// The number that the reply will have.
@@ -183,20 +163,19 @@ impl Client {
         self.next_serial = self.next_serial.wrapping_add(1);
         let begins_keepalive = *call == Call::supports(Feature::ProgramKeepalive);
         self.waiting.push(Waiting { serial, called: call.procedure(), begins_keepalive });
-        self.output.extend(frame);
+        self.line.send(&frame);
         Ok(serial)
     }
 
     /// Bytes that came from the daemon.
     pub fn push(&mut self, bytes: &[u8], now: Duration) {
-        self.now = now;
+        self.line.set_now(now);
         if self.over {
             return;
         }
-        self.decoder.push(bytes);
+        self.line.push(bytes);
         self.pump();
-        let held = self.decoder.held();
-        if !self.over && held > self.limits.frame + READ_AHEAD {
+        if let Some(held) = self.line.overrun(self.limits.frame) {
             self.end(Violation::Overrun { held }.into());
         }
     }
@@ -208,38 +187,33 @@ impl Client {
 
     /// To be called at [`Client::next_tick`]; earlier does no harm.
     pub fn tick(&mut self, now: Duration) {
-        self.now = now;
-        if self.over {
-            return;
-        }
-        match self.keepalive.tick(now) {
-            Due::Nothing => {}
-            Due::Ping => self.output.extend(keepalive::ping()),
-            Due::Dead => self.end(Ended::Silent),
+        self.line.set_now(now);
+        if !self.over && !self.line.tick() {
+            self.end(Ended::Silent);
         }
     }
 
     /// When time alone changes something.
     pub fn next_tick(&self) -> Option<Duration> {
-        if self.over { None } else { self.keepalive.next_tick() }
+        if self.over { None } else { self.line.next_tick() }
     }
 
     pub fn event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front();
+        let event = self.line.take_event();
         self.pump();
         event
     }
 
     /// Bytes for the daemon, each once.
     pub fn output(&mut self) -> Vec<u8> {
-        let output = mem::take(&mut self.output);
+        let output = self.line.take_output();
         self.pump();
         output
     }
 
     /// May more bytes be pushed?
     pub fn wants_input(&self) -> bool {
-        self.goes_on() && self.decoder.held() < self.limits.frame
+        !self.over && self.line.wants_input(self.limits.frame)
     }
 
     pub const fn is_over(&self) -> bool {
@@ -247,12 +221,10 @@ impl Client {
     }
 
     fn pump(&mut self) {
-        while self.goes_on() {
-            let heard = match self.decoder.next_frame() {
-                Ok(Some(frame)) => self.hear(&frame),
-                Ok(None) => return,
-                Err(error) => Err(error.into()),
-            };
+        while !self.over
+            && let Some(frame) = self.line.next_frame()
+        {
+            let heard = frame.map_err(Violation::from).and_then(|frame| self.hear(&frame));
             if let Err(violation) = heard {
                 self.end(violation.into());
             }
@@ -261,12 +233,10 @@ impl Client {
 
     fn hear(&mut self, frame: &Frame) -> Result<(), Violation> {
         let Frame { header, payload } = frame;
-        self.keepalive.heard(self.now);
+        self.line.heard();
         match (header.program, header.kind) {
             (Program::Keepalive, Kind::Message) => {
-                if Said::in_frame(header) == Said::Ping {
-                    self.output.extend(keepalive::pong());
-                }
+                self.line.hear_keepalive(header);
                 Ok(())
             }
             // Of VMs and networks that nobody asked for.
@@ -289,7 +259,7 @@ impl Client {
             Status::Ok => {
                 let reply = Reply::decode(called, payload).map_err(not_understood)?;
                 if call.begins_keepalive && reply == Reply::Supported(1) {
-                    self.keepalive.begin();
+                    self.line.begin_keepalive();
                 }
                 Event::Reply { serial, reply }
             }
@@ -299,21 +269,15 @@ impl Client {
             }
             Status::Continue => return Err(Violation::Status { status: header.status }),
         };
-        self.events.push_back(event);
+        self.line.tell(event);
         Ok(())
-    }
-
-    fn goes_on(&self) -> bool {
-        let room = self.events.len() < EVENTS_MAX && self.output.len() < OUTPUT_MAX;
-        !self.over && room
     }
 
     fn end(&mut self, why: Ended) {
         if !self.over {
             self.over = true;
-            self.decoder = Decoder::new(0);
             self.waiting.clear();
-            self.events.push_back(Event::Closed(why));
+            self.line.end(Event::Closed(why));
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod feature;
 pub mod flags;
 pub mod frame;
 pub mod keepalive;
+mod line;
 pub mod params;
 pub mod procedures;
 pub mod server;

@@ -36,16 +36,15 @@ mod calls;
 mod event;
 mod migration;
 
-use std::collections::VecDeque;
-use std::mem;
 use std::time::Duration;
 
 pub use event::{AnswerError, Ended, Event, Goodbye, Violation};
 
 use crate::error::RemoteError;
 use crate::flags::Flags;
-use crate::frame::{Decoder, FRAME_MAX, FRAME_MAX_BEFORE_OPEN, Frame, Kind, Program};
-use crate::keepalive::{self, Due, Keepalive, Said};
+use crate::frame::{FRAME_MAX, FRAME_MAX_BEFORE_OPEN, Frame, Kind, Program};
+use crate::keepalive::{self, Keepalive};
+use crate::line::Line;
 use crate::procedures::{COOKIE_MAX, Finished, Prepared, Reply};
 use crate::xdr::TEXT_MAX;
 use migration::Migration;
@@ -94,30 +93,19 @@ impl Default for Limits {
     }
 }
 
-/// Bytes that may wait to be sent before no further frame is looked at.
-pub const OUTPUT_MAX: usize = 256 << 10;
-
-/// Events that may wait before no further frame is looked at.
-pub const EVENTS_MAX: usize = 8;
-
-/// How much more than the longest frame may be pushed before it is looked at, in bytes.
-pub const READ_AHEAD: usize = 1 << 20;
+pub use crate::line::{EVENTS_MAX, OUTPUT_MAX, READ_AHEAD};
 
 /// One connection, seen from the server's end.
 #[derive(Debug)]
 pub struct Session {
     host: Host,
     limits: Limits,
-    decoder: Decoder,
-    keepalive: Keepalive,
+    line: Line<Event>,
     began: Duration,
-    now: Duration,
     stage: Stage,
     callback_registered: bool,
     handed_over: bool,
     migration: Migration,
-    output: Vec<u8>,
-    events: VecDeque<Event>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,31 +120,26 @@ impl Session {
     pub fn new(host: Host, limits: Limits, now: Duration) -> Self {
         let keepalive = Keepalive::new(limits.keepalive_interval, limits.keepalive_count, now);
         Self {
-            decoder: Decoder::new(limits.frame_before_open),
+            line: Line::new(limits.frame_before_open, keepalive, now),
             host,
             limits,
-            keepalive,
             began: now,
-            now,
             stage: Stage::New,
             callback_registered: false,
             handed_over: false,
             migration: Migration::None,
-            output: Vec::new(),
-            events: VecDeque::new(),
         }
     }
 
     /// Bytes that came from the client.
     pub fn push(&mut self, bytes: &[u8], now: Duration) {
-        self.now = now;
+        self.line.set_now(now);
         if self.is_over() {
             return;
         }
-        self.decoder.push(bytes);
+        self.line.push(bytes);
         self.pump();
-        let held = self.decoder.held();
-        if !self.is_over() && held > self.frame_max() + READ_AHEAD {
+        if let Some(held) = self.line.overrun(self.frame_max()) {
             self.end(Violation::Overrun { held }.into());
         }
     }
@@ -168,7 +151,7 @@ impl Session {
 
     /// To be called at [`Session::next_tick`]; earlier does no harm.
     pub fn tick(&mut self, now: Duration) {
-        self.now = now;
+        self.line.set_now(now);
         match self.stage {
             Stage::Over => return,
             Stage::New if now >= self.began.saturating_add(self.limits.open_within) => {
@@ -176,10 +159,8 @@ impl Session {
             }
             Stage::New | Stage::Open { .. } => {}
         }
-        match self.keepalive.tick(now) {
-            Due::Nothing => {}
-            Due::Ping => self.output.extend(keepalive::ping()),
-            Due::Dead => self.end(Ended::Silent),
+        if !self.line.tick() {
+            self.end(Ended::Silent);
         }
     }
 
@@ -190,25 +171,25 @@ impl Session {
             Stage::New => Some(self.began.saturating_add(self.limits.open_within)),
             Stage::Open { .. } => None,
         };
-        opening.into_iter().chain(self.keepalive.next_tick()).min()
+        opening.into_iter().chain(self.line.next_tick()).min()
     }
 
     pub fn event(&mut self) -> Option<Event> {
-        let event = self.events.pop_front();
+        let event = self.line.take_event();
         self.pump();
         event
     }
 
     /// Bytes for the client, each once. Ask again until there are none.
     pub fn output(&mut self) -> Vec<u8> {
-        let output = mem::take(&mut self.output);
+        let output = self.line.take_output();
         self.pump();
         output
     }
 
     /// May more bytes be pushed?
     pub fn wants_input(&self) -> bool {
-        self.goes_on() && self.decoder.held() < self.frame_max()
+        !self.is_over() && self.line.wants_input(self.frame_max())
     }
 
     /// There was, or will be as soon as it is asked for, [`Event::Closed`].
@@ -250,12 +231,10 @@ impl Session {
 
     /// Frames are looked at as long as what they lead to has room.
     fn pump(&mut self) {
-        while self.goes_on() {
-            let heard = match self.decoder.next_frame() {
-                Ok(Some(frame)) => self.hear(&frame),
-                Ok(None) => return,
-                Err(error) => Err(error.into()),
-            };
+        while !self.is_over()
+            && let Some(frame) = self.line.next_frame()
+        {
+            let heard = frame.map_err(Violation::from).and_then(|frame| self.hear(&frame));
             if let Err(violation) = heard {
                 self.end(violation.into());
             }
@@ -264,16 +243,13 @@ impl Session {
 
     fn hear(&mut self, frame: &Frame) -> Result<(), Violation> {
         let Frame { header, payload } = frame;
-        self.keepalive.heard(self.now);
+        self.line.heard();
         match (header.program, header.kind) {
             (Program::Keepalive, Kind::Message) if !payload.is_empty() => {
                 Err(Violation::Keepalive { len: payload.len() })
             }
             (Program::Keepalive, Kind::Message) => {
-                match Said::in_frame(header) {
-                    Said::Ping => self.output.extend(keepalive::pong()),
-                    Said::Pong | Said::Other => {}
-                }
+                self.line.hear_keepalive(header);
                 Ok(())
             }
             (Program::Remote | Program::Qemu | Program::Lxc, Kind::Call) => {
@@ -281,10 +257,6 @@ impl Session {
             }
             (program, kind) => Err(Violation::Kind { program, kind }),
         }
-    }
-
-    fn goes_on(&self) -> bool {
-        !self.is_over() && self.output.len() < OUTPUT_MAX && self.events.len() < EVENTS_MAX
     }
 
     const fn frame_max(&self) -> usize {
@@ -298,8 +270,7 @@ impl Session {
         if !self.is_over() {
             self.stage = Stage::Over;
             self.migration = Migration::None;
-            self.decoder = Decoder::new(0);
-            self.events.push_back(Event::Closed(why));
+            self.line.end(Event::Closed(why));
         }
     }
 }

@@ -39,6 +39,7 @@
 pub mod cache;
 mod capabilities;
 pub mod check;
+pub mod daemon;
 pub mod guest;
 pub mod kernel;
 mod lab;

@@ -62,14 +62,14 @@ impl Session {
         match answer {
             Ok(reply) => {
                 let frame = header.reply(Status::Ok).with_payload(&reply.encode());
-                self.output.extend(frame);
+                self.line.send(&frame);
             }
             Err(error) => self.refuse(header, &error),
         }
     }
 
     fn refuse(&mut self, header: Header, error: &RemoteError) {
-        self.output.extend(header.reply(Status::Error).with_payload(error.encode()));
+        self.line.send(&header.reply(Status::Error).with_payload(error.encode()));
     }
 
     fn carry_out(&mut self, header: Header, call: Call) -> Result<Answer, RemoteError> {
@@ -78,7 +78,7 @@ impl Session {
             Call::AuthList => return Ok(Answer::Reply(Reply::AuthList(vec![Auth::None]))),
             Call::Open { name, flags } => return self.open(name.as_deref(), flags),
             Call::SupportsFeature(number) if number == Feature::ProgramKeepalive.number() => {
-                self.keepalive.begin();
+                self.line.begin_keepalive();
                 return Ok(Answer::Reply(Reply::Supported(1)));
             }
             Call::Close => {
@@ -138,12 +138,12 @@ impl Session {
             return Err(RemoteError::new(Code::INVALID_ARG, Origin::REMOTE, &message));
         }
         self.stage = Stage::Open { read_only: flags & READ_ONLY != 0 };
-        self.decoder.set_max(self.limits.frame);
+        self.line.set_frame_max(self.limits.frame);
         Ok(Answer::Reply(Reply::Done(crate::procedures::Procedure::Open)))
     }
 
     fn say_goodbye(&mut self, how: Goodbye) {
-        self.events.push_back(Event::Closing { how, after_handover: self.handed_over });
+        self.line.tell(Event::Closing { how, after_handover: self.handed_over });
     }
 
     fn callback(&mut self, call: &Call) -> Result<Answer, RemoteError> {
@@ -185,7 +185,7 @@ impl Session {
         self.migration = Migration::Preparing(header);
         self.handed_over = false;
         let serial = header.serial;
-        self.events.push_back(Event::Prepare { serial, xml, params, cookie, flags });
+        self.line.tell(Event::Prepare { serial, xml, params, cookie, flags });
         Ok(Answer::Later)
     }
 
@@ -196,7 +196,7 @@ impl Session {
         let name = take_text(&mut params, &Name::DESTINATION_NAME)?;
         self.migration = Migration::Finishing { header, cancelled };
         let serial = header.serial;
-        self.events.push_back(Event::Finish { serial, name, params, cookie, flags, cancelled });
+        self.line.tell(Event::Finish { serial, name, params, cookie, flags, cancelled });
         Ok(Answer::Later)
     }
 }

@@ -2,7 +2,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::error::Code;
-use crate::frame::{Frame, Header, Status};
+use crate::frame::{Decoder, Frame, Header, Status};
 use crate::params::{Name, Params, Value};
 use crate::procedures::{Auth, Call, Domain, Finish, Prepare, Procedure};
 
@@ -415,7 +415,7 @@ fn what_is_pushed_while_nothing_is_wanted_ends_the_session() {
     let calls: Vec<u8> = (0..20_000).flat_map(|at| framed(at, &Call::GetCapabilities)).collect();
     session.push(&calls, s(0));
     assert!(!session.wants_input());
-    assert!(session.output.len() < OUTPUT_MAX + 1024);
+    assert!(session.line.output_len() < OUTPUT_MAX + 1024);
     assert_eq!(sent(&mut session).len(), 20_000, "nothing is lost");
     assert!(session.wants_input());
     let mut small = Session::new(host(), Limits { frame: 1 << 10, ..Limits::default() }, s(0));

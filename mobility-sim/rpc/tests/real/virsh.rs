@@ -2,8 +2,8 @@
 
 use rpc::server::{Ended, Event, Goodbye};
 
-use crate::daemon::virsh;
 use crate::peer::Peer;
+use lab::daemon::virsh;
 
 #[test]
 fn virsh_is_told_who_this_host_is_and_that_it_lists_nothing() {
