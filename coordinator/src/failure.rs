@@ -5,7 +5,7 @@ use std::error::Error;
 
 use engine::{Halt, StepError};
 use guest_ssh::SshError;
-use plan::{Problem, Refusal};
+use plan::{Plan, Problem, Refusal};
 use site::{SiteError, SiteErrorKind};
 use units::chain;
 
@@ -126,7 +126,8 @@ impl From<StoreError> for Failure {
 }
 
 /// A halted migration, with what goes on from there.
-pub fn halted(id: &units::MigrationId, vm: &str, halt: &Halt) -> Failure {
+pub fn halted(plan: &Plan, halt: &Halt) -> Failure {
+    let (id, vm) = (&plan.id, &plan.vm.name);
     let resume = format!("causeway resume {id}");
     let (kind, cause) = match halt {
         Halt::Resumable { cause, .. } => (Kind::Interrupted, Some(cause)),
@@ -160,9 +161,10 @@ pub fn halted(id: &units::MigrationId, vm: &str, halt: &Halt) -> Failure {
         Halt::Resumable { phase: engine::Phase::RollingBack, .. }
             | Halt::Undecided { phase: engine::Phase::RollingBack, .. }
     );
-    if is_taken_back && let Some(site) = cause.and_then(silent_site) {
+    let to = &plan.to;
+    if is_taken_back && cause.and_then(silent_site) == Some(to) {
         failure.hints.push(format!(
-            "if {site} is the destination and gone for good: causeway recover {id} --settle --attest fenced={site} --reason \"WHY\""
+            "if {to} is gone for good: causeway recover {id} --settle --attest fenced={to} --reason \"WHY\""
         ));
     }
     if kind == Kind::Interrupted && !is_taken_back {

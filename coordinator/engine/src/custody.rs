@@ -442,8 +442,7 @@ impl Custody {
 
     /// Was it decided for the destination, marked or not?
     pub fn is_granted(&self, epoch: Epoch) -> bool {
-        self.granted(epoch).is_some()
-            || matches!(self.destination.role.state(epoch), DestinationState::Granted(_))
+        self.destination.role.state(epoch).is_granted()
     }
 
     fn attempt(&self, epoch: Epoch) -> Attempt {
@@ -478,7 +477,7 @@ impl Custody {
         };
         match self.source_state(epoch) {
             S::Released { .. } => Err(CustodyError::both_ways()),
-            S::Fenced(_) | S::Retired { .. } | S::Destroyed if seen => Ok(()),
+            state if seen && state.was_fenced() => Ok(()),
             // Not what there must be after a grant: the last of it may be lost.
             _ if self.somebody_revokes(epoch).await? => {
                 if self.source.was_lost() {

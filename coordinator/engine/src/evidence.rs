@@ -87,15 +87,10 @@ pub async fn gather(
     evidence.epoch = about.epoch.or(known).unwrap_or_default();
     evidence.source = at_source.as_ref().map(|role| role.state(evidence.epoch));
     evidence.destination = at_destination.as_ref().map(|role| role.state(evidence.epoch));
-    use SourceState as S;
-    // Over a grant there can be nothing else, unless the last of it is lost.
-    let is_whole = source_was_read
-        && matches!(
-            evidence.source,
-            Some(S::Fenced(_) | S::Released { .. } | S::Retired { .. } | S::Destroyed)
-        );
     if let Some(site) = at_destination_site
-        && !is_whole
+        && is_granted(&evidence)
+        // Under a grant there is a fence, unless the last of the source's ledger is lost.
+        && !(source_was_read && evidence.source.as_ref().is_some_and(SourceState::was_fenced))
     {
         // What cannot be read at a site that answers may be there.
         let said = is_being_revoked(&*site, &about.vm, evidence.epoch).await;
@@ -104,8 +99,7 @@ pub async fn gather(
     }
     // The site's copy is written first: that nothing was fenced or decided only it can tell.
     if !unfenced_counts {
-        let lags = |state: &S| matches!(state, S::Unknown | S::Known | S::Superseded | S::Fencing);
-        evidence.source = evidence.source.filter(|state| !lags(state));
+        evidence.source = evidence.source.filter(SourceState::was_fenced);
     }
     if !undecided_counts {
         evidence.destination = evidence.destination.filter(is_decided);
@@ -124,11 +118,13 @@ pub async fn gather(
 }
 
 const fn is_decided(state: &DestinationState) -> bool {
-    use DestinationState as D;
-    match state {
-        D::Unknown | D::Known | D::Placed | D::Synced(_) => false,
-        D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_) | D::Revoked(_) => true,
-    }
+    state.is_granted() || matches!(state, DestinationState::Revoked(_))
+}
+
+/// By the ledger, or by the mark where that has lost it.
+fn is_granted(evidence: &Evidence) -> bool {
+    evidence.destination.as_ref().is_some_and(DestinationState::is_granted)
+        || matches!(&evidence.mark, MarkSeen::Present(mark) if mark.attempt().epoch == evidence.epoch)
 }
 
 struct Known {

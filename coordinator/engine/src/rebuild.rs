@@ -42,10 +42,6 @@ impl Remembered {
         Some(Self { epoch, source, destination, source_seen: custody.source_is_seen() })
     }
 
-    const fn is_granted(&self) -> bool {
-        matches!(self.destination, D::Granted(_) | D::Marked(_) | D::Started(_) | D::Healthy(_))
-    }
-
     /// Has it come further than that something is copied?
     fn is_past_copying(&self) -> bool {
         let copying = matches!(self.destination, D::Unknown | D::Known | D::Placed | D::Synced(_));
@@ -53,26 +49,27 @@ impl Remembered {
     }
 }
 
-/// What is to take the place of a journal; `None` where the one that is there is as good, since it knows
-/// more than ledgers do.
+/// What is to take the place of a journal that is behind what the ledgers know, as far as they could be
+/// looked at; `None` where the one that is there is as good, since it knows more than ledgers do.
 ///
 /// # Errors
 /// Where the ledgers do not tell enough, or too much.
-pub fn mended(
+pub fn behind(
+    custody: &Custody,
     there: Option<&State>,
-    of: &Remembered,
     now_ms: i64,
 ) -> Result<Option<Vec<Record>>, Unmade> {
+    let Some(of) = Remembered::of(custody) else { return Ok(None) };
     let is_behind = match there.map(|state| state.phase) {
         None => true,
         Some(
             Phase::Planned | Phase::Preparing | Phase::Copying | Phase::Holding | Phase::Draining,
         ) => of.is_past_copying(),
         // Another coordinator brought it to its destination meanwhile.
-        Some(Phase::Fencing | Phase::RollingBack) => of.is_granted(),
+        Some(Phase::Fencing | Phase::RollingBack) => of.destination.is_granted(),
         Some(_) => false,
     };
-    if is_behind { rebuild(of, now_ms).map(Some) } else { Ok(None) }
+    if is_behind { rebuild(&of, now_ms).map(Some) } else { Ok(None) }
 }
 
 /// The records of a journal at the place where the migration can be taken up.

@@ -65,6 +65,18 @@ pub enum DestinationEffect {
     SendRevoked(RevokeReceipt),
 }
 
+impl DestinationState {
+    /// Was it decided for the destination, marked or not?
+    pub const fn is_granted(&self) -> bool {
+        match self {
+            Self::Unknown | Self::Known | Self::Placed | Self::Synced(_) | Self::Revoked(_) => {
+                false
+            }
+            Self::Granted(_) | Self::Marked(_) | Self::Started(_) | Self::Healthy(_) => true,
+        }
+    }
+}
+
 pub type DestinationAction = Action<DestinationEffect>;
 
 /// How an attempt stands at its destination.

@@ -94,6 +94,18 @@ pub enum SourceState {
     Destroyed,
 }
 
+impl SourceState {
+    /// A fence was made and proven: without one nothing can have been granted.
+    pub const fn was_fenced(&self) -> bool {
+        match self {
+            Self::Unknown | Self::Known | Self::Superseded | Self::Fencing => false,
+            Self::Fenced(_) | Self::Released { .. } | Self::Retired { .. } | Self::Destroyed => {
+                true
+            }
+        }
+    }
+}
+
 impl SourceRole {
     /// The role as the site's ledger has it. Records of other VMs are passed over; those of the
     /// destination's role at this site count, because they say whether the VM came here.

@@ -33,8 +33,8 @@ pub struct Evidence {
     pub held: Option<Held>,
     /// A ledger whose last epoch is below what a peer, a receipt or a placeholder remembers.
     pub behind: Option<Side>,
-    /// Somebody has begun to call it off, and the source's ledger could not be read where it is kept:
-    /// over a grant that came too late for them the source may have been released.
+    /// Granted, and somebody has begun to call it off, and what the source made of that could not be
+    /// read where it is kept: it may have been released before the grant was seen.
     pub may_be_released: bool,
 }
 
@@ -471,8 +471,10 @@ fn in_words(evidence: &Evidence) -> Vec<String> {
         None => {}
     }
     if evidence.may_be_released {
-        lines
-            .push("somebody has begun to call it off, and the source's ledger was not seen".into());
+        lines.push(
+            "somebody has begun to call it off, and the source does not tell what came of it"
+                .into(),
+        );
     }
     match evidence.behind {
         Some(Side::Source) => lines.push("source's ledger: an old copy, others know more".into()),
@@ -486,7 +488,7 @@ fn in_words(evidence: &Evidence) -> Vec<String> {
 
 const fn source_in_words(state: Option<&SourceState>) -> &'static str {
     match state {
-        None => "could not be read: its site does not answer, or has lost it",
+        None => "not known: its site was not asked, does not answer, or has lost it",
         Some(SourceState::Unknown) => "has not heard of this epoch",
         Some(SourceState::Known) => "the VM was not fenced",
         Some(SourceState::Superseded) => "the VM was not fenced, a later epoch is known",
@@ -502,7 +504,7 @@ const fn source_in_words(state: Option<&SourceState>) -> &'static str {
 
 const fn destination_in_words(state: Option<&DestinationState>) -> &'static str {
     match state {
-        None => "could not be read: its site does not answer, or has lost it",
+        None => "not known: its site was not asked, does not answer, or has lost it",
         Some(DestinationState::Unknown) => "has not heard of this epoch",
         Some(DestinationState::Known) => "nothing decided, no placeholder yet",
         Some(DestinationState::Placed) => "nothing decided, placeholder made",
@@ -522,7 +524,7 @@ impl fmt::Display for Platform {
             Self::Held => "the VM is there and does not run its own system",
             Self::Off => "the VM is there and is off",
             Self::Absent => "knows no such VM",
-            Self::Unreachable => "does not answer",
+            Self::Unreachable => "was not asked, or does not answer",
         })
     }
 }

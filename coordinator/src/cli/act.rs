@@ -1,6 +1,6 @@
 //! `resume`, `abort`, `switchover`, `verify`: what can be done with a migration that exists.
 
-use engine::{Phase, State, StepError, Vouched};
+use engine::{Phase, Run, State, StepError, Vouched};
 use plan::Plan;
 use site::SiteErrorKind;
 use units::{Bytes, MigrationId};
@@ -8,7 +8,7 @@ use units::{Bytes, MigrationId};
 use super::args::{AbortArgs, DiscardArgs, ResumeArgs};
 use super::migrate::{follow, prepare};
 use super::plan::login;
-use super::recover::mend;
+use super::recover::agree_to_go_on;
 use super::{exit, receipt};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
@@ -33,54 +33,47 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
     if args.login.guest.is_some() {
         stored.login = login(context, &vm, &args.login)?.unwrap_or(stored.login);
     }
-    let mut state = state_of(&stored)?;
-    if !state.phase.is_final() {
-        mend(context, &mut stored, &mut state).await?;
-    }
+    let state = state_of(&stored)?;
     if state.phase.is_final() {
         return ended(context, &stored, &state).await;
     }
-    if args.attest.is_some() {
-        may_vouch(&stored.plan, &state, args.yes)?;
-    }
-    if stored.plan != before
-        && !matches!(
-            state.phase,
-            Phase::Planned | Phase::Preparing | Phase::Copying | Phase::Holding
-        )
-    {
+    let (mut run, listening) = prepare(context, &stored).await?;
+    if stored.plan != before && run.state.phase.is_past_copying() {
         return Err(Failure::new(
             Kind::Refused,
-            format!("options of {id} cannot change while {}", state.phase.word()),
+            format!("options of {id} cannot change while {}", run.state.phase.word()),
         )
         .hint(format!("causeway resume {id}")));
     }
-    context.store.update_plan(&stored.plan, &stored.login)?;
-    let (mut run, listening) = prepare(context, &stored).await?;
+    if state.rebuilt {
+        agree_to_go_on(context, &stored, &run.state, args.yes)?;
+    }
     if let Some(reason) = &args.attest {
+        may_vouch(&run, args.yes)?;
         run.vouched = Vouched::NotReleased(attestation(reason));
     }
+    context.store.update_plan(&stored.plan, &stored.login)?;
     follow(context, run, listening, stored.created_ms, Interrupts::listen()).await
 }
 
 /// For a source that may have been released over a decision: no sooner is there anything to vouch for.
-fn may_vouch(plan: &Plan, state: &State, yes: bool) -> Result<(), Failure> {
-    let (id, vm, from) = (&plan.id, &plan.vm.name, &plan.from);
-    if state.phase != Phase::Starting {
+fn may_vouch(run: &Run, yes: bool) -> Result<(), Failure> {
+    let Plan { id, vm, from, to, .. } = &run.plan;
+    if run.state.phase != Phase::Starting {
         return Err(Failure::new(
             Kind::Refused,
-            format!("nobody has to vouch for {from} while {id} is {}", state.phase.word()),
+            format!("nobody has to vouch for {from} while {id} is {}", run.state.phase.word()),
         )
         .hint(format!("causeway resume {id} says when it needs your word")));
     }
-    let question = format!(
-        "On your word that {vm} does not run at {from} and never will: start it at {}?",
-        plan.to
-    );
-    if yes || show::ask(&question) {
-        return Ok(());
-    }
-    Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"))
+    let vm = &vm.name;
+    let question =
+        format!("On your word that {vm} does not run at {from} and never will: start it at {to}?");
+    if yes || show::ask(&question) { Ok(()) } else { Err(not_agreed()) }
+}
+
+fn not_agreed() -> Failure {
+    Failure::new(Kind::Refused, "not agreed to, nothing was touched")
 }
 
 /// Nothing is left to be done, but for a receipt that a crash may have left unwritten.
@@ -128,7 +121,7 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
         question.push_str(&word);
     }
     if !args.yes && !show::ask(&question) {
-        return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
+        return Err(not_agreed());
     }
     let (mut run, listening) = prepare(context, &stored).await?;
     if let Some(reason) = &args.attest {
@@ -181,7 +174,7 @@ pub async fn discard(context: &Context, args: DiscardArgs) -> Result<u8, Failure
             plan.from, plan.to
         ))
     {
-        return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
+        return Err(not_agreed());
     }
     let (mut run, _listening) = prepare(context, &stored).await?;
     let discarded =

@@ -220,8 +220,8 @@ pub struct ResumeArgs {
     /// source cannot be asked. It is recorded; if it is wrong, two copies may run
     #[arg(long, value_name = "WHY")]
     pub attest: Option<String>,
-    /// Do not ask; only `--attest` asks
-    #[arg(short, long, requires = "attest")]
+    /// Do not ask: whether to go on with a plan that `recover` had from the sites, and for your word
+    #[arg(short, long)]
     pub yes: bool,
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::custody::{Custody, CustodyOf, Folder};
+use engine::rebuild::behind;
 use engine::{Links, Progress, Run, State, Vouched, Watcher, Wish};
 use model::Power;
 use plan::{PLAN_VERSION, Plan};
@@ -127,7 +128,8 @@ async fn prepare_with(
         .map_err(|error| refuse("the journal contradicts itself", &error))?;
     let store = &context.store;
     let (source, destination) = (context.site(&plan.from)?, context.site(&plan.to)?);
-    let custody = open_custody(context, plan, &source, &destination).await?;
+    let mut custody = open_custody(context, plan, &source, &destination).await?;
+    let state = as_the_ledgers_have_it(context, stored, state, &mut custody).await?;
     let identity = keys::of_coordinator(store, &plan.id)?;
     let pool = plan.disks.first().map(|disk| disk.pool.clone()).unwrap_or_default();
     let (watcher, progress) = Watcher::new();
@@ -163,6 +165,39 @@ async fn prepare_with(
         plan: plan.clone(),
     };
     Ok((run, Listening { progress, wish: wish_sender }))
+}
+
+/// A journal that is behind what the ledgers know, since another coordinator took this one's place or it
+/// came from a backup, is taken to where they are.
+async fn as_the_ledgers_have_it(
+    context: &Context,
+    stored: &Stored,
+    state: State,
+    custody: &mut Custody,
+) -> Result<State, Failure> {
+    let id = &stored.plan.id;
+    if state.phase.is_final() {
+        return Ok(state);
+    }
+    custody.look().await.map_err(|error| {
+        Failure::new(Kind::Undecided, format!("what the ledgers say of {id} cannot be told"))
+            .caused_by(&error)
+    })?;
+    let now_ms = crate::now_ms();
+    let records = match behind(custody, Some(&state), now_ms) {
+        Ok(Some(records)) => records,
+        Ok(None) => return Ok(state),
+        // The engine refuses what cannot be, and says what it is.
+        Err(why) => {
+            tracing::warn!(%id, %why, "the journal is behind the ledgers, and stays so");
+            return Ok(state);
+        }
+    };
+    tracing::info!(%id, "the ledgers know more than the journal");
+    let records = records.into_iter().map(|record| (now_ms, record)).collect();
+    let mended = Stored { records, ..stored.clone() };
+    context.store.rebuild_migration(&mended)?;
+    state_of(&mended)
 }
 
 /// The helper, unless nothing is copied any more: then a machine that has none can do the rest.
@@ -237,7 +272,7 @@ pub async fn follow(
     if let Err(error) = shown.await {
         tracing::debug!(%error, "progress was not shown to the end");
     }
-    let phase = ended.map_err(|halt| halted(&run.plan.id, &run.plan.vm.name, &halt))?;
+    let phase = ended.map_err(|halt| halted(&run.plan, &halt))?;
     if phase == engine::Phase::RolledBack {
         return Ok(rolled_back(context, &run).await);
     }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::custody::{copy_of_ledger, papers as papers_at, read_ledger};
-use engine::rebuild::{Remembered, Unmade, mended};
+use engine::rebuild::{Unmade, behind};
 use engine::{Run, State, StepError, Vouched};
 use handover::{Attempt, DestinationEntry, Entry, PlanDigest, Record, SourceEntry, VerdictKind};
 use model::SiteName;
@@ -60,17 +60,12 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         }
     }
     for id in context.store.migration_ids()? {
-        let mut stored = find(context, &id)?;
-        let mut state = state_of(&stored)?;
+        let stored = find(context, &id)?;
+        let state = state_of(&stored)?;
         if !concerns(&stored.plan, args.which.as_deref()) || state.phase.is_final() {
             continue;
         }
         told += 1;
-        if let Err(failure) = mend(context, &mut stored, &mut state).await {
-            failure.show(context.json);
-            code = worse(code, failure.exit_code());
-            continue;
-        }
         let vouched = vouched_for.as_ref().filter(|site| **site == stored.plan.to);
         let ended = one(context, &stored, &state, &args, vouched.is_some()).await;
         let ended = ended.unwrap_or_else(|failure| {
@@ -220,9 +215,8 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
     custody.heal(plan.vm.id).await.map_err(|error| {
         undecided("its destination's ledger is not what its mark says".to_owned(), &error)
     })?;
-    let Some(remembered) = Remembered::of(&custody) else { return Ok(()) };
     let now_ms = crate::now_ms();
-    let records = match mended(state.as_ref(), &remembered, now_ms) {
+    let records = match behind(&custody, state.as_ref(), now_ms) {
         Ok(None) => return Ok(()),
         Ok(Some(records)) => records,
         Err(why @ Unmade::SourceUnseen) => {
@@ -252,36 +246,6 @@ async fn take_in(context: &Context, found: &Found) -> Result<(), Failure> {
         records: records.into_iter().map(|record| (now_ms, record)).collect(),
     })?;
     tracing::info!(id = %plan.id, "taken in from the sites");
-    Ok(())
-}
-
-/// Takes a journal that is behind what the ledgers know, since another coordinator took this one's place
-/// or it came from a backup, to where they are. Where the two sites contradict each other, that is said
-/// by whatever is done next.
-pub async fn mend(
-    context: &Context,
-    stored: &mut Stored,
-    state: &mut State,
-) -> Result<(), Failure> {
-    let plan = &stored.plan;
-    let (source, destination) = (context.site(&plan.from)?, context.site(&plan.to)?);
-    let custody = {
-        let mut custody = open_custody(context, plan, &source, &destination).await?;
-        let looked = custody.look().await;
-        looked.map_err(|error| {
-            let what = format!("what the ledgers say of {} cannot be told", plan.id);
-            Failure::new(Kind::Undecided, what).caused_by(&error)
-        })?;
-        custody
-    };
-    let Some(remembered) = Remembered::of(&custody) else { return Ok(()) };
-    let now_ms = crate::now_ms();
-    if let Ok(Some(records)) = mended(Some(state), &remembered, now_ms) {
-        tracing::info!(id = %plan.id, "the ledgers know more than the journal");
-        stored.records = records.into_iter().map(|record| (now_ms, record)).collect();
-        context.store.rebuild_migration(stored)?;
-        *state = state_of(stored)?;
-    }
     Ok(())
 }
 
@@ -333,23 +297,32 @@ async fn one(
     if !args.settle || verdict.verdict == VerdictKind::AlarmSplit {
         return Ok(code);
     }
-    let plan = &stored.plan;
     if vouched && state.phase.is_before_decision() {
         return vouch(context, stored, args).await;
     }
     if verdict.verdict == VerdictKind::NeedsOperator || !state.phase.is_past_copying() {
         return Ok(code);
     }
-    // It came from the sites, and may run commands here and log in with keys of this machine.
+    agree_to_go_on(context, stored, state, args.yes)?;
+    let (run, listening) = prepare(context, stored).await?;
+    to_its_end(context, run, listening, stored).await
+}
+
+/// One that was taken in from the sites may run commands here and log in with keys of this machine: its
+/// plan and its login are shown first.
+pub fn agree_to_go_on(
+    context: &Context,
+    stored: &Stored,
+    state: &State,
+    yes: bool,
+) -> Result<(), Failure> {
+    let plan = &stored.plan;
     if state.rebuilt && !context.json {
         show::error(&plan_text(plan));
         show::error(&format!("  login     {}", stored.login));
     }
-    let question =
-        format!("Go on with {} of {}, which is {}?", plan.id, plan.vm.name, state.phase.word());
-    agreed(args, &question)?;
-    let (run, listening) = prepare(context, stored).await?;
-    to_its_end(context, run, listening, stored).await
+    let phase = state.phase.word();
+    agreed(yes, &format!("Go on with {} of {}, which is {phase}?", plan.id, plan.vm.name))
 }
 
 /// Takes it back on the operator's word for a destination that is gone.
@@ -369,7 +342,7 @@ async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result
         "On your word that nothing of {vm} ever runs at {}: take {} back and let {vm} run at {}?",
         plan.to, plan.id, plan.from
     );
-    agreed(args, &question)?;
+    agreed(args.yes, &question)?;
     call_off(context, stored).await?;
     // Nothing but the revocation is left to be signed: no sooner is there a key that it had not.
     let made_now = keys::speak_for(&context.store, &plan.to)?;
@@ -433,8 +406,8 @@ async fn to_its_end(
     }
 }
 
-fn agreed(args: &RecoverArgs, question: &str) -> Result<(), Failure> {
-    if args.yes || show::ask(question) {
+fn agreed(yes: bool, question: &str) -> Result<(), Failure> {
+    if yes || show::ask(question) {
         return Ok(());
     }
     Err(Failure::new(Kind::Refused, "not agreed to, nothing more was touched"))

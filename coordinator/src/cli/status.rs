@@ -188,13 +188,29 @@ fn next(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option
         // With the source's word it may turn out that it can go on.
         Next::Revoke => ("ask both sites".to_owned(), "status"),
         Next::AskSource => (verdict.next.to_string(), "resume"),
-        Next::RestoreDestination
-        | Next::FenceAgain(_)
-        | Next::Quarantine(_)
-        | Next::CallForHelp => return Some((verdict.next.to_string(), None)),
+        Next::RestoreDestination => return restore(plan, state, verdict),
+        Next::FenceAgain(_) | Next::Quarantine(_) | Next::CallForHelp => {
+            return Some((verdict.next.to_string(), None));
+        }
     };
     let goes_on = !state.phase.is_final();
     goes_on.then(|| (next, Some(format!("causeway {verb} {}", plan.id))))
+}
+
+/// Its ledger was not read. Where the VM is not known to belong there, a person can answer for it.
+fn restore(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option<String>)> {
+    let Plan { id, to, .. } = plan;
+    if verdict.verdict == VerdictKind::Completed {
+        return (!state.phase.is_final())
+            .then(|| (format!("reach {to}: the VM belongs there"), None));
+    }
+    if !state.phase.is_before_decision() {
+        return Some((format!("bring {to} back, with its ledger"), None));
+    }
+    Some((
+        format!("bring {to} back; or if it is gone for good, and the VM never runs there"),
+        Some(format!("causeway recover {id} --settle --attest fenced={to} --reason \"WHY\"")),
+    ))
 }
 
 fn word(verdict: &Verdict) -> &'static str {

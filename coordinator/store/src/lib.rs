@@ -115,6 +115,7 @@ pub struct Lock {
 }
 
 /// A migration as the database has it.
+#[derive(Clone)]
 pub struct Stored {
     pub plan: Plan,
     pub login: GuestLogin,

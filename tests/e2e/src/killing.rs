@@ -78,7 +78,7 @@ impl Killing {
             recovered(&scene, how_lost(words));
             ["recover", VM, "--settle", "--yes"].map(str::to_owned).to_vec()
         } else {
-            vec!["resume".to_owned(), id]
+            ["resume", &id, "--yes"].map(str::to_owned).to_vec()
         };
         let going_on = scene.until(next, &again).unwrap();
         Self { scene, gate, going_on }
@@ -90,7 +90,7 @@ impl Killing {
         if LOST.contains(&words) {
             recovered(&scene, how_lost(words));
         }
-        let mut going_on = scene.command(&["resume", &id]).spawn().unwrap();
+        let mut going_on = scene.command(&["resume", &id, "--yes"]).spawn().unwrap();
         if words != AFTER_THE_GATE {
             assert!(gate.is_reached(&mut going_on).unwrap(), "{:?}", Scene::finish(going_on));
             scene.disks_are_equal().unwrap();

@@ -120,7 +120,7 @@ impl Soak {
         match blow {
             Blow::Coordinator => {
                 kill(going_on);
-                return Some(self.scene.command(&["resume", id]).spawn().unwrap());
+                return Some(self.scene.command(&["resume", id, "--yes"]).spawn().unwrap());
             }
             Blow::OperatorsMachine => {
                 kill(going_on);
@@ -178,7 +178,7 @@ impl Soak {
             if !self.is_open(id) {
                 break;
             }
-            let ran = finish(self.scene.command(&["resume", id]).spawn().unwrap());
+            let ran = finish(self.scene.command(&["resume", id, "--yes"]).spawn().unwrap());
             tell(&ran);
             self.tells_the_truth();
             if !self.is_open(id) {

@@ -216,6 +216,19 @@ impl<R: Role> Half<R> {
         kept.map_err(|cause| self.failed(cause))
     }
 
+    /// ... where there is nothing.
+    pub(super) async fn keep_again(
+        &self,
+        key: &RecordKey,
+        body: &[u8],
+    ) -> Result<(), CustodyError> {
+        if self.kept(key).await?.is_some() {
+            return Ok(());
+        }
+        let kept = self.copy.site.keep(key, None, body).await;
+        kept.map_err(|cause| self.failed(cause))
+    }
+
     pub(super) async fn kept(&self, key: &RecordKey) -> Result<Option<Vec<u8>>, CustodyError> {
         self.copy.site.kept(key).await.map_err(|cause| self.failed(cause))
     }

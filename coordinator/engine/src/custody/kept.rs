@@ -67,14 +67,10 @@ impl Custody {
         epoch: Epoch,
         stage: FenceStage,
     ) -> Result<Option<UnfenceRecord>, CustodyError> {
-        for unfence in self.source.role.unfence(epoch) {
-            let named: Named = serde_json::from_slice(unfence.as_bytes())
-                .map_err(|error| CustodyError::Unfit { what: error.to_string() })?;
-            if named.stage == stage {
-                return self.unfence_named(epoch, &named).await.map(Some);
-            }
+        match self.undone_by(epoch)?.iter().find(|named| named.stage == stage) {
+            Some(named) => self.unfence_named(epoch, named).await.map(Some),
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// From here, or where it is lost, from the site.
@@ -116,39 +112,44 @@ impl Custody {
     /// What somebody has deleted at a site since it was written there is written again, where the site
     /// answers: the next machine may need it.
     pub async fn keep_again(&self, epoch: Epoch, papers: &Papers) {
-        let at_destination = self.destination_gets_again(epoch, &papers.destination).await;
-        for kept in [at_destination, self.source_gets_again(epoch, &papers.source).await] {
+        let at_destination = self.destination_gets_again(epoch, papers).await;
+        for kept in [at_destination, self.source_gets_again(epoch, papers).await] {
             if let Err(error) = kept {
                 tracing::warn!(error = %chain(&error), "not all that `recover` needs is at the site");
             }
         }
     }
 
-    async fn destination_gets_again(&self, epoch: Epoch, body: &[u8]) -> Result<(), CustodyError> {
+    async fn destination_gets_again(
+        &self,
+        epoch: Epoch,
+        papers: &Papers,
+    ) -> Result<(), CustodyError> {
         let key = self.key(&format!("{PAPERS}{epoch}"))?;
-        if self.destination.kept(&key).await?.is_none() {
-            self.destination.keep(&key, body).await?;
+        self.destination.keep_again(&key, &papers.destination).await
+    }
+
+    async fn source_gets_again(&self, epoch: Epoch, papers: &Papers) -> Result<(), CustodyError> {
+        let key = self.key(&format!("{PAPERS}{epoch}"))?;
+        self.source.keep_again(&key, &papers.source).await?;
+        for named in self.undone_by(epoch)? {
+            let name = named.name(epoch);
+            // What is not here any more is looked for at the site when it is needed.
+            if let Ok(body) = self.shelf.kept(&self.source.name, &name) {
+                self.source.keep_again(&self.key(&name)?, &body).await?;
+            }
         }
         Ok(())
     }
 
-    async fn source_gets_again(&self, epoch: Epoch, body: &[u8]) -> Result<(), CustodyError> {
-        let key = self.key(&format!("{PAPERS}{epoch}"))?;
-        if self.source.kept(&key).await?.is_none() {
-            self.source.keep(&key, body).await?;
-        }
-        for unfence in self.source.role.unfence(epoch) {
-            let named: Named = serde_json::from_slice(unfence.as_bytes())
-                .map_err(|error| CustodyError::Unfit { what: error.to_string() })?;
-            let name = named.name(epoch);
-            let (key, here) = (self.key(&name)?, self.shelf.kept(&self.source.name, &name));
-            if let Ok(body) = here
-                && self.source.kept(&key).await?.is_none()
-            {
-                self.source.keep(&key, &body).await?;
-            }
-        }
-        Ok(())
+    /// What the ledger names as undoing the fence.
+    fn undone_by(&self, epoch: Epoch) -> Result<Vec<Named>, CustodyError> {
+        let unfit = |error: serde_json::Error| CustodyError::Unfit { what: error.to_string() };
+        let records = self.source.role.unfence(epoch);
+        records
+            .iter()
+            .map(|record| serde_json::from_slice(record.as_bytes()).map_err(unfit))
+            .collect()
     }
 
     /// Under a key of its own, that no other coordinator overwrites: a site need not compare and replace

@@ -2,6 +2,7 @@
 //! stop and say where things stand. Nothing here decides who may run.
 
 use handover::{Refusal, SourceState};
+use model::Power;
 use units::chain;
 use wire::control::Request;
 
@@ -53,18 +54,24 @@ pub(crate) async fn after_failure(run: &mut Run, cause: StepError) -> Result<Rec
         Phase::Deciding if matches!(cause, StepError::GateShut { .. }) => {
             Ok(Record::GaveUp { why: chain(&cause) })
         }
-        // The source has been let go on, or never heard of it; what is left is to tidy up.
-        Phase::RollingBack if is_let_go(run) && !matches!(cause, StepError::Journal(_)) => {
+        // The source has been let go on, or was never held; what is left is to tidy up.
+        Phase::RollingBack if !matches!(cause, StepError::Journal(_)) && is_let_go(run).await => {
             Err(Halt::Resumable { phase, cause })
         }
         _ => Err(halt(phase, cause)),
     }
 }
 
-fn is_let_go(run: &Run) -> bool {
-    match run.epoch_in_ledgers() {
-        Some(epoch) => run.custody.source_state(epoch) == (SourceState::Released { settled: true }),
-        None => run.custody.source_is_seen(),
+async fn is_let_go(run: &Run) -> bool {
+    use SourceState as S;
+    match run.epoch_in_ledgers().map(|epoch| run.custody.source_state(epoch)) {
+        Some(S::Released { settled: true }) => true,
+        // Not by a fence; a drain may have left it suspended.
+        Some(S::Known | S::Unknown) | None => {
+            let runs = run.source.power(run.vm()).await.is_ok_and(|power| power == Power::Running);
+            run.custody.source_is_seen() && runs
+        }
+        Some(_) => false,
     }
 }
 
@@ -120,7 +127,7 @@ async fn void(run: &mut Run, cause: StepError) -> Result<Record, Halt> {
 
 /// The virtual CPUs run and the guest is thawed. One that cannot be told thaws by itself.
 async fn back_to_work(run: &mut Run) -> Result<(), StepError> {
-    if run.source.power(run.vm()).await? == model::Power::Paused {
+    if run.source.power(run.vm()).await? == Power::Paused {
         run.source.resume(run.vm()).await?;
     }
     let thaw = Request::Thaw {

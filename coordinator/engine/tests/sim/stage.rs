@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use engine::custody::{Custody, CustodyError, CustodyOf, Papers, Shelf, decode_copy, papers};
 use engine::evidence::{About, Asked, gather};
-use engine::rebuild::{Remembered, Unmade, mended};
+use engine::rebuild::{Remembered, Unmade, behind};
 use engine::{
     Halt, Journal, Links, Operator, Phase, Run, State, Vouched, Watcher, Wish, abort,
     guest_devices, migrate,
@@ -272,7 +272,7 @@ impl Stage {
         }
         let records = self.kept.records();
         let there = (!records.is_empty()).then(|| State::replay(&records).unwrap());
-        match mended(there.as_ref(), &remembered, 0) {
+        match behind(&custody, there.as_ref(), 0) {
             Ok(None) => {}
             Ok(Some(records)) => self.kept.replace_journal(records),
             Err(Unmade::SourceUnseen) => return false,

@@ -36,15 +36,20 @@ async fn a_destination_that_is_away_is_tidied_up_when_it_comes_back() {
             End::Halted(Halt::Resumable { phase: Phase::RollingBack, .. }) => {}
             other => panic!("{at}: {other:?}"),
         }
-        assert_eq!(stage.world.power(&stage.east, stage.id()), Power::Running, "{at}");
-        stage.world.set_reachable(&stage.west, true);
-        no_lies(&stage, &at).await;
-        let end = stage.live(Doing::Migrate, &Points::default()).await;
-        assert!(matches!(end, End::Final(Phase::RolledBack)), "{at}: {end:?}");
-        stage.assert_stayed().await;
+        is_tidied_up_when_back(&stage, &at).await;
         tidied += 1;
     }
     println!("{tidied} tidied up, {decided} decided");
+}
+
+/// Its VM runs meanwhile.
+async fn is_tidied_up_when_back(stage: &Stage, at: &str) {
+    assert_eq!(stage.world.power(&stage.east, stage.id()), Power::Running, "{at}");
+    stage.world.set_reachable(&stage.west, true);
+    no_lies(stage, at).await;
+    let end = stage.live(Doing::Migrate, &Points::default()).await;
+    assert!(matches!(end, End::Final(Phase::RolledBack)), "{at}: {end:?}");
+    stage.assert_stayed().await;
 }
 
 /// The same where it was being taken back already, and the destination may have recorded that: what both
@@ -79,12 +84,7 @@ async fn a_destination_that_had_revoked_by_itself_tells_no_other_story() {
             } else {
                 stage.live_by(Doing::Abort, &Points::default(), sure()).await;
             }
-            assert_eq!(stage.world.power(&stage.east, stage.id()), Power::Running, "{at}");
-            stage.world.set_reachable(&stage.west, true);
-            no_lies(&stage, &at).await;
-            let end = stage.live(Doing::Migrate, &Points::default()).await;
-            assert!(matches!(end, End::Final(Phase::RolledBack)), "{at}: {end:?}");
-            stage.assert_stayed().await;
+            is_tidied_up_when_back(&stage, &at).await;
             tidied += 1;
         }
     }

@@ -17,7 +17,12 @@ fn from_the_destination_alone_a_decided_migration_is_brought_to_its_end() {
     assert!(status.contains("fully migrated (proven)"), "{status}");
 
     scene.east().start_libvirtd().unwrap();
-    scene.causeway(&["resume", &id]).unwrap().must_exit(0);
+    // Its plan, with whatever runs on this machine, came from a site: nothing is done unseen.
+    let unseen = scene.causeway(&["resume", &id]).unwrap().must_exit(3);
+    for shown in ["  gate      `", "  login     ", "not agreed to"] {
+        assert!(unseen.stderr.contains(shown), "{shown} is not shown: {}", unseen.stderr);
+    }
+    scene.causeway(&["resume", &id, "--yes"]).unwrap().must_exit(0);
     assert!(!scene.east().is_running(VM).unwrap(), "the source runs as well");
 }
 
