@@ -21,7 +21,7 @@ BUILT := --bins
 programs: deps
 	$(CARGO) build --locked --profile lab --workspace $(BUILT)
 	@mkdir -p $(PROGRAMS)
-	@for name in causeway causeway-agent; do \
+	@for name in causeway causeway-agent causeway-mobility; do \
 		cp $(TARGET)/lab/$$name $(PROGRAMS)/$$name.new && mv $(PROGRAMS)/$$name.new $(PROGRAMS)/$$name || exit 1; \
 	done
 	$(PROGRAMS)/causeway --state-dir $(PROGRAMS)/state appliance build --agent $(PROGRAMS)/causeway-agent -o $(PROGRAMS)/appliance
@@ -32,7 +32,7 @@ agent: programs
 # The helper's image; the lab; fences and channels of a real libvirtd, and its protocol; guests that
 # move between real sites: the story, there and back, kills, refusals, lost coordinators. Their manifests say
 # `test = false`.
-REAL := boot death labs libvirtd real_libvirt threads moves
+REAL := boot death labs libvirtd real_libvirt threads moves native
 # Moves that `make test` has no time for, and CI has.
 REST := rest
 # Longer: Debian, agents and trackers inside guests driven by hand, memory with a large disk.

@@ -1,5 +1,25 @@
 //! A site's mobility agent: it plays the host next door, so that the site's own live migration runs
 //! against a neighbour that it believes in, and carries memory and disks to where they really go.
+//!
+//! ```text
+//!  source's libvirtd ── RPC ──► destination_host ══ wan: control ══► source_host ── RPC ──► destination's
+//!  source's QEMU ───── data ──► doors ═════════════ wan: streams ══► streams ───── data ──► QEMU
+//! ```
+//! A VM arrives paused. The source's agent records that it offers success *before* it says so, then
+//! looks at the source until its VM is dead, and only then has the destination's resumed. Whatever
+//! breaks in between, no timeout ever starts anything.
 
+pub mod cli;
+pub mod config;
+mod destination_host;
 pub mod domain;
+mod flags;
+mod key;
+mod ledger;
+mod libvirt;
+mod ports;
+mod progress;
 pub mod relay;
+mod serve;
+mod source_host;
+mod wan;

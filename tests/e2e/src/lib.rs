@@ -3,6 +3,7 @@
 //!
 //! Nothing of the product's crates is used here: what a test knows, a user can know.
 
+mod agents;
 pub mod breaks;
 mod gate;
 pub mod images;
@@ -11,6 +12,7 @@ mod programs;
 mod scene;
 mod secrets;
 
+pub use agents::{Agent, Agents};
 pub use gate::Gate;
 pub use programs::Programs;
 pub use scene::{Guest, Halfway, Ran, Scene, SceneOptions, VM, Way};

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-/// Where `make` put what it built: `causeway`, `causeway-agent` (static), `appliance/`.
+/// Where `make` put what it built: `causeway`, `causeway-agent` (static), `causeway-mobility`,
+/// `appliance/`.
 #[derive(Clone, Debug)]
 pub struct Programs {
     dir: PathBuf,
@@ -24,7 +25,8 @@ impl Programs {
             }
         };
         let found = Self { dir };
-        for path in [found.causeway(), found.agent(), found.appliance().join("appliance.json")] {
+        let appliance = found.appliance().join("appliance.json");
+        for path in [found.causeway(), found.agent(), found.mobility(), appliance] {
             ensure!(path.exists(), "{} is missing: run `make programs`", path.display());
         }
         Ok(found)
@@ -36,6 +38,10 @@ impl Programs {
 
     pub fn agent(&self) -> PathBuf {
         self.dir.join("causeway-agent")
+    }
+
+    pub fn mobility(&self) -> PathBuf {
+        self.dir.join("causeway-mobility")
     }
 
     pub fn appliance(&self) -> PathBuf {

@@ -1,0 +1,321 @@
+//! The destination host that the source's libvirt believes in.
+//!
+//! ```text
+//!  Prepare ── asked of the other agent ──► data ──► Finish ── asked ──► offered, on record
+//!     │ refused                              │         │ cancelled, or failed      │
+//!     ▼                                      ▼         ▼                           ▼
+//!  error                          both data sockets  error: the source's    OK: the source ends its VM;
+//!                                 are closed         VM runs on             `settle` sees that it did
+//! ```
+
+mod doors;
+mod error;
+mod settle;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::VmId;
+use rpc::error::{Code, Origin, RemoteError};
+use rpc::flags::Flags;
+use rpc::params::{Name, Params};
+use rpc::procedures::{Domain, Finished, Prepared};
+use rpc::server::Event;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+use units::{MigrationId, chain};
+use uuid::Uuid;
+
+use crate::domain::cookie::{Cookie, Neighbour};
+use crate::domain::node::Element;
+use crate::flags;
+use crate::ledger::{Entry, Source, Stage};
+use crate::libvirt::server::Line;
+use crate::progress::Meters;
+use crate::serve::{Agent, new_id};
+use crate::wan::message::{self, Failed, Message, Purpose, Token};
+use crate::wan::{self, Control};
+use doors::{Carrying, Doors};
+use error::OutgoingError;
+pub use settle::go_on;
+
+/// Volumes may be zeroed, and a hypervisor be asked for the first time what it can do.
+const PREPARE_MAX: Duration = Duration::from_secs(150);
+/// The destination loads what has come by then.
+const FINISH_MAX: Duration = Duration::from_secs(60);
+/// After success was offered: usually a few hundred milliseconds.
+const GOODBYE_MAX: Duration = Duration::from_secs(5);
+/// How long an error waits until nothing is left at the destination.
+const TIDY_MAX: Duration = Duration::from_secs(10);
+
+/// Hears one connection to its end.
+pub async fn serve(agent: Arc<Agent>, mut line: Line) {
+    while let Some(event) = line.next().await {
+        match event {
+            Event::Prepare { serial, xml, params, cookie, flags } => {
+                let asked = Asked { xml, params, cookie, flags };
+                match new_id() {
+                    Ok(id) => {
+                        let span = info_span!("out", %id, vm = %asked.shown_name());
+                        take_in(&agent, &mut line, id, serial, asked).instrument(span).await;
+                    }
+                    Err(error) => {
+                        let error = RemoteError::internal(&error.to_string());
+                        line.answer_prepare(serial, Err(error)).await;
+                    }
+                }
+            }
+            Event::Finish { serial, .. } => {
+                let nothing = RemoteError::operation_failed("the migration has ended already");
+                line.answer_finish(serial, Err(nothing)).await;
+            }
+            Event::Closing { .. } | Event::Closed(_) => {}
+        }
+    }
+}
+
+/// What a source wants of its neighbour.
+struct Asked {
+    xml: String,
+    params: Params,
+    cookie: Vec<u8>,
+    flags: Flags,
+}
+
+/// A migration that the other agent is ready for.
+struct Outgoing {
+    control: Control,
+    carrying: Carrying,
+    meters: Meters,
+    /// The data connections cannot go on.
+    broken: CancellationToken,
+    prepared: Prepared,
+}
+
+/// The whole story of one migration.
+async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u32, asked: Asked) {
+    info!(flags = %asked.flags, "a VM is to leave for {}", agent.config.neighbour.name);
+    let outgoing = match prepare(agent, &id, asked).await {
+        Ok(outgoing) => outgoing,
+        Err(error) => {
+            warn!("refused: {}", chain(&error));
+            tidy(agent, id, None).await;
+            return line.answer_prepare(serial, Err(error.for_libvirt())).await;
+        }
+    };
+    let Outgoing { mut control, carrying, meters, broken, prepared } = outgoing;
+    line.answer_prepare(serial, Ok(prepared)).await;
+    meters.show("begins");
+    let Some(finish) = until_finish(line, &control, &meters, &broken).await else {
+        meters.show("has ended");
+        drop(carrying);
+        warn!("the source's connection has ended before the VM was handed over: it stays there");
+        return tidy(agent, id, Some(control)).await;
+    };
+    meters.show("has ended");
+    let Asking { serial, cancelled, ask } = finish;
+    if cancelled || broken.is_cancelled() {
+        drop(carrying);
+        let error = if broken.is_cancelled() {
+            let neighbour = &agent.config.neighbour.name;
+            let text = format!("the line to {neighbour} broke: nothing was migrated");
+            RemoteError::operation_failed(&text)
+        } else {
+            RemoteError::migrate_finish_ok()
+        };
+        warn!("cancelled: {error}");
+        tidy(agent, id, Some(control)).await;
+        return line.answer_finish(serial, Err(error)).await;
+    }
+    let offered = match finish_there(agent, &mut control, ask).await {
+        Ok(finished) => agent
+            .ledger
+            .record(&id, Stage::Source(Source::FenceIntent))
+            .await
+            .map(|()| finished)
+            .map_err(OutgoingError::from),
+        Err(error) => Err(error),
+    };
+    drop(carrying);
+    match offered {
+        Ok(finished) => {
+            info!("the VM is whole at {} and stands still", agent.config.neighbour.name);
+            line.answer_finish(serial, Ok(finished)).await;
+            goodbye(line).await;
+            settle::spawn(agent, id, Some(control), line.over.clone());
+        }
+        Err(error) => {
+            error!("not handed over: {}", chain(&error));
+            tidy(agent, id, None).await;
+            line.answer_finish(serial, Err(error.for_libvirt())).await;
+        }
+    }
+}
+
+async fn prepare(
+    agent: &Arc<Agent>,
+    id: &MigrationId,
+    asked: Asked,
+) -> Result<Outgoing, OutgoingError> {
+    let (name, vm) = asked.who()?;
+    let Asked { xml, params, cookie, flags } = asked;
+    let with_disks = flags.contains(Flags::NON_SHARED_DISK);
+    // Before anything is asked of anybody: they are there when the source connects.
+    let doors = Doors::open(&agent.config.host, &params, with_disks)?;
+    let cookie = text_of(cookie)?;
+    let entry = Entry { id: id.clone(), vm, name, stage: Stage::Source(Source::AttemptKnown) };
+    agent.ledger.begin(entry).await?;
+    let mut random = [0; 16];
+    getrandom::fill(&mut random)?;
+    let token = Token::new(random);
+    let purpose = Purpose::Migration { id: id.clone(), token: token.clone() };
+    let mut control = Control::new(dial(agent, purpose).await?);
+    let params = flags::passed_on(&params);
+    let ask = Message::Prepare(message::Prepare { xml, cookie, flags: flags.0, params });
+    let theirs = match control.ask(ask, PREPARE_MAX).await? {
+        Message::Prepared { cookie } => Cookie::parse(cookie.as_bytes())?,
+        Message::Failed(failed) => return Err(OutgoingError::Theirs(failed)),
+        _ => return Err(OutgoingError::Unexpected),
+    };
+    let disks_port = theirs.nbd_port()?.and(doors.disks_port);
+    let cookie = theirs.handed_on(&ourselves(agent), disks_port, None)?;
+    let prepared = Prepared { cookie, uri: doors.uri.clone() };
+    let (meters, broken) = (Meters::default(), CancellationToken::new());
+    let carrying = doors.carry(agent, &token, &meters, &broken);
+    Ok(Outgoing { control, carrying, meters, broken, prepared })
+}
+
+struct Asking {
+    serial: u32,
+    cancelled: bool,
+    ask: message::Finish,
+}
+
+/// `None`: the source's connection has ended. Where the line to the other agent breaks, so do both data
+/// connections, at once: the source then gives up by itself.
+async fn until_finish(
+    line: &mut Line,
+    control: &Control,
+    meters: &Meters,
+    broken: &CancellationToken,
+) -> Option<Asking> {
+    let report = meters.report();
+    tokio::pin!(report);
+    loop {
+        let event = tokio::select! {
+            event = line.next() => event,
+            () = control.over.cancelled(), if !broken.is_cancelled() => {
+                warn!("the line to the other agent broke: the source's data connections are closed");
+                broken.cancel();
+                continue;
+            }
+            () = &mut report => continue,
+        };
+        match event? {
+            Event::Finish { serial, name, params, cookie, flags, cancelled } => {
+                let mut params = flags::passed_on(&params);
+                let field = Name::DESTINATION_NAME.field.to_owned();
+                params.push(message::Param { field, value: message::ParamValue::Text(name) });
+                // One that was given up says nothing of use.
+                let cookie = text_of(cookie).unwrap_or_default();
+                let ask = message::Finish { cookie, flags: flags.0, params };
+                return Some(Asking { serial, cancelled, ask });
+            }
+            Event::Closed(_) => return None,
+            Event::Prepare { .. } | Event::Closing { .. } => {}
+        }
+    }
+}
+
+async fn finish_there(
+    agent: &Agent,
+    control: &mut Control,
+    ask: message::Finish,
+) -> Result<Finished, OutgoingError> {
+    match control.ask(Message::Finish(ask), FINISH_MAX).await? {
+        Message::Finished(message::Finished { name, uuid, id, cookie }) => {
+            let domain = Domain { name, uuid: uuid.into_bytes(), id };
+            let cookie = match cookie.is_empty() {
+                true => Vec::new(),
+                false => {
+                    Cookie::parse(cookie.as_bytes())?.handed_on(&ourselves(agent), None, None)?
+                }
+            };
+            Ok(Finished { domain, cookie })
+        }
+        Message::Failed(failed) => Err(OutgoingError::Theirs(failed)),
+        _ => Err(OutgoingError::Unexpected),
+    }
+}
+
+/// Success was offered: the source's libvirt ends its VM, and then takes leave. Neither is waited for
+/// without end; what it did is seen in its VM.
+async fn goodbye(line: &mut Line) {
+    let until = Instant::now() + GOODBYE_MAX;
+    loop {
+        match timeout_at(until, line.next()).await {
+            Ok(Some(Event::Closing { after_handover: true, .. } | Event::Closed(_)) | None)
+            | Err(_) => {
+                return;
+            }
+            Ok(Some(_)) => {}
+        }
+    }
+}
+
+/// Success was never offered, and never will be. What is left at the destination goes before the source
+/// is told, if that is quick; and whatever happens, it goes.
+async fn tidy(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>) {
+    let settled = settle::spawn(agent, id, control, CancellationToken::new());
+    if timeout(TIDY_MAX, settled).await.is_err() {
+        warn!("the destination is not reached; what is left there goes when it is");
+    }
+}
+
+async fn dial(agent: &Agent, purpose: Purpose) -> Result<wan::Stream, wan::WanError> {
+    let neighbour = &agent.config.neighbour;
+    wan::dial(neighbour.address, neighbour.key, &agent.identity, purpose).await
+}
+
+/// The host that this site's hosts see.
+fn ourselves(agent: &Agent) -> Neighbour {
+    let host = &agent.config.host;
+    Neighbour { hostname: host.hostname.clone(), host_uuid: host.uuid.to_string() }
+}
+
+/// A cookie is XML with a NUL behind it.
+fn text_of(mut cookie: Vec<u8>) -> Result<String, OutgoingError> {
+    if cookie.last() == Some(&0) {
+        cookie.pop();
+    }
+    String::from_utf8(cookie).map_err(|_| OutgoingError::NotText)
+}
+
+impl Asked {
+    /// Of the VM, by its definition.
+    fn who(&self) -> Result<(String, VmId), OutgoingError> {
+        let definition = Element::parse(&self.xml, "domain")?;
+        let text = |name: &str| definition.first(name).map(|element| element.text.clone());
+        let uuid = text("uuid").and_then(|uuid| Uuid::parse_str(&uuid).ok());
+        let name = text("name").filter(|name| !name.is_empty());
+        name.zip(uuid.map(VmId)).ok_or(OutgoingError::Nameless)
+    }
+
+    fn shown_name(&self) -> String {
+        self.who().map_or_else(|_| "?".to_owned(), |(name, _)| name)
+    }
+}
+
+impl OutgoingError {
+    /// As the operator reads it, in virsh's own words.
+    fn for_libvirt(&self) -> RemoteError {
+        match self {
+            Self::Theirs(Failed { code, origin, text }) => {
+                RemoteError::new(Code(*code), Origin(*origin), text)
+            }
+            Self::DataUri(_) | Self::Listen(_) => RemoteError::unsupported(&chain(self)),
+            _ => RemoteError::operation_failed(&chain(self)),
+        }
+    }
+}

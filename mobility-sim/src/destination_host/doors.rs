@@ -1,0 +1,149 @@
+//! The ports that the source's hypervisor sends memory and disks to, and every connection to them carried
+//! to the other agent.
+
+use std::sync::Arc;
+
+use rpc::params::{Name, Params};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{Instrument, Span, debug, warn};
+use units::chain;
+
+use super::error::OutgoingError;
+use crate::config::Host;
+use crate::ports::{self, DataUri};
+use crate::progress::Meters;
+use crate::relay::{Meter, RelayError, relay};
+use crate::serve::Agent;
+use crate::wan::message::{Door, Purpose, Token};
+
+/// Open, with nobody behind them yet.
+pub struct Doors {
+    memory: TcpListener,
+    disks: Option<TcpListener>,
+    pub disks_port: Option<u16>,
+    /// Where memory goes, if the operator has not said it in full.
+    pub uri: Option<String>,
+}
+
+/// Connections are carried until this is dropped; then all of them are closed at once.
+pub struct Carrying {
+    _stop: DropGuard,
+}
+
+/// Connections of one migration at once to one door: multifd has 255 at most.
+const CONNECTIONS_MAX: usize = 260;
+
+impl Doors {
+    pub fn open(host: &Host, params: &Params, with_disks: bool) -> Result<Self, OutgoingError> {
+        let wanted = |name, what| {
+            let uri: Option<&str> = params.get(name);
+            uri.map(|uri| DataUri::parse(uri, what)).transpose()
+        };
+        let memory = wanted(&Name::MIGRATE_URI, "memory")?;
+        let disks = wanted(&Name::DISKS_URI, "disks")?;
+        let named_port = memory.as_ref().and_then(|uri| uri.port);
+        let (listener, port) = ports::listen(host.data_address, named_port, host.ports)?;
+        let uri = match (&memory, named_port) {
+            (Some(_), Some(_)) => None,
+            (Some(uri), None) => Some(ports::tcp_uri(&uri.host, port)),
+            (None, _) => Some(ports::tcp_uri(&host.data_address.to_string(), port)),
+        };
+        let (disks, disks_port) = if with_disks {
+            let port: Option<i32> = params.get(&Name::DISKS_PORT);
+            let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+            let named = disks.and_then(|uri| uri.port).or(port);
+            let (listener, port) = ports::listen(host.data_address, named, host.ports)?;
+            (Some(listener), Some(port))
+        } else {
+            (None, None)
+        };
+        Ok(Self { memory: listener, disks, disks_port, uri })
+    }
+
+    /// `broken` is cancelled where the line to the other agent breaks, and closes everything where
+    /// somebody else cancels it.
+    pub fn carry(
+        self,
+        agent: &Arc<Agent>,
+        token: &Token,
+        meters: &Meters,
+        broken: &CancellationToken,
+    ) -> Carrying {
+        let stop = CancellationToken::new();
+        let doors = [
+            (Some(self.memory), Door::Memory, &meters.memory),
+            (self.disks, Door::Disks, &meters.disks),
+        ];
+        for (listener, leads_to, meter) in doors {
+            let Some(listener) = listener else { continue };
+            let way = Way {
+                agent: Arc::clone(agent),
+                token: token.clone(),
+                leads_to,
+                meter: Arc::clone(meter),
+                broken: broken.clone(),
+            };
+            let (stop, broken) = (stop.clone(), broken.clone());
+            let carried = async move {
+                tokio::select! {
+                    () = carry_all(listener, way) => {}
+                    () = broken.cancelled() => {}
+                    () = stop.cancelled() => {}
+                }
+            };
+            tokio::spawn(carried.instrument(Span::current()));
+        }
+        Carrying { _stop: stop.drop_guard() }
+    }
+}
+
+/// Where the connections of one door go.
+#[derive(Clone)]
+struct Way {
+    agent: Arc<Agent>,
+    token: Token,
+    leads_to: Door,
+    meter: Arc<Meter>,
+    broken: CancellationToken,
+}
+
+/// Dropping it drops them all.
+async fn carry_all(listener: TcpListener, way: Way) {
+    let mut carried = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if carried.len() < CONNECTIONS_MAX => match accepted {
+                Ok((local, peer)) => {
+                    debug!(%peer, leads_to = %way.leads_to, "a hypervisor connects");
+                    carried.spawn(carry_one(local, way.clone()).instrument(Span::current()));
+                }
+                Err(error) => {
+                    warn!(%error, "a connection of the hypervisor was not taken");
+                    return way.broken.cancel();
+                }
+            },
+            Some(_) = carried.join_next() => {}
+        }
+    }
+}
+
+async fn carry_one(local: TcpStream, way: Way) {
+    let Way { agent, token, leads_to, meter, broken } = way;
+    let carried = async {
+        local.set_nodelay(true).map_err(RelayError::Local)?;
+        let far = super::dial(&agent, Purpose::Stream { token, leads_to }).await;
+        let far = far.map_err(|error| RelayError::Far(std::io::Error::other(error)))?;
+        relay(local, far.stream, &meter).await
+    };
+    match carried.await {
+        Ok(()) => debug!(%leads_to, "a connection has ended"),
+        Err(error @ RelayError::Local(_)) => debug!(%leads_to, "{}", chain(&error)),
+        Err(error) => {
+            // Once a VM is handed over, nothing more is carried and nobody minds.
+            warn!(%leads_to, "data does not get through: {}", chain(&error));
+            broken.cancel();
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Why a VM does not leave.
+
+use thiserror::Error;
+
+use crate::domain::cookie::CookieError;
+use crate::domain::node::XmlError;
+use crate::ledger::LedgerError;
+use crate::ports::{DataUriError, ListenError};
+use crate::wan::WanError;
+use crate::wan::message::Failed;
+
+#[derive(Debug, Error)]
+pub enum OutgoingError {
+    #[error("the definition cannot be read")]
+    Xml(#[from] XmlError),
+    #[error("the definition has no name or no UUID")]
+    Nameless,
+    #[error("the migration cookie is not text")]
+    NotText,
+    #[error(transparent)]
+    DataUri(#[from] DataUriError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("the mobility agent cannot keep records")]
+    Ledger(#[from] LedgerError),
+    #[error("the system gives no random numbers")]
+    Random(#[from] getrandom::Error),
+    #[error("the other site is not reached")]
+    Wan(#[from] WanError),
+    #[error("the other site answers with a cookie that is none")]
+    Cookie(#[from] CookieError),
+    /// In its own words.
+    #[error("{}", .0.text)]
+    Theirs(Failed),
+    #[error("the other agent answers something else than it was asked")]
+    Unexpected,
+}

@@ -1,0 +1,302 @@
+//! What this agent has said and done, on stable storage before it is said or done. After a restart it is
+//! gone on from here.
+//!
+//! ```text
+//!  at the source:       AttemptKnown ──► FenceIntent ──► Fenced ─────► Ended
+//!                            └────────────────┴────────► Released ──► Ended
+//!  at the destination:  AttemptKnown ──► Placed ──► Synced ──► Granted ──► Started
+//!                            └─────────────┴───────────┴─────► Revoked ──► Ended
+//! ```
+//! The words are those of `coordinator/handover`: `FenceIntent` is that success was offered to the
+//! source's libvirt, `Fenced` that its VM was seen dead. `Granted` and `Revoked` exclude each other.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use journal::{AppendError, Journal, OpenError, StoreId};
+use model::VmId;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use units::MigrationId;
+
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    #[error("the ledger cannot be opened")]
+    Open(#[from] OpenError),
+    #[error("record {record} of the ledger is not understood: was it written by a later version?")]
+    NotUnderstood { record: u64, source: serde_json::Error },
+    #[error("{now:?} cannot follow {before:?} in the ledger, for {id}")]
+    Order { id: MigrationId, before: Option<Stage>, now: Stage },
+    #[error("nobody began {id}")]
+    NotBegun { id: MigrationId },
+    #[error("the ledger cannot be written: this agent must be started again")]
+    Write(#[from] AppendError),
+    #[error("the system gives no random numbers")]
+    Random(#[from] getrandom::Error),
+}
+
+/// What is known of one migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    pub id: MigrationId,
+    pub vm: VmId,
+    pub name: String,
+    pub stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    Source(Source),
+    Destination(Destination),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    AttemptKnown,
+    /// Success is offered: its libvirt may end the VM from now on, and nobody else may go back.
+    FenceIntent,
+    /// Its VM was seen dead.
+    Fenced,
+    /// Its VM runs there, and success was never, or in vain, offered.
+    Released,
+    /// The destination knows.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Destination {
+    AttemptKnown,
+    /// libvirtd holds a VM of that id for us.
+    Placed,
+    /// The VM is whole, and stands still.
+    Synced(Then),
+    Granted(Then),
+    Started,
+    Revoked,
+    /// Nothing is left of it here.
+    Ended,
+}
+
+/// What becomes of a VM that was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    Runs,
+    /// Its operator asked for that.
+    StaysPaused,
+}
+
+impl Stage {
+    fn may_follow(self, before: Option<Self>) -> bool {
+        use Destination as D;
+        use Source as S;
+        use Stage::{Destination as Dst, Source as Src};
+        matches!(
+            (before, self),
+            (None, Src(S::AttemptKnown) | Dst(D::AttemptKnown))
+                | (Some(Src(S::AttemptKnown)), Src(S::FenceIntent | S::Released))
+                | (Some(Src(S::FenceIntent)), Src(S::Fenced | S::Released))
+                | (Some(Src(S::Fenced | S::Released)), Src(S::Ended))
+                | (Some(Dst(D::AttemptKnown)), Dst(D::Placed | D::Revoked))
+                | (Some(Dst(D::Placed)), Dst(D::Synced(_) | D::Revoked))
+                | (Some(Dst(D::Synced(_))), Dst(D::Revoked))
+                | (Some(Dst(D::Granted(_))), Dst(D::Started))
+                | (Some(Dst(D::Revoked)), Dst(D::Ended))
+        ) || matches!(
+            (before, self),
+            (Some(Dst(D::Synced(then))), Dst(D::Granted(now))) if then == now
+        )
+    }
+}
+
+/// The one that owns the file.
+#[derive(Clone)]
+pub struct Ledger(Arc<Mutex<Inner>>);
+
+struct Inner {
+    journal: Journal,
+    entries: Entries,
+}
+
+type Entries = BTreeMap<MigrationId, Entry>;
+
+/// Of a mobility agent's ledger among journals.
+const KIND: u16 = 21;
+/// Of every record: the whole entry as it is from now on.
+const ENTRY: u16 = 1;
+
+impl Ledger {
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id)?;
+        Self::of(Journal::open(path, KIND, StoreId(id))?)
+    }
+
+    fn of(opened: journal::Opened) -> Result<Self, LedgerError> {
+        let journal::Opened { journal, records, .. } = opened;
+        let mut entries = BTreeMap::new();
+        for (record, at) in records.iter().zip(1..) {
+            let entry: Entry = serde_json::from_slice(&record.payload)
+                .map_err(|source| LedgerError::NotUnderstood { record: at, source })?;
+            check(&entries, &entry)?;
+            entries.insert(entry.id.clone(), entry);
+        }
+        Ok(Self(Arc::new(Mutex::new(Inner { journal, entries }))))
+    }
+
+    pub fn entry(&self, id: &MigrationId) -> Option<Entry> {
+        self.lock().entries.get(id).cloned()
+    }
+
+    pub fn entries(&self) -> Vec<Entry> {
+        self.lock().entries.values().cloned().collect()
+    }
+
+    /// A migration begins.
+    pub async fn begin(&self, entry: Entry) -> Result<(), LedgerError> {
+        self.write(move |_| Ok(entry)).await
+    }
+
+    /// On stable storage when this returns. What is so already is success.
+    pub async fn record(&self, id: &MigrationId, stage: Stage) -> Result<(), LedgerError> {
+        let id = id.clone();
+        self.write(move |entries| match entries.get(&id) {
+            Some(entry) => Ok(Entry { stage, ..entry.clone() }),
+            None => Err(LedgerError::NotBegun { id }),
+        })
+        .await
+    }
+
+    /// A disk that is slow must not keep pings from being answered.
+    async fn write(
+        &self,
+        entry: impl FnOnce(&Entries) -> Result<Entry, LedgerError> + Send + 'static,
+    ) -> Result<(), LedgerError> {
+        let ledger = self.clone();
+        let writing = tokio::task::spawn_blocking(move || ledger.write_now(entry));
+        writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    fn write_now(
+        &self,
+        entry: impl FnOnce(&Entries) -> Result<Entry, LedgerError>,
+    ) -> Result<(), LedgerError> {
+        let mut inner = self.lock();
+        let entry = entry(&inner.entries)?;
+        if inner.entries.get(&entry.id) == Some(&entry) {
+            return Ok(());
+        }
+        check(&inner.entries, &entry)?;
+        let bytes = serde_json::to_vec(&entry).expect("an entry is made of texts");
+        inner.journal.append(ENTRY, &bytes)?;
+        inner.entries.insert(entry.id.clone(), entry);
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check(entries: &Entries, entry: &Entry) -> Result<(), LedgerError> {
+    let before = entries.get(&entry.id).map(|entry| entry.stage);
+    if entry.stage.may_follow(before) {
+        return Ok(());
+    }
+    Err(LedgerError::Order { id: entry.id.clone(), before, now: entry.stage })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use journal::faulty::Disk;
+    use uuid::Uuid;
+
+    fn entry(id: &str, stage: Stage) -> Entry {
+        Entry { id: id.parse().unwrap(), vm: VmId(Uuid::nil()), name: "web1".to_owned(), stage }
+    }
+
+    fn open(disk: &Disk) -> Result<Ledger, LedgerError> {
+        Ledger::of(Journal::open_on(disk.storage(), KIND, StoreId([1; 16])).unwrap())
+    }
+
+    const ALL: [Stage; 14] = {
+        use {Destination as D, Source as S};
+        [
+            Stage::Source(S::AttemptKnown),
+            Stage::Source(S::FenceIntent),
+            Stage::Source(S::Fenced),
+            Stage::Source(S::Released),
+            Stage::Source(S::Ended),
+            Stage::Destination(D::AttemptKnown),
+            Stage::Destination(D::Placed),
+            Stage::Destination(D::Synced(Then::Runs)),
+            Stage::Destination(D::Synced(Then::StaysPaused)),
+            Stage::Destination(D::Granted(Then::Runs)),
+            Stage::Destination(D::Granted(Then::StaysPaused)),
+            Stage::Destination(D::Started),
+            Stage::Destination(D::Revoked),
+            Stage::Destination(D::Ended),
+        ]
+    };
+
+    #[tokio::test]
+    async fn what_was_recorded_is_there_after_a_restart() {
+        let disk = Disk::default();
+        let ledger = open(&disk).unwrap();
+        for (id, stages) in [("a", &ALL[..3]), ("b", &ALL[5..8])] {
+            ledger.begin(entry(id, stages[0])).await.unwrap();
+            for stage in stages {
+                ledger.record(&id.parse().unwrap(), *stage).await.unwrap();
+            }
+        }
+        let before = ledger.entries();
+        drop(ledger);
+        let ledger = open(&disk).unwrap();
+        assert_eq!(ledger.entries(), before);
+        assert_eq!(ledger.entry(&"a".parse().unwrap()).unwrap().stage, ALL[2]);
+        assert_eq!(ledger.entry(&"b".parse().unwrap()).unwrap().stage, ALL[7]);
+        let nobody = ledger.record(&"c".parse().unwrap(), ALL[3]).await.unwrap_err();
+        assert!(matches!(nobody, LedgerError::NotBegun { .. }), "{nobody}");
+        assert_eq!(ledger.entries(), before);
+    }
+
+    #[test]
+    fn no_order_of_records_grants_what_was_revoked_or_releases_what_was_fenced() {
+        // All that can be reached, with what was passed on the way.
+        let mut ways: Vec<Vec<Stage>> = vec![vec![]];
+        let mut ended = 0;
+        while let Some(way) = ways.pop() {
+            let has = |stage: Stage| way.contains(&stage);
+            let granted = has(ALL[9]) || has(ALL[10]);
+            assert!(!(granted && has(ALL[12])), "{way:?}");
+            assert!(!(has(ALL[2]) && has(ALL[3])), "{way:?}");
+            assert!(!has(ALL[2]) || has(ALL[1]), "fenced without intent: {way:?}");
+            assert!(!granted || has(ALL[7]) || has(ALL[8]), "granted, not synced: {way:?}");
+            let next = ALL.into_iter().filter(|stage| stage.may_follow(way.last().copied()));
+            let before = ways.len();
+            ways.extend(next.map(|stage| [&way[..], &[stage]].concat()));
+            ended += usize::from(ways.len() == before);
+        }
+        assert_eq!(ended, 3 + 2 + 4);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_follow_is_refused_and_leaves_the_ledger_as_it_was() {
+        let disk = Disk::default();
+        let ledger = open(&disk).unwrap();
+        let id = "a".parse().unwrap();
+        ledger.begin(entry("a", ALL[5])).await.unwrap();
+        for stage in [ALL[7], ALL[9], ALL[1]] {
+            let refused = ledger.record(&id, stage).await.unwrap_err();
+            assert!(matches!(refused, LedgerError::Order { .. }), "{refused}");
+        }
+        drop(ledger);
+        assert_eq!(open(&disk).unwrap().entry(&id).unwrap().stage, ALL[5]);
+    }
+}

@@ -1,0 +1,63 @@
+//! libvirt's protocol on real connections: [`server`] for those who take us for a libvirtd, [`client`]
+//! for the one that is.
+
+pub mod client;
+pub mod server;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use site::ByteStream;
+use thiserror::Error;
+use tokio::net::{TcpStream, UnixStream};
+
+/// Where a libvirtd listens for its protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("not where a libvirtd listens (unix:PATH or tcp:ADDRESS:PORT): {text:?}")]
+pub struct EndpointError {
+    text: String,
+}
+
+impl Endpoint {
+    pub async fn connect(&self) -> io::Result<ByteStream> {
+        Ok(match self {
+            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+        })
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let error = || EndpointError { text: text.to_owned() };
+        match text.split_once(':') {
+            Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(("tcp", address)) => address.parse().map(Self::Tcp).map_err(|_| error()),
+            _ => Err(error()),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "tcp:{address}"),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! How far the data of a migration is, in the log.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, interval_at};
+use tracing::info;
+
+use crate::relay::Meter;
+
+/// Bytes of one migration, from the source's hypervisor and back.
+#[derive(Clone, Debug, Default)]
+pub struct Meters {
+    pub memory: Arc<Meter>,
+    pub disks: Arc<Meter>,
+}
+
+const EVERY: Duration = Duration::from_secs(10);
+
+impl Meters {
+    /// Until it is dropped.
+    pub async fn report(&self) {
+        let mut due = interval_at(Instant::now() + EVERY, EVERY);
+        loop {
+            due.tick().await;
+            self.show("under way");
+        }
+    }
+
+    pub fn show(&self, how_far: &str) {
+        let read = |meter: &Meter| {
+            let of = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+            (of(&meter.taken) + of(&meter.given), of(&meter.sent) + of(&meter.received))
+        };
+        let ((memory, memory_wire), (disks, disks_wire)) = (read(&self.memory), read(&self.disks));
+        let wire = memory_wire + disks_wire;
+        info!(memory, disks, wire, ratio = %ratio(memory + disks, wire), "data {how_far}");
+    }
+}
+
+/// How many bytes one on the line stood for, to a hundredth.
+fn ratio(raw: u64, wire: u64) -> String {
+    if wire == 0 {
+        return "-".to_owned();
+    }
+    let hundredths = u128::from(raw) * 100 / u128::from(wire);
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ratio;
+
+    #[test]
+    fn a_ratio_is_what_one_byte_on_the_line_stood_for() {
+        assert_eq!(ratio(250, 100), "2.50");
+        assert_eq!(ratio(7, 0), "-");
+        assert_eq!(ratio(u64::MAX, u64::MAX), "1.00");
+    }
+}

@@ -1,0 +1,228 @@
+//! The agent: whoever connects is heard, and what an earlier life left open is gone on with.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rpc::server::{Host, Limits, Session};
+use site_libvirt::{Acceleration, LibvirtConfig, LibvirtSite};
+use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+use transfer::secure::Identity;
+use units::{MigrationId, chain};
+
+use crate::config::Config;
+use crate::key::{self, KeyError};
+use crate::ledger::{Ledger, LedgerError, Stage};
+use crate::libvirt::server::Line;
+use crate::wan::message::{self, Purpose};
+use crate::wan::{self, Control, WanError};
+use crate::{destination_host, flags, source_host};
+
+#[derive(Debug, Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("another agent works with this state directory, or its ledger is not what it was")]
+    Ledger(#[from] LedgerError),
+    #[error("cannot listen on {on}")]
+    Listen { on: String, source: io::Error },
+    #[error("the system gives no runtime")]
+    Runtime(#[source] io::Error),
+}
+
+/// What both roles share.
+pub struct Agent {
+    pub config: Config,
+    pub identity: Identity,
+    /// This site's platform.
+    pub site: LibvirtSite,
+    pub ledger: Ledger,
+    pub arrivals: source_host::Arrivals,
+}
+
+/// How many may be at the door of the other agent's line at once, before they have shown a key.
+const STRANGERS_MAX: usize = 64;
+
+pub fn run(config: Config) -> Result<(), ServeError> {
+    let identity = key::identity(&config.site.state_dir)?;
+    let ledger = Ledger::open(&config.site.state_dir.join("ledger"))?;
+    let libvirt = LibvirtConfig {
+        acceleration: if config.arrivals.emulate {
+            Acceleration::Never
+        } else {
+            Acceleration::Offered
+        },
+        ..LibvirtConfig::new(config.site.name.clone(), config.site.uri.clone())
+    };
+    let site = LibvirtSite::new(libvirt);
+    let arrivals = source_host::Arrivals::default();
+    let agent = Arc::new(Agent { config, identity, site, ledger, arrivals });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
+    runtime.block_on(serve(agent))
+}
+
+async fn serve(agent: Arc<Agent>) -> Result<(), ServeError> {
+    let listen = &agent.config.listen;
+    let mut tasks = JoinSet::new();
+    for address in &listen.libvirt {
+        tasks.spawn(hear_hosts(Arc::clone(&agent), bind(*address).await?));
+    }
+    if let Some(path) = &listen.unix {
+        tasks.spawn(hear_hosts_here(Arc::clone(&agent), bind_unix(path)?));
+    }
+    tasks.spawn(hear_neighbour(Arc::clone(&agent), bind(listen.wan).await?));
+    go_on(&agent);
+    info!(
+        site = %agent.config.site.name,
+        neighbour = %agent.config.neighbour.name,
+        key = %agent.identity.public(),
+        "ready"
+    );
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = terminated => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    info!("ends; what is not settled is gone on with at the next start");
+    Ok(())
+}
+
+/// Migrations that an earlier life of this agent did not see the end of.
+fn go_on(agent: &Arc<Agent>) {
+    for entry in agent.ledger.entries() {
+        match entry.stage {
+            Stage::Source(_) => destination_host::go_on(agent, &entry),
+            Stage::Destination(_) => source_host::go_on(agent, &entry),
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let listen = |source| ServeError::Listen { on: address.to_string(), source };
+    TcpListener::bind(address).await.map_err(listen)
+}
+
+fn bind_unix(path: &PathBuf) -> Result<UnixListener, ServeError> {
+    let listen = |source| ServeError::Listen { on: path.display().to_string(), source };
+    // Of an earlier life: the state directory's lock says that there is no other.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(listen(error)),
+        _ => {}
+    }
+    UnixListener::bind(path).map_err(listen)
+}
+
+async fn hear_hosts(agent: Arc<Agent>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                debug!(%peer, "a host connects");
+                if stream.set_nodelay(true).is_ok() {
+                    play_destination(&agent, Box::new(stream), false);
+                }
+            }
+            Err(error) => out_of_breath(&error).await,
+        }
+    }
+}
+
+async fn hear_hosts_here(agent: Arc<Agent>, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => play_destination(&agent, Box::new(stream), true),
+            Err(error) => out_of_breath(&error).await,
+        }
+    }
+}
+
+fn play_destination(agent: &Arc<Agent>, stream: site::ByteStream, secure: bool) {
+    let played = &agent.config.host;
+    let host = Host {
+        hostname: played.hostname.clone(),
+        uri: "qemu:///system".to_owned(),
+        hypervisor_version: 7_002_000,
+        libvirt_version: 9_000_000,
+        capabilities: format!(
+            "<capabilities><host><uuid>{}</uuid></host></capabilities>",
+            played.uuid
+        ),
+        secure,
+        refused_flags: flags::REFUSED,
+    };
+    let line = Line::serve(stream, |now| Session::new(host, Limits::default(), now));
+    tokio::spawn(destination_host::serve(Arc::clone(agent), line));
+}
+
+async fn hear_neighbour(agent: Arc<Agent>, listener: TcpListener) {
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    loop {
+        // Those that wait for a place wait in the kernel's queue.
+        let Ok(place) = Arc::clone(&strangers).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let agent = Arc::clone(&agent);
+                tokio::spawn(async move {
+                    let answered =
+                        wan::answer(stream, agent.config.neighbour.key, &agent.identity).await;
+                    drop(place);
+                    match answered {
+                        Ok((stream, hello)) => play_source(&agent, stream, hello).await,
+                        Err(error @ WanError::Secure(_)) => {
+                            warn!(%peer, "a stranger was turned away: {}", chain(&error));
+                        }
+                        Err(error) => debug!(%peer, "nobody there: {}", chain(&error)),
+                    }
+                });
+            }
+            Err(error) => out_of_breath(&error).await,
+        }
+    }
+}
+
+async fn play_source(agent: &Arc<Agent>, stream: wan::Stream, hello: message::Hello) {
+    if hello.version != message::VERSION {
+        let (theirs, ours) = (hello.version, message::VERSION);
+        return warn!(theirs, ours, "the other agent is of another version: update the older one");
+    }
+    match hello.purpose {
+        Purpose::Migration { id, token } => {
+            source_host::receive(agent, id, token, Control::new(stream)).await;
+        }
+        Purpose::Stream { token, leads_to } => {
+            source_host::carry(agent, &token, leads_to, stream).await;
+        }
+        Purpose::Decision { id } => {
+            source_host::hear_decisions(agent, &id, Control::new(stream)).await;
+        }
+    }
+}
+
+/// Out of descriptors or memory: others will end.
+async fn out_of_breath(error: &io::Error) {
+    warn!(%error, "a connection was not taken");
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+}
+
+/// A name for a new migration.
+pub fn new_id() -> Result<MigrationId, getrandom::Error> {
+    let mut random = [0; 6];
+    getrandom::fill(&mut random)?;
+    let id = format!("native-{}", hex::encode(random));
+    Ok(id.parse().expect("letters, digits and one hyphen"))
+}

@@ -1,0 +1,195 @@
+//! The source host that the destination's libvirt believes in.
+//!
+//! ```text
+//!  Prepare: definition made anew, volumes made, libvirtd told ──► streams ──► Finish, paused ──► on record
+//!     │                                                                          │
+//!     ▼ whatever fails: libvirtd lets go of it, volumes are removed ◄────────────┘
+//! ```
+//! One connection to libvirtd holds the VM until Finish: should this agent die, libvirtd tidies up. From
+//! there on the VM waits for the source's word, which alone starts or ends it ([`decision`]).
+
+mod decision;
+mod disks;
+mod error;
+mod place;
+mod streams;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{Instrument, info, info_span, warn};
+use units::{MigrationId, chain};
+
+use crate::ledger::{Destination, Stage};
+use crate::serve::Agent;
+use crate::wan::Control;
+use crate::wan::message::{Decided, Decision, Finish, Finished, Message, Token};
+use decision::decide;
+pub use decision::go_on;
+use error::ArrivalError;
+use place::{Placed, place};
+use streams::Streams;
+pub use streams::carry;
+
+/// How long a question may take to come.
+const ASK_MAX: Duration = Duration::from_secs(30);
+/// An arrival that was told to end takes so long at most: its libvirtd may be slow.
+const LEAVE_MAX: Duration = Duration::from_secs(150);
+
+/// VMs that are coming in now.
+#[derive(Default)]
+pub struct Arrivals {
+    coming: Mutex<HashMap<MigrationId, Coming>>,
+    streams: Streams,
+}
+
+/// One that comes in. It is told to end by `end`, and has by `ended`.
+#[derive(Clone)]
+struct Coming {
+    end: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// While it is there, the migration is coming in.
+struct Entered<'a> {
+    arrivals: &'a Arrivals,
+    id: &'a MigrationId,
+    end: CancellationToken,
+    _ended: DropGuard,
+}
+
+impl Arrivals {
+    /// `None`: it is coming in already.
+    fn enter<'a>(&'a self, id: &'a MigrationId) -> Option<Entered<'a>> {
+        let (end, ended) = (CancellationToken::new(), CancellationToken::new());
+        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        if coming.contains_key(id) {
+            return None;
+        }
+        coming.insert(id.clone(), Coming { end: end.clone(), ended: ended.clone() });
+        Some(Entered { arrivals: self, id, end, _ended: ended.drop_guard() })
+    }
+
+    /// Returns when it is not coming in any more, by its own end or by this.
+    async fn end(&self, id: &MigrationId) {
+        let coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if let Some(Coming { end, ended }) = coming {
+            end.cancel();
+            if timeout(LEAVE_MAX, ended.cancelled()).await.is_err() {
+                warn!("its arrival does not end");
+            }
+        }
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.arrivals.coming.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
+    }
+}
+
+/// The line of one migration, to its end.
+pub async fn receive(agent: &Arc<Agent>, id: MigrationId, token: Token, mut control: Control) {
+    let span = info_span!("in", %id, vm = tracing::field::Empty);
+    async {
+        take_over(agent, &id, token, &mut control).await;
+        hear_decisions(agent, &id, control).await;
+    }
+    .instrument(span)
+    .await;
+}
+
+/// The whole story of one arrival, until the VM is here, or nothing of it is.
+async fn take_over(agent: &Arc<Agent>, id: &MigrationId, token: Token, control: &mut Control) {
+    let Some(entered) = agent.arrivals.enter(id) else {
+        return warn!("a migration of this id is coming in already");
+    };
+    let Ok(Ok(Message::Prepare(ask))) = timeout(ASK_MAX, control.hear()).await else {
+        return warn!("the other agent did not say what is to come");
+    };
+    // What was begun is ended before anybody undoes it, so nothing interrupts it.
+    let mut placed = match place(agent, id, ask).await {
+        Ok(placed) => placed,
+        Err(error) => {
+            warn!("refused: {}", chain(&error));
+            return fail(agent, id, control, &error).await;
+        }
+    };
+    let _streams = agent.arrivals.streams.open(token, placed.data, &entered.end);
+    info!("{} may come: memory and disks are taken in", placed.name);
+    if control.say(Message::Prepared { cookie: placed.take_cookie() }).await.is_err() {
+        return give_up(agent, id, placed, "the line broke").await;
+    }
+    let next = tokio::select! {
+        next = control.hear() => next,
+        () = entered.end.cancelled() => return give_up(agent, id, placed, "the source gave up").await,
+        () = placed.daemon.over() => return give_up(agent, id, placed, "libvirtd is gone").await,
+    };
+    match next {
+        Ok(Message::Finish(ask)) => match finish(agent, id, &placed, ask).await {
+            Ok(finished) => {
+                info!("{} is whole and stands still: it waits for the source's word", placed.name);
+                decision::watch(agent, id);
+                // One that is not heard is asked for by the source's word.
+                let _ = control.say(Message::Finished(finished)).await;
+            }
+            Err(error) => {
+                warn!("not taken over: {}", chain(&error));
+                drop(placed);
+                fail(agent, id, control, &error).await;
+            }
+        },
+        Ok(Message::Decide(Decision::Revoke)) => {
+            give_up(agent, id, placed, "the source gave up").await;
+            let _ = control.say(Message::Decided(Decided::Revoked)).await;
+        }
+        _ => give_up(agent, id, placed, "the line broke").await,
+    }
+}
+
+/// The VM is here when this returns, and durably known to be; it stands still.
+async fn finish(
+    agent: &Agent,
+    id: &MigrationId,
+    placed: &Placed,
+    ask: Finish,
+) -> Result<Finished, ArrivalError> {
+    let (finished, then) = placed.finish(agent, ask).await?;
+    // Before the source hears of it: whoever knows of it finds it here.
+    let synced = Stage::Destination(Destination::Synced(then));
+    agent.ledger.record(id, synced).await?;
+    Ok(finished)
+}
+
+/// Libvirtd lets go of it, and then its volumes are removed.
+async fn give_up(agent: &Arc<Agent>, id: &MigrationId, placed: Placed, why: &str) {
+    warn!("{} does not come: {why}", placed.name);
+    placed.cancel().await;
+    decision::undo(agent, id).await;
+}
+
+async fn fail(agent: &Arc<Agent>, id: &MigrationId, control: &Control, error: &ArrivalError) {
+    decision::undo(agent, id).await;
+    let failed = error.for_the_source(&agent.config.site.name);
+    // One that does not hear it has lost the line, and gives up by itself.
+    let _ = control.say(Message::Failed(failed)).await;
+}
+
+/// The source's word on VMs that wait here, for as long as its line stands.
+pub async fn hear_decisions(agent: &Arc<Agent>, id: &MigrationId, mut control: Control) {
+    while let Ok(message) = control.hear().await {
+        let Message::Decide(decision) = message else {
+            return warn!("the other agent says something else than its word");
+        };
+        let decided = match decide(agent, id, decision).await {
+            Ok(decided) => decided,
+            Err(error) => return warn!("nothing was decided: {}", chain(&error)),
+        };
+        if control.say(Message::Decided(decided)).await.is_err() {
+            return;
+        }
+    }
+}

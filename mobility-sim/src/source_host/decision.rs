@@ -1,0 +1,175 @@
+//! What becomes of a VM that has arrived: the source's word, on record before it is acted upon, and once
+//! for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::Power;
+use site::{Leftover, Site, SiteError};
+use tokio::time::sleep;
+use tracing::{Instrument, Span, error, info, info_span, warn};
+use units::{MigrationId, chain};
+
+use crate::ledger::{Destination, Entry, LedgerError, Stage, Then};
+use crate::serve::Agent;
+use crate::wan::message::{Decided, Decision};
+
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
+const REMIND_EVERY: Duration = Duration::from_secs(60);
+
+/// What an earlier life left open. A VM that waits goes on waiting.
+pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
+    let Stage::Destination(stage) = entry.stage else { return };
+    let span = info_span!("in", id = %entry.id, vm = %entry.name);
+    let _entered = span.enter();
+    match stage {
+        Destination::Started | Destination::Ended => return,
+        Destination::Synced(_) => watch(agent, &entry.id),
+        // The source was never told that it is here: it goes.
+        Destination::AttemptKnown | Destination::Placed | Destination::Revoked => {
+            let (agent, id) = (Arc::clone(agent), entry.id.clone());
+            let undone = async move { undo(&agent, &id).await };
+            drop(tokio::spawn(undone.instrument(Span::current())));
+        }
+        Destination::Granted(then) => begin(agent, entry.clone(), then),
+    }
+    warn!(?stage, "not settled before this agent ended: going on");
+}
+
+/// Writes the source's word down, unless there is another one already, and acts upon what is written.
+pub async fn decide(
+    agent: &Arc<Agent>,
+    id: &MigrationId,
+    decision: Decision,
+) -> Result<Decided, LedgerError> {
+    if decision == Decision::Revoke {
+        agent.arrivals.end(id).await;
+    }
+    let Some(entry) = agent.ledger.entry(id) else { return Ok(Decided::Unknown) };
+    let Stage::Destination(stage) = entry.stage else { return Ok(Decided::Unknown) };
+    Ok(match (stage, decision) {
+        (Destination::Synced(then), Decision::Grant) => {
+            agent.ledger.record(id, Stage::Destination(Destination::Granted(then))).await?;
+            begin(agent, entry, then);
+            Decided::Granted
+        }
+        (Destination::Granted(_) | Destination::Started, _) => Decided::Granted,
+        (Destination::AttemptKnown | Destination::Placed, Decision::Grant) => Decided::Unknown,
+        (
+            Destination::AttemptKnown
+            | Destination::Placed
+            | Destination::Synced(_)
+            | Destination::Revoked,
+            Decision::Revoke,
+        ) => {
+            agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
+            undo(agent, id).await;
+            Decided::Revoked
+        }
+        (Destination::Revoked | Destination::Ended, _) => Decided::Revoked,
+    })
+}
+
+/// The VM is this site's. It is started until it runs.
+fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
+    let agent = Arc::clone(agent);
+    let begun = async move {
+        let Entry { id, vm, name, .. } = entry;
+        loop {
+            let started = match then {
+                Then::Runs => start(&agent, vm, &name).await,
+                Then::StaysPaused => Ok(()),
+            };
+            match started {
+                Ok(()) => break,
+                Err(error) => error!("{name} is this site's and does not run: {}", chain(&error)),
+            }
+            sleep(TRY_AGAIN_AFTER).await;
+        }
+        match then {
+            Then::Runs => info!("{name} runs here"),
+            Then::StaysPaused => info!("{name} is here and stays paused, as was asked for"),
+        }
+        let started = agent.ledger.record(&id, Stage::Destination(Destination::Started)).await;
+        if let Err(error) = started {
+            error!("not on record: {}", chain(&error));
+        }
+    };
+    tokio::spawn(begun.instrument(Span::current()));
+}
+
+async fn start(agent: &Agent, vm: model::VmId, name: &str) -> Result<(), SiteError> {
+    match agent.site.power(vm).await? {
+        Power::Off => {
+            warn!("{name}'s memory is lost, and its disks are not: it is started from them");
+            agent.site.power_on(vm).await
+        }
+        Power::Running | Power::Paused | Power::Absent => agent.site.resume(vm).await,
+    }
+}
+
+/// Says now and then that a VM waits.
+pub fn watch(agent: &Arc<Agent>, id: &MigrationId) {
+    let (agent, id) = (Arc::clone(agent), id.clone());
+    let reminded = async move {
+        loop {
+            sleep(REMIND_EVERY).await;
+            match agent.ledger.entry(&id) {
+                Some(Entry { stage: Stage::Destination(Destination::Synced(_)), name, .. }) => {
+                    let source = &agent.config.neighbour.name;
+                    warn!(
+                        "{name} is here, paused, and is not started without the word of {source}"
+                    );
+                }
+                _ => return,
+            }
+        }
+    };
+    tokio::spawn(reminded.instrument(Span::current()));
+}
+
+/// Nothing is left of it afterwards; what cannot be removed now is removed later. One that was granted is
+/// left alone, and so is one that nobody began.
+pub async fn undo(agent: &Arc<Agent>, id: &MigrationId) {
+    let Some(entry) = agent.ledger.entry(id) else { return };
+    if let Err(error) = try_undo(agent, &entry).await {
+        warn!("something is left of it, for now: {}", chain(&error));
+        let agent = Arc::clone(agent);
+        let undone = async move {
+            while try_undo(&agent, &entry).await.is_err() {
+                sleep(TRY_AGAIN_AFTER).await;
+            }
+            info!("nothing is left of it");
+        };
+        tokio::spawn(undone.instrument(Span::current()));
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum UndoError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    #[error("it runs here, although it was never started: nobody ends it but its operator")]
+    Runs,
+}
+
+async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
+    let Entry { id, vm, stage: held, .. } = entry;
+    agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
+    // Before, libvirtd held nothing for us: a VM of that id is somebody else's.
+    if *held != Stage::Destination(Destination::AttemptKnown) {
+        if agent.site.power(*vm).await? == Power::Running {
+            return Err(UndoError::Runs);
+        }
+        agent.site.power_off(*vm).await?;
+    }
+    for leftover in agent.site.leftovers(id).await? {
+        if matches!(leftover, Leftover::Volume { .. }) {
+            agent.site.remove(&leftover).await?;
+        }
+    }
+    agent.ledger.record(id, Stage::Destination(Destination::Ended)).await?;
+    Ok(())
+}

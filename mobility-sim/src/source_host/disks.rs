@@ -1,0 +1,183 @@
+//! The disks that a VM brings along, and the volumes made for them.
+
+use std::collections::BTreeMap;
+
+use model::{DiskBus, DiskFormat};
+use rpc::flags::Flags;
+use rpc::params::{Name, Params};
+use site::{NewDisk, Site, SiteError};
+use units::{Bytes, DiskNo, MigrationId};
+
+use crate::config::Format;
+use crate::domain::DiskPlace;
+use crate::domain::node::Element;
+use crate::serve::Agent;
+
+/// A disk to make room for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// `vda`
+    pub target: String,
+    pub size: u64,
+    pub format: Format,
+}
+
+/// Every disk of the definition that has something in it. Each is copied whole, or the VM does not come:
+/// nothing is shared between the two sites.
+pub fn wanted(
+    definition: &Element,
+    copied: &[(String, u64)],
+    flags: Flags,
+    params: &Params,
+    format: Option<Format>,
+) -> Result<Vec<Wanted>, String> {
+    let chosen: Vec<&str> = params.all(&Name::MIGRATE_DISKS).collect();
+    let devices = definition.first("devices").map(|devices| &*devices.children).unwrap_or_default();
+    let mut wanted = Vec::new();
+    for disk in devices.iter().filter(|device| device.name == "disk") {
+        let is_disk = matches!(disk.attribute("device"), None | Some("disk"));
+        if !is_disk || disk.first("source").is_none() {
+            continue;
+        }
+        let target = disk.first("target").and_then(|target| target.attribute("dev"));
+        let target = target.unwrap_or_default();
+        if !flags.contains(Flags::NON_SHARED_DISK) {
+            return Err(format!(
+                "the two sites share no storage, and {target} would stay behind: add \
+                 --copy-storage-all"
+            ));
+        }
+        if disk.first("readonly").is_some() {
+            return Err(format!(
+                "{target} is read-only: libvirt does not copy such disks, detach it"
+            ));
+        }
+        if !chosen.is_empty() && !chosen.contains(&target) {
+            return Err(format!(
+                "{target} would stay behind: leave --migrate-disks out, or name all disks"
+            ));
+        }
+        let Some((_, size)) = copied.iter().find(|(copied, _)| copied == target) else {
+            return Err(format!("the source does not say how large {target} is"));
+        };
+        let theirs = disk.first("driver").and_then(|driver| driver.attribute("type"));
+        let format = match (format, theirs) {
+            (Some(format), _) => format,
+            (None, Some("raw")) => Format::Raw,
+            (None, Some("qcow2")) => Format::Qcow2,
+            (None, other) => {
+                let other = other.unwrap_or("unknown");
+                return Err(format!(
+                    "{target} is of format {other:?}: give `format` in the destination's \
+                     configuration"
+                ));
+            }
+        };
+        wanted.push(Wanted { target: target.to_owned(), size: *size, format });
+    }
+    Ok(wanted)
+}
+
+/// Where they would come to lie; to see whether anything else is in the way.
+pub fn supposed(wanted: &[Wanted]) -> BTreeMap<String, DiskPlace> {
+    let place = |one: &Wanted| (one.target.clone(), one.format.place(String::new()));
+    wanted.iter().map(place).collect()
+}
+
+/// Makes them, all zeros.
+pub async fn make(
+    agent: &Agent,
+    id: &MigrationId,
+    vm: &str,
+    wanted: &[Wanted],
+) -> Result<BTreeMap<String, DiskPlace>, SiteError> {
+    let mut made = BTreeMap::new();
+    for (no, Wanted { target, size, format }) in (0..).zip(wanted) {
+        let extension = format.name();
+        // Of this attempt alone, so that what an earlier one left is not in the way.
+        let attempt = id.as_str().rsplit('-').next().unwrap_or_default();
+        let disk = NewDisk {
+            no: DiskNo(no),
+            pool: agent.config.arrivals.pool.clone(),
+            volume: format!("{vm}-{target}-{attempt}.{extension}"),
+            size: Bytes(*size),
+            format: format.model(),
+            target: target.clone(),
+            bus: DiskBus::Virtio,
+            serial: None,
+            address: None,
+            boot_order: None,
+        };
+        let location = agent.site.create_disk(id, &disk).await?.location;
+        made.insert(target.clone(), format.place(location));
+    }
+    Ok(made)
+}
+
+impl Format {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+
+    const fn model(self) -> DiskFormat {
+        match self {
+            Self::Raw => DiskFormat::Raw,
+            Self::Qcow2 => DiskFormat::Qcow2,
+        }
+    }
+
+    fn place(self, path: String) -> DiskPlace {
+        let is_block = path.starts_with("/dev/");
+        // A block device holds the disk itself.
+        let format = if is_block { Self::Raw } else { self };
+        DiskPlace { path, is_block, format: format.name().to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = "<domain><devices>\
+        <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/a'/>\
+        <target dev='vda'/></disk>\
+        <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/b'/>\
+        <target dev='vdb'/></disk>\
+        <disk type='file' device='cdrom'><target dev='sda'/></disk>\
+        </devices></domain>";
+
+    fn of(xml: &str, flags: Flags, chosen: &[&str]) -> Result<Vec<Wanted>, String> {
+        let mut params = Params::new();
+        for disk in chosen {
+            params.add(&Name::MIGRATE_DISKS, *disk).unwrap();
+        }
+        let copied = [("vda".to_owned(), 1 << 20), ("vdb".to_owned(), 2 << 20)];
+        wanted(&Element::parse(xml, "domain").unwrap(), &copied, flags, &params, None)
+    }
+
+    #[test]
+    fn every_disk_is_made_as_it_was_and_an_empty_drive_is_not() {
+        let disk = |target: &str, size, format| Wanted { target: target.to_owned(), size, format };
+        let both = vec![disk("vda", 1 << 20, Format::Qcow2), disk("vdb", 2 << 20, Format::Raw)];
+        assert_eq!(of(TWO, Flags::NON_SHARED_DISK, &[]), Ok(both.clone()));
+        assert_eq!(of(TWO, Flags::NON_SHARED_DISK, &["vdb", "vda"]), Ok(both));
+    }
+
+    #[test]
+    fn a_disk_that_would_stay_behind_or_arrive_empty_refuses_the_vm() {
+        let whole = Flags::NON_SHARED_DISK;
+        for (xml, flags, chosen, said) in [
+            (TWO.to_owned(), Flags::LIVE, &[][..], "--copy-storage-all"),
+            (TWO.to_owned(), whole, &["vda"], "vdb would stay behind"),
+            (TWO.replace("dev='vdb'/>", "dev='vdb'/><readonly/>"), whole, &[], "vdb is read-only"),
+            (TWO.replace("'vdb'", "'vdc'"), whole, &[], "how large vdc"),
+            (TWO.replace("type='raw'", "type='vmdk'"), whole, &[], "vmdk"),
+        ] {
+            let refused = of(&xml, flags, chosen).unwrap_err();
+            assert!(refused.contains(said), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Why a VM does not arrive.
+
+use model::SiteName;
+use rpc::error::{Code, Origin};
+use site::SiteError;
+use thiserror::Error;
+use units::chain;
+
+use crate::domain::TranslateError;
+use crate::domain::cookie::CookieError;
+use crate::domain::node::XmlError;
+use crate::ledger::LedgerError;
+use crate::libvirt::client::DaemonError;
+use crate::wan::message::Failed;
+
+#[derive(Debug, Error)]
+pub enum ArrivalError {
+    #[error("the definition cannot be read")]
+    Xml(#[from] XmlError),
+    #[error(transparent)]
+    Translate(#[from] TranslateError),
+    #[error(transparent)]
+    Cookie(#[from] CookieError),
+    #[error("{0}")]
+    Disks(String),
+    #[error("more parameters than a migration has")]
+    Params,
+    #[error("no host here runs VMs of architecture {arch}")]
+    Arch { arch: String },
+    #[error("the destination's libvirt says nothing of use about {what}")]
+    Useless { what: &'static str },
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error("the destination's agent cannot keep records")]
+    Ledger(#[from] LedgerError),
+}
+
+impl ArrivalError {
+    /// What the source's operator reads. An error of libvirt's keeps its number.
+    pub fn for_the_source(&self, site: &SiteName) -> Failed {
+        let (code, origin) = match self {
+            Self::Daemon(DaemonError::Refused(error)) => (error.code, error.domain),
+            Self::Translate(_) | Self::Disks(_) => (Code::CONFIG_UNSUPPORTED, Origin::QEMU),
+            _ => (Code::OPERATION_FAILED, Origin::QEMU),
+        };
+        Failed { code: code.0, origin: origin.0, text: format!("{site}: {}", chain(self)) }
+    }
+}

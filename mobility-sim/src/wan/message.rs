@@ -1,0 +1,157 @@
+//! What agents say to each other about a migration. JSON: definitions and cookies are text, and there are
+//! some ten messages in a migration.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use units::MigrationId;
+use uuid::Uuid;
+
+pub const VERSION: u16 = 1;
+
+/// The first message of a connection, in bytes.
+pub const HELLO_MAX: usize = 1 << 10;
+/// Every other one: a definition and a cookie of 4 MiB each, of which JSON may make twice as much.
+pub const MESSAGE_MAX: usize = 20 << 20;
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    pub version: u16,
+    pub purpose: Purpose,
+}
+
+/// What a connection is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Purpose {
+    /// A VM is to come; whoever shows the token later belongs to it.
+    Migration { id: MigrationId, token: Token },
+    /// One connection of the source's hypervisor.
+    Stream { token: Token, leads_to: Door },
+    /// The source's word on a VM that waits here.
+    Decision { id: MigrationId },
+}
+
+/// Where a stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Door {
+    Memory,
+    Disks,
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Disks => "disks",
+        })
+    }
+}
+
+/// Shown by the streams of one migration. A secret of the two agents.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(String);
+
+impl Token {
+    pub fn new(random: [u8; 16]) -> Self {
+        Self(hex::encode(random))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Message {
+    /// Now and then, so that silence means something.
+    Alive,
+    Prepare(Prepare),
+    Prepared {
+        cookie: String,
+    },
+    Finish(Finish),
+    /// The VM is there and stands still.
+    Finished(Finished),
+    /// In place of either; nothing is left.
+    Failed(Failed),
+    Decide(Decision),
+    Decided(Decided),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepare {
+    pub xml: String,
+    pub cookie: String,
+    pub flags: u32,
+    pub params: Vec<Param>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finish {
+    pub cookie: String,
+    pub flags: u32,
+    pub params: Vec<Param>,
+}
+
+/// A parameter of libvirt's migration, by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Param {
+    pub field: String,
+    pub value: ParamValue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParamValue {
+    Int(i32),
+    Ullong(u64),
+    Text(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finished {
+    pub name: String,
+    pub uuid: Uuid,
+    pub id: i32,
+    pub cookie: String,
+}
+
+/// What the source's operator is shown, with libvirt's numbers for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failed {
+    pub code: i32,
+    pub origin: i32,
+    pub text: String,
+}
+
+/// The source's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// The source's VM is dead: this one is it now.
+    Grant,
+    /// The source's VM runs: this one never does.
+    Revoke,
+}
+
+/// What is on record at the destination: written once, and never changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decided {
+    Granted,
+    Revoked,
+    /// Nothing was ever held here under that id.
+    Unknown,
+}

@@ -1,0 +1,247 @@
+//! The mobility agents of a scene. East's is on the hypervisor itself; west's on the operator's machine,
+//! which alone reaches both: that path is the WAN, and there is no other.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::{OPERATOR, Site};
+
+use crate::{Programs, Scene, VM};
+
+/// Nothing is waited for longer than this: it is there to end a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct Agents<'a> {
+    scene: &'a Scene,
+    pub east: Agent,
+    pub west: Agent,
+}
+
+/// One that runs, or that was killed.
+pub struct Agent {
+    config: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+/// Lines of its `[arrivals]` besides the pool.
+const ARRIVALS: &str = "networks = { br0 = \"bridge:br0\", default = \"default\" }";
+
+impl<'a> Agents<'a> {
+    pub fn start(scene: &'a Scene) -> Result<Self> {
+        Self::start_with(scene, ARRIVALS)
+    }
+
+    /// With these lines for what arrives at west.
+    pub fn start_with(scene: &'a Scene, arrivals: &str) -> Result<Self> {
+        let (east, west) = (scene.east(), scene.west());
+        let [at_east, at_west] = ["agent-east", "agent-west"].map(|name| scene.dir().join(name));
+        let [east_key, west_key] =
+            [&at_east, &at_west].map(|state| Self::key(&scene.programs, state));
+        let (east_key, west_key) = (east_key?, west_key?);
+        let unix = "unix:/run/libvirt/libvirt-sock".to_owned();
+        let tcp = format!("tcp:{}:16509", west.address());
+        let place = |name: &str, address: Ipv4Addr| (name.to_owned(), address);
+        let east_config = config(
+            &at_east,
+            place("east", east.address()),
+            ("qemu:///system", &unix),
+            place("west", OPERATOR),
+            &west_key,
+            ARRIVALS,
+        );
+        let west_config = config(
+            &at_west,
+            place("west", OPERATOR),
+            (&scene.lab.operator().uri(west), &tcp),
+            place("east", east.address()),
+            &east_key,
+            arrivals,
+        );
+        let east = Agent::new(&at_east, &east_config)?;
+        let west = Agent::new(&at_west, &west_config)?;
+        let mut agents = Self { scene, east, west };
+        agents.start_west()?;
+        agents.start_east()?;
+        Ok(agents)
+    }
+
+    fn key(programs: &Programs, state: &Path) -> Result<String> {
+        let mut command = Command::new(programs.mobility());
+        let output = command.args(["key", "--state-dir"]).arg(state).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    pub fn start_east(&mut self) -> Result<()> {
+        let program = self.scene.programs.mobility().display().to_string();
+        self.east.start(self.scene.east().command(&program)?)
+    }
+
+    pub fn start_west(&mut self) -> Result<()> {
+        let program = self.scene.programs.mobility().display().to_string();
+        self.west.start(self.scene.lab.operator().command(&program))
+    }
+
+    /// `virsh migrate` at east as its operator types it, towards the neighbour.
+    pub fn virsh_migrate(&self, options: &[&str]) -> Result<Command> {
+        let uri = format!("qemu+tcp://{}:16510/system", self.scene.east().address());
+        self.scene.east().virsh_command(&[&["migrate", "--live", VM, &uri], options].concat())
+    }
+
+    /// To its end: how long it took.
+    pub fn migrate(&self, options: &[&str]) -> Result<Duration> {
+        let began = Instant::now();
+        let output = self.virsh_migrate(options)?.output()?;
+        if !output.status.success() {
+            bail!("{}\n{}", said(&output), self.logs());
+        }
+        Ok(began.elapsed())
+    }
+
+    /// To an error, in virsh's words.
+    pub fn refused(&self, options: &[&str]) -> Result<String> {
+        let output = self.virsh_migrate(options)?.output()?;
+        ensure!(!output.status.success(), "it was migrated\n{}", self.logs());
+        Ok(said(&output))
+    }
+
+    /// A migration under way.
+    pub fn spawn(&self, options: &[&str]) -> Result<Child> {
+        let mut command = self.virsh_migrate(options)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().context("cannot run virsh")
+    }
+
+    pub fn logs(&self) -> String {
+        format!("east:\n{}\nwest:\n{}", self.east.log(), self.west.log())
+    }
+
+    /// Until it is so.
+    pub fn until(&self, what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<Duration> {
+        let began = Instant::now();
+        while !is()? {
+            ensure!(began.elapsed() < PATIENCE, "never: {what}\n{}", self.logs());
+            sleep(Duration::from_millis(100));
+        }
+        Ok(began.elapsed())
+    }
+
+    pub fn until_state(&self, site: &Site, state: &str) -> Result<Duration> {
+        let what = format!("{VM} is {state} at {}", site.name());
+        self.until(&what, || Ok(self.state(site) == state))
+    }
+
+    /// What libvirt says of the VM; nothing if there is none.
+    pub fn state(&self, site: &Site) -> String {
+        site.virsh(&["domstate", VM]).map_or_else(|_| String::new(), |said| said.trim().to_owned())
+    }
+
+    /// The guest keeps its address when it has moved live: whoever moves it lets its network follow.
+    pub fn network_follows_to_west(&self) -> Result<()> {
+        let east = self.scene.east().address();
+        let mut alias = self.scene.west().command("ip")?;
+        lab::run::run(alias.args(["address", "add", &format!("{east}/24"), "dev", "br0"]))?;
+        let guest = format!("{}/32", self.scene.at_east);
+        let mut route = self.scene.lab.operator().command("ip");
+        lab::run::run(route.args(["route", "replace", &guest, "via", "10.98.1.2"]))?;
+        Ok(())
+    }
+}
+
+impl Agent {
+    fn new(state: &Path, config: &str) -> Result<Self> {
+        let path = state.with_extension("toml");
+        fs::write(&path, config)?;
+        Ok(Self { config: path, log: state.with_extension("log"), child: None })
+    }
+
+    fn start(&mut self, mut command: Command) -> Result<()> {
+        let said = self.log().matches(" ready ").count();
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let config = self.config.display().to_string();
+        command
+            .args(["serve", "--config", &config])
+            .env("CAUSEWAY_LOG", "causeway_mobility=debug,info");
+        self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
+        let began = Instant::now();
+        while self.log().matches(" ready ").count() == said {
+            ensure!(began.elapsed() < PATIENCE, "it does not start:\n{}", self.log());
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// As a power cut would end it.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // The lab ends those that this does not.
+        let _ = self.kill();
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn config(
+    state: &Path,
+    (name, address): (String, Ipv4Addr),
+    (uri, socket): (&str, &str),
+    (neighbour, there): (String, Ipv4Addr),
+    key: &str,
+    arrivals: &str,
+) -> String {
+    let state = state.display();
+    let number = if name == "east" { 1 } else { 2 };
+    format!(
+        "[site]
+name = \"{name}\"
+state-dir = \"{state}\"
+uri = \"{uri}\"
+socket = \"{socket}\"
+
+[listen]
+libvirt = [\"{address}:16510\"]
+wan = \"{address}:7443\"
+
+[host]
+hostname = \"neighbour-of-{name}\"
+uuid = \"6a0f1c52-6f2d-4b0e-9d4e-0d5d1f6e3c0{number}\"
+data-address = \"{address}\"
+ports = \"49152-49160\"
+
+[neighbour]
+name = \"{neighbour}\"
+address = \"{there}:7443\"
+key = \"{key}\"
+
+[arrivals]
+pool = \"default\"
+emulate = true
+{arrivals}
+"
+    )
+}

@@ -1,0 +1,5 @@
+//! A real guest moves live between real sites, by an unmodified virsh and two mobility agents.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where a helper of it fails")]
+
+mod story;
