@@ -12,8 +12,9 @@ use crate::{key, serve};
 
 /// Lets VMs of one site move, live, to another: it plays the host next door.
 ///
-/// One runs at each site. A source's libvirt migrates to it as to any neighbour; the other one plays
-/// the source at the destination. Memory and disks go between the two, encrypted and compressed.
+/// One runs at each site. A source's libvirt migrates to it as to any neighbour; the other one
+/// plays the source at the destination. Memory and disks go between the two, encrypted and
+/// compressed.
 #[derive(Parser)]
 #[command(name = "causeway-mobility", version, after_help = EXAMPLES)]
 struct Cli {

@@ -45,8 +45,8 @@ use crate::ports::PortRange;
 pub enum ConfigError {
     #[error("cannot read the configuration {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    /// With the line and what is wrong in it.
-    #[error("the configuration {} is not right: {}", path.display(), .source.to_string().trim_end())]
+    /// With the line, and what is wrong in it.
+    #[error("the configuration {} is not right: {}", path.display(), source.to_string().trim_end())]
     Text { path: PathBuf, source: Box<toml::de::Error> },
     #[error("the configuration {} is not right:\n{}", path.display(), listed(.mistakes))]
     Mistakes { path: PathBuf, mistakes: Vec<String> },
@@ -179,7 +179,7 @@ impl Config {
         let wrong = [
             (
                 listen.libvirt.is_empty() && listen.unix.is_none(),
-                "listen: nobody can migrate to this agent: give `libvirt` an address, or `unix` a path",
+                "listen: nobody can migrate to it: give `libvirt` an address, or `unix` a path",
             ),
             (
                 host.hostname.is_empty() || host.hostname.starts_with("localhost"),
@@ -199,7 +199,7 @@ impl Config {
             ),
             (
                 neighbour.address.ip().is_unspecified() || neighbour.address.port() == 0,
-                "neighbour.address: nobody is reached there: give the other agent's address and port",
+                "neighbour.address: nobody is there: give the other agent's address and port",
             ),
             (arrivals.pool.is_empty(), "arrivals.pool: name a storage pool of this site"),
         ];

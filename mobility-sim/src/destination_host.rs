@@ -4,8 +4,8 @@
 //!  Prepare ── asked of the other agent ──► data ──► Finish ── asked ──► offered, on record
 //!     │ refused                              │         │ cancelled, or failed      │
 //!     ▼                                      ▼         ▼                           ▼
-//!  error                          both data sockets  error: the source's    OK: the source ends its VM;
-//!                                 are closed         VM runs on             `settle` sees that it did
+//!  error                          data sockets      error: the source's  OK: the source ends its
+//!                                 are closed        VM runs on           VM; `settle` sees that
 //! ```
 
 mod doors;
@@ -115,7 +115,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
     };
     meters.show("has ended");
     let Asking { serial, cancelled, ask } = finish;
-    if cancelled || broken.is_cancelled() {
+    // Data that did not get through the source itself has noticed.
+    if cancelled || control.over.is_cancelled() {
         drop(carrying);
         let error = if broken.is_cancelled() {
             let neighbour = &agent.config.neighbour.name;
@@ -147,6 +148,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
         }
         Err(error) => {
             error!("not handed over: {}", chain(&error));
+            // An answer that is still to come would be taken for another one's.
+            drop(control);
             tidy(agent, id, None).await;
             line.answer_finish(serial, Err(error.for_libvirt())).await;
         }
@@ -164,7 +167,8 @@ async fn prepare(
     // Before anything is asked of anybody: they are there when the source connects.
     let doors = Doors::open(&agent.config.host, &params, with_disks)?;
     let cookie = text_of(cookie)?;
-    let entry = Entry { id: id.clone(), vm, name, stage: Stage::Source(Source::AttemptKnown) };
+    let stage = Stage::Source(Source::AttemptKnown);
+    let entry = Entry { id: id.clone(), vm, name, was_defined: true, stage };
     agent.ledger.begin(entry).await?;
     let mut random = [0; 16];
     getrandom::fill(&mut random)?;
@@ -192,8 +196,8 @@ struct Asking {
     ask: message::Finish,
 }
 
-/// `None`: the source's connection has ended. Where the line to the other agent breaks, so do both data
-/// connections, at once: the source then gives up by itself.
+/// `None`: the source's connection has ended. Where the line to the other agent breaks, so do both
+/// data connections, at once: the source then gives up by itself.
 async fn until_finish(
     line: &mut Line,
     control: &Control,
@@ -206,7 +210,7 @@ async fn until_finish(
         let event = tokio::select! {
             event = line.next() => event,
             () = control.over.cancelled(), if !broken.is_cancelled() => {
-                warn!("the line to the other agent broke: the source's data connections are closed");
+                warn!("the line to the other agent broke: data connections are closed");
                 broken.cancel();
                 continue;
             }
@@ -249,8 +253,8 @@ async fn finish_there(
     }
 }
 
-/// Success was offered: the source's libvirt ends its VM, and then takes leave. Neither is waited for
-/// without end; what it did is seen in its VM.
+/// Success was offered: the source's libvirt ends its VM, and then takes leave. Neither is waited
+/// for without end; what it did is seen in its VM.
 async fn goodbye(line: &mut Line) {
     let until = Instant::now() + GOODBYE_MAX;
     loop {
@@ -264,12 +268,13 @@ async fn goodbye(line: &mut Line) {
     }
 }
 
-/// Success was never offered, and never will be. What is left at the destination goes before the source
-/// is told, if that is quick; and whatever happens, it goes.
+/// Success was never offered, and never will be. What is left at the destination goes before the
+/// source is told, if that is quick; and whatever happens, it goes.
 async fn tidy(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>) {
+    let stands = control.as_ref().is_some_and(|control| !control.over.is_cancelled());
     let settled = settle::spawn(agent, id, control, CancellationToken::new());
-    if timeout(TIDY_MAX, settled).await.is_err() {
-        warn!("the destination is not reached; what is left there goes when it is");
+    if stands && timeout(TIDY_MAX, settled).await.is_err() {
+        warn!("the destination does not answer; what is left there goes when it does");
     }
 }
 

@@ -16,8 +16,8 @@ pub const REFUSED: Flags = Flags(
         | Flags::NON_SHARED_INC.0,
 );
 
-/// What the destination's libvirtd is to know of an operator's wishes. Where data goes and who listens
-/// is the two agents' own business, and a definition travels by itself.
+/// What the destination's libvirtd is to know of an operator's wishes. Where data goes and who
+/// listens is the two agents' own business, and a definition travels by itself.
 fn is_passed_on(field: &str) -> bool {
     [Name::DESTINATION_NAME.field, Name::MIGRATE_DISKS.field, Name::COMPRESSION.field]
         .into_iter()

@@ -1,5 +1,5 @@
-//! What this agent has said and done, on stable storage before it is said or done. After a restart it is
-//! gone on from here.
+//! What this agent has said and done, on stable storage before it is said or done. After a restart
+//! it is gone on from here.
 //!
 //! ```text
 //!  at the source:       AttemptKnown ──► FenceIntent ──► Fenced ─────► Ended
@@ -8,7 +8,8 @@
 //!                            └─────────────┴───────────┴─────► Revoked ──► Ended
 //! ```
 //! The words are those of `coordinator/handover`: `FenceIntent` is that success was offered to the
-//! source's libvirt, `Fenced` that its VM was seen dead. `Granted` and `Revoked` exclude each other.
+//! source's libvirt, `Fenced` that its VM was seen dead. `Granted` and `Revoked` exclude each
+//! other.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -43,6 +44,8 @@ pub struct Entry {
     pub id: MigrationId,
     pub vm: VmId,
     pub name: String,
+    /// Its site had a definition of it before.
+    pub was_defined: bool,
     pub stage: Stage,
 }
 
@@ -218,7 +221,8 @@ mod tests {
     use uuid::Uuid;
 
     fn entry(id: &str, stage: Stage) -> Entry {
-        Entry { id: id.parse().unwrap(), vm: VmId(Uuid::nil()), name: "web1".to_owned(), stage }
+        let (id, vm, name) = (id.parse().unwrap(), VmId(Uuid::nil()), "web1".to_owned());
+        Entry { id, vm, name, was_defined: false, stage }
     }
 
     fn open(disk: &Disk) -> Result<Ledger, LedgerError> {

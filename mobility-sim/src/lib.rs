@@ -2,8 +2,9 @@
 //! against a neighbour that it believes in, and carries memory and disks to where they really go.
 //!
 //! ```text
-//!  source's libvirtd ── RPC ──► destination_host ══ wan: control ══► source_host ── RPC ──► destination's
-//!  source's QEMU ───── data ──► doors ═════════════ wan: streams ══► streams ───── data ──► QEMU
+//!  source's                                                                    destination's
+//!  libvirtd ── RPC ──► destination_host ══ wan: control ══► source_host ── RPC ──► libvirtd
+//!  QEMU ───── data ──► doors ═════════════ wan: streams ══► streams ───── data ──► QEMU
 //! ```
 //! A VM arrives paused. The source's agent records that it offers success *before* it says so, then
 //! looks at the source until its VM is dead, and only then has the destination's resumed. Whatever

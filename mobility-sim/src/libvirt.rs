@@ -1,5 +1,5 @@
-//! libvirt's protocol on real connections: [`server`] for those who take us for a libvirtd, [`client`]
-//! for the one that is.
+//! libvirt's protocol on real connections: [`server`] for those who take us for a libvirtd,
+//! [`client`] for the one that is.
 
 pub mod client;
 pub mod server;

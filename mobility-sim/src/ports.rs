@@ -1,4 +1,5 @@
-//! Ports for memory and disks: those that the operator named, or of the range that the agent may use.
+//! Ports for memory and disks: those that the operator named, or of the range that the agent may
+//! use.
 
 use std::fmt;
 use std::io;

@@ -204,8 +204,8 @@ async fn play_source(agent: &Arc<Agent>, stream: wan::Stream, hello: message::He
         Purpose::Migration { id, token } => {
             source_host::receive(agent, id, token, Control::new(stream)).await;
         }
-        Purpose::Stream { token, leads_to } => {
-            source_host::carry(agent, &token, leads_to, stream).await;
+        Purpose::Stream { token, leads_to, index } => {
+            source_host::carry(agent, &token, leads_to, index, stream).await;
         }
         Purpose::Decision { id } => {
             source_host::hear_decisions(agent, &id, Control::new(stream)).await;

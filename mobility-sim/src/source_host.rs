@@ -1,12 +1,12 @@
 //! The source host that the destination's libvirt believes in.
 //!
 //! ```text
-//!  Prepare: definition made anew, volumes made, libvirtd told ──► streams ──► Finish, paused ──► on record
-//!     │                                                                          │
-//!     ▼ whatever fails: libvirtd lets go of it, volumes are removed ◄────────────┘
+//!  Prepare: definition, volumes made; libvirtd told ──► streams ──► Finish, paused ──► on record
+//!     │                                                                │
+//!     ▼ whatever fails: libvirtd lets go of it, volumes are removed ◄──┘
 //! ```
-//! One connection to libvirtd holds the VM until Finish: should this agent die, libvirtd tidies up. From
-//! there on the VM waits for the source's word, which alone starts or ends it ([`decision`]).
+//! One connection to libvirtd holds the VM until Finish: should this agent die, libvirtd tidies up.
+//! From there on the VM waits for the source's word, which alone starts or ends it ([`decision`]).
 
 mod decision;
 mod disks;
@@ -124,9 +124,13 @@ async fn take_over(agent: &Arc<Agent>, id: &MigrationId, token: Token, control: 
         return give_up(agent, id, placed, "the line broke").await;
     }
     let next = tokio::select! {
-        next = control.hear() => next,
-        () = entered.end.cancelled() => return give_up(agent, id, placed, "the source gave up").await,
-        () = placed.daemon.over() => return give_up(agent, id, placed, "libvirtd is gone").await,
+        next = control.hear() => Ok(next),
+        () = entered.end.cancelled() => Err("the source gave up"),
+        () = placed.daemon.over() => Err("libvirtd is gone"),
+    };
+    let next = match next {
+        Ok(next) => next,
+        Err(why) => return give_up(agent, id, placed, why).await,
     };
     match next {
         Ok(Message::Finish(ask)) => match finish(agent, id, &placed, ask).await {

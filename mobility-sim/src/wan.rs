@@ -1,5 +1,5 @@
-//! The line to the other agent: TLS connections with pinned keys, one for the words of a migration and
-//! one for each connection of a hypervisor's that is carried.
+//! The line to the other agent: TLS connections with pinned keys, one for the words of a migration
+//! and one for each connection of a hypervisor's that is carried.
 
 pub mod message;
 

@@ -37,6 +37,7 @@ pub enum Procedure {
     IsSecure = 149,
     GetLibVersion = 157,
     GetState = 212,
+    UndefineFlags = 231,
     Prepare3Params = 303,
     PrepareTunnel3Params = 304,
     Finish3Params = 306,
@@ -45,7 +46,7 @@ pub enum Procedure {
 }
 
 impl Procedure {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Open,
         Self::Close,
         Self::GetType,
@@ -60,6 +61,7 @@ impl Procedure {
         Self::IsSecure,
         Self::GetLibVersion,
         Self::GetState,
+        Self::UndefineFlags,
         Self::Prepare3Params,
         Self::PrepareTunnel3Params,
         Self::Finish3Params,

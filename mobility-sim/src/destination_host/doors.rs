@@ -1,5 +1,5 @@
-//! The ports that the source's hypervisor sends memory and disks to, and every connection to them carried
-//! to the other agent.
+//! The ports that the source's hypervisor sends memory and disks to, and every connection to them
+//! carried to the other agent.
 
 use std::sync::Arc;
 
@@ -112,12 +112,15 @@ struct Way {
 /// Dropping it drops them all.
 async fn carry_all(listener: TcpListener, way: Way) {
     let mut carried = JoinSet::new();
+    let mut index = 0;
     loop {
         tokio::select! {
             accepted = listener.accept(), if carried.len() < CONNECTIONS_MAX => match accepted {
                 Ok((local, peer)) => {
                     debug!(%peer, leads_to = %way.leads_to, "a hypervisor connects");
-                    carried.spawn(carry_one(local, way.clone()).instrument(Span::current()));
+                    let one = carry_one(local, index, way.clone());
+                    carried.spawn(one.instrument(Span::current()));
+                    index += 1;
                 }
                 Err(error) => {
                     warn!(%error, "a connection of the hypervisor was not taken");
@@ -129,11 +132,11 @@ async fn carry_all(listener: TcpListener, way: Way) {
     }
 }
 
-async fn carry_one(local: TcpStream, way: Way) {
+async fn carry_one(local: TcpStream, index: u32, way: Way) {
     let Way { agent, token, leads_to, meter, broken } = way;
     let carried = async {
         local.set_nodelay(true).map_err(RelayError::Local)?;
-        let far = super::dial(&agent, Purpose::Stream { token, leads_to }).await;
+        let far = super::dial(&agent, Purpose::Stream { token, leads_to, index }).await;
         let far = far.map_err(|error| RelayError::Far(std::io::Error::other(error)))?;
         relay(local, far.stream, &meter).await
     };

@@ -1,5 +1,5 @@
-//! After the source's libvirt has been answered: seeing that its VM is dead, and only then telling the
-//! other agent that its copy is the VM now; or that it never will be.
+//! After the source's libvirt has been answered: seeing that its VM is dead, and only then telling
+//! the other agent that its copy is the VM now; or that it never will be.
 //!
 //! Nothing here ends by time. What is not known is looked at again.
 

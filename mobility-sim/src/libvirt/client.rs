@@ -1,5 +1,5 @@
-//! One connection to this site's libvirtd. A VM that arrives through it is gone with it, until Finish:
-//! libvirtd then destroys what is half there.
+//! One connection to this site's libvirtd. A VM that arrives through it is gone with it, until
+//! Finish: libvirtd then destroys what is half there.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,5 +1,5 @@
-//! One connection of somebody who takes us for a libvirtd. Pings are answered whatever else goes on:
-//! calls that take long are answered from elsewhere.
+//! One connection of somebody who takes us for a libvirtd. Pings are answered whatever else goes
+//! on: calls that take long are answered from elsewhere.
 
 use std::time::Duration;
 

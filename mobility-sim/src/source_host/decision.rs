@@ -1,16 +1,18 @@
-//! What becomes of a VM that has arrived: the source's word, on record before it is acted upon, and once
-//! for ever.
+//! What becomes of a VM that has arrived: the source's word, on record before it is acted upon, and
+//! once for ever.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::Power;
+use model::{Power, VmId};
+use rpc::procedures::{Call, Reply};
 use site::{Leftover, Site, SiteError};
 use tokio::time::sleep;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 use units::{MigrationId, chain};
 
 use crate::ledger::{Destination, Entry, LedgerError, Stage, Then};
+use crate::libvirt::client::{Daemon, DaemonError};
 use crate::serve::Agent;
 use crate::wan::message::{Decided, Decision};
 
@@ -36,7 +38,8 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
     warn!(?stage, "not settled before this agent ended: going on");
 }
 
-/// Writes the source's word down, unless there is another one already, and acts upon what is written.
+/// Writes the source's word down, unless there is another one already, and acts upon what is
+/// written.
 pub async fn decide(
     agent: &Arc<Agent>,
     id: &MigrationId,
@@ -98,7 +101,7 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
     tokio::spawn(begun.instrument(Span::current()));
 }
 
-async fn start(agent: &Agent, vm: model::VmId, name: &str) -> Result<(), SiteError> {
+async fn start(agent: &Agent, vm: VmId, name: &str) -> Result<(), SiteError> {
     match agent.site.power(vm).await? {
         Power::Off => {
             warn!("{name}'s memory is lost, and its disks are not: it is started from them");
@@ -128,8 +131,8 @@ pub fn watch(agent: &Arc<Agent>, id: &MigrationId) {
     tokio::spawn(reminded.instrument(Span::current()));
 }
 
-/// Nothing is left of it afterwards; what cannot be removed now is removed later. One that was granted is
-/// left alone, and so is one that nobody began.
+/// Nothing is left of it afterwards; what cannot be removed now is removed later. One that was
+/// granted is left alone, and so is one that nobody began.
 pub async fn undo(agent: &Arc<Agent>, id: &MigrationId) {
     let Some(entry) = agent.ledger.entry(id) else { return };
     if let Err(error) = try_undo(agent, &entry).await {
@@ -151,12 +154,14 @@ enum UndoError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Site(#[from] SiteError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
     #[error("it runs here, although it was never started: nobody ends it but its operator")]
     Runs,
 }
 
 async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
-    let Entry { id, vm, stage: held, .. } = entry;
+    let Entry { id, vm, was_defined, stage: held, .. } = entry;
     agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
     // Before, libvirtd held nothing for us: a VM of that id is somebody else's.
     if *held != Stage::Destination(Destination::AttemptKnown) {
@@ -164,6 +169,9 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
             return Err(UndoError::Runs);
         }
         agent.site.power_off(*vm).await?;
+        if !was_defined && agent.site.power(*vm).await? == Power::Off {
+            undefine(agent, *vm).await?;
+        }
     }
     for leftover in agent.site.leftovers(id).await? {
         if matches!(leftover, Leftover::Volume { .. }) {
@@ -171,5 +179,19 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
         }
     }
     agent.ledger.record(id, Stage::Destination(Destination::Ended)).await?;
+    Ok(())
+}
+
+/// With what libvirt keeps beside a definition: saved memory, firmware variables.
+const WITH_ALL: u32 = 1 | 4;
+const LOOK_MAX: Duration = Duration::from_secs(30);
+
+/// It was to stay for good, and came with Finish.
+async fn undefine(agent: &Agent, vm: VmId) -> Result<(), DaemonError> {
+    let daemon = Daemon::open(&agent.config.site.socket).await?;
+    let found = daemon.call(Call::LookupByUuid(vm.0.into_bytes()), LOOK_MAX).await?;
+    if let Reply::Found(_, domain) = found {
+        daemon.call(Call::Undefine { domain, flags: WITH_ALL }, LOOK_MAX).await?;
+    }
     Ok(())
 }

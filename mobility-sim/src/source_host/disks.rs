@@ -22,8 +22,8 @@ pub struct Wanted {
     pub format: Format,
 }
 
-/// Every disk of the definition that has something in it. Each is copied whole, or the VM does not come:
-/// nothing is shared between the two sites.
+/// Every disk of the definition that has something in it. Each is copied whole, or the VM does not
+/// come: nothing is shared between the two sites.
 pub fn wanted(
     definition: &Element,
     copied: &[(String, u64)],
@@ -73,6 +73,8 @@ pub fn wanted(
                 ));
             }
         };
+        // libvirt makes qcow2 volumes in whole KiB, and QEMU copies to the same size alone.
+        let format = if size % 1024 == 0 { format } else { Format::Raw };
         wanted.push(Wanted { target: target.to_owned(), size: *size, format });
     }
     Ok(wanted)
@@ -164,6 +166,16 @@ mod tests {
         let both = vec![disk("vda", 1 << 20, Format::Qcow2), disk("vdb", 2 << 20, Format::Raw)];
         assert_eq!(of(TWO, Flags::NON_SHARED_DISK, &[]), Ok(both.clone()));
         assert_eq!(of(TWO, Flags::NON_SHARED_DISK, &["vdb", "vda"]), Ok(both));
+    }
+
+    #[test]
+    fn a_disk_of_an_odd_size_is_raw() {
+        let definition = Element::parse(TWO, "domain").unwrap();
+        let copied = [("vda".to_owned(), (1 << 20) + 512), ("vdb".to_owned(), 1 << 20)];
+        let format = Some(Format::Qcow2);
+        let flags = Flags::NON_SHARED_DISK;
+        let wanted = wanted(&definition, &copied, flags, &Params::new(), format).unwrap();
+        assert_eq!((wanted[0].format, wanted[1].format), (Format::Raw, Format::Qcow2));
     }
 
     #[test]

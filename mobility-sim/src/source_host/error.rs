@@ -1,6 +1,6 @@
 //! Why a VM does not arrive.
 
-use model::SiteName;
+use model::{Power, SiteName};
 use rpc::error::{Code, Origin};
 use site::SiteError;
 use thiserror::Error;
@@ -23,6 +23,8 @@ pub enum ArrivalError {
     Cookie(#[from] CookieError),
     #[error("{0}")]
     Disks(String),
+    #[error("a VM of this id is {power} here already")]
+    IsHere { power: Power },
     #[error("more parameters than a migration has")]
     Params,
     #[error("no host here runs VMs of architecture {arch}")]

@@ -1,15 +1,16 @@
-//! A place for a VM at the destination: its definition made anew, its volumes, and libvirtd ready to take
-//! it in.
+//! A place for a VM at the destination: its definition made anew, its volumes, and libvirtd ready
+//! to take it in.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use model::VmId;
+use model::{Power, VmId};
 use roxmltree::Document;
 use rpc::flags::Flags;
 use rpc::params::{Name, Params};
 use rpc::procedures::{self, Call, Reply};
+use site::Site;
 use tracing::{debug, info, warn};
 use units::{MigrationId, chain};
 use uuid::Uuid;
@@ -70,10 +71,15 @@ pub async fn place(agent: &Agent, id: &MigrationId, ask: Prepare) -> Result<Plac
     let translated = translate(&ask.xml, &mapping)?;
     tracing::Span::current().record("vm", &*translated.name);
     let vm = Uuid::parse_str(&translated.uuid).map_err(|_| useless("the VM's id"))?;
+    let power = agent.site.power(VmId(vm)).await?;
+    if power.is_loaded() {
+        return Err(ArrivalError::IsHere { power });
+    }
     let entry = Entry {
         id: id.clone(),
         vm: VmId(vm),
         name: translated.name.clone(),
+        was_defined: power == Power::Off,
         stage: Stage::Destination(Destination::AttemptKnown),
     };
     agent.ledger.begin(entry).await?;
@@ -181,8 +187,8 @@ fn ourselves(agent: &Agent) -> Neighbour {
     Neighbour { hostname: host.hostname.clone(), host_uuid: host.uuid.to_string() }
 }
 
-/// Where data goes. The host's own name for itself may be known to nobody else: its address is that of
-/// its libvirtd.
+/// Where data goes. The host's own name for itself may be known to nobody else: its address is that
+/// of its libvirtd.
 fn data(socket: &Endpoint, uri: &str, cookie: &[u8]) -> Result<Data, ArrivalError> {
     let host = match socket {
         Endpoint::Unix(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -262,7 +268,8 @@ mod tests {
 
     #[test]
     fn what_a_host_can_run_is_read_from_its_capabilities() {
-        let xml = "<capabilities><host><cpu><arch>x86_64</arch></cpu></host><guest><os_type>hvm</os_type>\
+        let xml = "<capabilities><host><cpu><arch>x86_64</arch></cpu></host>\
+            <guest><os_type>hvm</os_type>\
             <arch name='x86_64'><wordsize>64</wordsize><emulator>/usr/bin/q</emulator>\
             <machine maxCpus='255'>pc-i440fx-7.2</machine>\
             <machine canonical='pc-q35-7.2' maxCpus='288'>q35</machine>\

@@ -1,12 +1,14 @@
 //! The data connections of VMs that are coming in: each is carried to the destination's hypervisor.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{debug, warn};
 use units::chain;
 
 use crate::progress::Meters;
@@ -24,6 +26,28 @@ struct Open {
     to: Data,
     end: CancellationToken,
     meters: Meters,
+    memory: Turn,
+    disks: Turn,
+}
+
+/// Connections reach the hypervisor in the order in which the source's made them: QEMU before 8.0
+/// takes the first one for the one that carries what multifd does not, and resets it if it is not.
+#[derive(Clone)]
+struct Turn(watch::Sender<u32>);
+
+impl Turn {
+    fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    async fn connect(&self, index: u32, to: SocketAddr) -> io::Result<TcpStream> {
+        // Its sender is in our hands.
+        let _ = self.0.subscribe().wait_for(|turn| *turn == index).await;
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        self.0.send_replace(index.saturating_add(1));
+        Ok(stream)
+    }
 }
 
 /// Where the hypervisor listens.
@@ -42,7 +66,8 @@ pub struct Opened<'a> {
 impl Streams {
     /// `end` closes them all.
     pub fn open(&self, token: Token, to: Data, end: &CancellationToken) -> Opened<'_> {
-        let open = Open { to, end: end.clone(), meters: Meters::default() };
+        let (memory, disks) = (Turn::new(), Turn::new());
+        let open = Open { to, end: end.clone(), meters: Meters::default(), memory, disks };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone(), open);
         Opened { streams: self, token }
     }
@@ -59,26 +84,54 @@ impl Drop for Opened<'_> {
 }
 
 /// One of them, to its end.
-pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, stream: wan::Stream) {
-    let Some(Open { to, end, meters }) = agent.arrivals.streams.find(token) else {
+pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, index: u32, stream: wan::Stream) {
+    let Some(Open { to, end, meters, memory, disks }) = agent.arrivals.streams.find(token) else {
         return debug!(%leads_to, "a stream of no migration");
     };
-    let (address, meter) = match leads_to {
-        Door::Memory => (Some(to.memory), &meters.memory),
-        Door::Disks => (to.disks, &meters.disks),
+    let (address, meter, turn) = match leads_to {
+        Door::Memory => (Some(to.memory), &meters.memory, memory),
+        Door::Disks => (to.disks, &meters.disks, disks),
     };
     let Some(address) = address else { return warn!("disks come where none are awaited") };
     let carried = async {
-        let local = TcpStream::connect(address).await.map_err(RelayError::Local)?;
-        local.set_nodelay(true).map_err(RelayError::Local)?;
+        let local = turn.connect(index, address).await.map_err(RelayError::Local)?;
         relay(local, stream.stream, meter).await
     };
     let carried = tokio::select! {
-        carried = carried.instrument(info_span!("stream", %leads_to)) => carried,
+        carried = carried => carried,
         () = end.cancelled() => return,
     };
     match carried {
         Ok(()) => debug!(%leads_to, "a connection has ended"),
         Err(error) => warn!(%leads_to, "a data connection has ended: {}", chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_made_in_the_sources_order_however_they_come() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let turn = Turn::new();
+        for index in [2_u8, 0, 1] {
+            let turn = turn.clone();
+            tokio::spawn(async move {
+                let mut stream = turn.connect(index.into(), to).await.unwrap();
+                stream.write_u8(index).await.unwrap();
+            });
+            tokio::task::yield_now().await;
+        }
+        for index in 0..3 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), index);
+        }
     }
 }

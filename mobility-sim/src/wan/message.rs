@@ -1,5 +1,5 @@
-//! What agents say to each other about a migration. JSON: definitions and cookies are text, and there are
-//! some ten messages in a migration.
+//! What agents say to each other about a migration. JSON: definitions and cookies are text, and
+//! there are some ten messages in a migration.
 
 use std::fmt;
 
@@ -27,8 +27,8 @@ pub struct Hello {
 pub enum Purpose {
     /// A VM is to come; whoever shows the token later belongs to it.
     Migration { id: MigrationId, token: Token },
-    /// One connection of the source's hypervisor.
-    Stream { token: Token, leads_to: Door },
+    /// One connection of the source's hypervisor: the one so many others to that door came before.
+    Stream { token: Token, leads_to: Door, index: u32 },
     /// The source's word on a VM that waits here.
     Decision { id: MigrationId },
 }

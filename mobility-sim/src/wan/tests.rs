@@ -8,7 +8,8 @@ use super::*;
 
 fn hello() -> Hello {
     let token = Token::new([7; 16]);
-    Hello { version: message::VERSION, purpose: Purpose::Stream { token, leads_to: Door::Disks } }
+    let purpose = Purpose::Stream { token, leads_to: Door::Disks, index: 1 };
+    Hello { version: message::VERSION, purpose }
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The mobility agents of a scene. East's is on the hypervisor itself; west's on the operator's machine,
-//! which alone reaches both: that path is the WAN, and there is no other.
+//! The mobility agents of a scene. East's is on the hypervisor itself; west's on the operator's
+//! machine, which alone reaches both: that path is the WAN, and there is no other.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -78,6 +78,14 @@ impl<'a> Agents<'a> {
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
+    /// West's, with networks for what arrives.
+    pub fn restart_west_with_networks(&mut self) -> Result<()> {
+        self.west.kill()?;
+        let config = fs::read_to_string(&self.west.config)?;
+        fs::write(&self.west.config, config.replace("networks = {}", ARRIVALS))?;
+        self.start_west()
+    }
+
     pub fn start_east(&mut self) -> Result<()> {
         let program = self.scene.programs.mobility().display().to_string();
         self.east.start(self.scene.east().command(&program)?)
@@ -89,9 +97,16 @@ impl<'a> Agents<'a> {
     }
 
     /// `virsh migrate` at east as its operator types it, towards the neighbour.
-    pub fn virsh_migrate(&self, options: &[&str]) -> Result<Command> {
+    fn virsh_migrate(&self, options: &[&str]) -> Result<Command> {
         let uri = format!("qemu+tcp://{}:16510/system", self.scene.east().address());
-        self.scene.east().virsh_command(&[&["migrate", "--live", VM, &uri], options].concat())
+        // Another one, where there is one.
+        let uri = if options.iter().any(|word| word.contains("://") && word.contains("/system")) {
+            Vec::new()
+        } else {
+            vec![uri.as_str()]
+        };
+        let words = [&["migrate", "--live", VM], &uri[..], options].concat();
+        self.scene.east().virsh_command(&words)
     }
 
     /// To its end: how long it took.
@@ -142,15 +157,31 @@ impl<'a> Agents<'a> {
         site.virsh(&["domstate", VM]).map_or_else(|_| String::new(), |said| said.trim().to_owned())
     }
 
-    /// The guest keeps its address when it has moved live: whoever moves it lets its network follow.
-    pub fn network_follows_to_west(&self) -> Result<()> {
-        let east = self.scene.east().address();
-        let mut alias = self.scene.west().command("ip")?;
-        lab::run::run(alias.args(["address", "add", &format!("{east}/24"), "dev", "br0"]))?;
+    /// The guest keeps its address when it moves live: whoever moves it has its network at both
+    /// sites.
+    pub fn stretch_network(&self) -> Result<()> {
+        let east = self.scene.east();
+        let mac = lab::run::run(east.command("cat")?.arg("/sys/class/net/br0/address"))?;
+        let gateway = format!("{}/24", east.address());
+        let at_west = |arguments: &[&str]| -> Result<String> {
+            lab::run::run(self.scene.west().command("ip")?.args(arguments))
+        };
+        at_west(&["link", "set", "br0", "address", mac.trim()])?;
+        at_west(&["address", "add", &gateway, "dev", "br0"])?;
+        Ok(())
+    }
+
+    /// Who looks for the guest finds it at west.
+    pub fn route_to_west(&self) -> Result<()> {
         let guest = format!("{}/32", self.scene.at_east);
         let mut route = self.scene.lab.operator().command("ip");
         lab::run::run(route.args(["route", "replace", &guest, "via", "10.98.1.2"]))?;
         Ok(())
+    }
+
+    pub fn network_follows_to_west(&self) -> Result<()> {
+        self.stretch_network()?;
+        self.route_to_west()
     }
 }
 
@@ -225,6 +256,7 @@ socket = \"{socket}\"
 
 [listen]
 libvirt = [\"{address}:16510\"]
+unix = \"/run/mobility-{name}.sock\"
 wan = \"{address}:7443\"
 
 [host]

@@ -33,6 +33,12 @@ pub enum Call {
         domain: Domain,
         flags: u32,
     },
+    /// The definition goes; a VM that runs goes on.
+    Undefine {
+        domain: Domain,
+        /// `VIR_DOMAIN_UNDEFINE_*`.
+        flags: u32,
+    },
     Prepare(Prepare),
     /// The RAM stream is to come through this connection.
     PrepareTunnel(Prepare),
@@ -62,6 +68,7 @@ impl Call {
             Self::LookupByName(_) => Procedure::LookupByName,
             Self::LookupByUuid(_) => Procedure::LookupByUuid,
             Self::GetState { .. } => Procedure::GetState,
+            Self::Undefine { .. } => Procedure::UndefineFlags,
             Self::Prepare(_) => Procedure::Prepare3Params,
             Self::PrepareTunnel(_) => Procedure::PrepareTunnel3Params,
             Self::Finish(_) => Procedure::Finish3Params,
@@ -79,7 +86,7 @@ impl Call {
             Self::SupportsFeature(feature) => out.i32(*feature),
             Self::LookupByName(name) => out.text(name),
             Self::LookupByUuid(uuid) => out.fixed(uuid),
-            Self::GetState { domain, flags } => {
+            Self::GetState { domain, flags } | Self::Undefine { domain, flags } => {
                 domain.write(&mut out);
                 out.u32(*flags);
             }
@@ -135,6 +142,9 @@ impl Call {
             Procedure::LookupByUuid => Self::LookupByUuid(fields.fixed("VM's UUID")?),
             Procedure::GetState => {
                 Self::GetState { domain: Domain::read(fields)?, flags: fields.u32("flags")? }
+            }
+            Procedure::UndefineFlags => {
+                Self::Undefine { domain: Domain::read(fields)?, flags: fields.u32("flags")? }
             }
             Procedure::Prepare3Params => Self::Prepare(Prepare::read(fields)?),
             Procedure::PrepareTunnel3Params => Self::PrepareTunnel(Prepare::read(fields)?),

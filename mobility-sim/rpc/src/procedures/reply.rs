@@ -126,6 +126,7 @@ impl Reply {
         Ok(match procedure {
             Procedure::Open
             | Procedure::Close
+            | Procedure::UndefineFlags
             | Procedure::RegisterCloseCallback
             | Procedure::UnregisterCloseCallback => Self::Done(procedure),
             Procedure::AuthList => {

@@ -5,6 +5,7 @@ fn numbers_are_those_of_libvirt_and_nobody_has_two() {
     for procedure in Procedure::ALL {
         assert_eq!(Procedure::from_number(procedure.number()), Some(procedure));
     }
+    assert_eq!(Procedure::UndefineFlags.number(), 231);
     assert_eq!(Procedure::Prepare3Params.number(), 303);
     assert_eq!(Procedure::UnregisterCloseCallback.number(), 361);
 }

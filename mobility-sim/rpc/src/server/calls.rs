@@ -111,7 +111,9 @@ impl Session {
                 let uuid: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
                 return Err(no_domain("uuid", &uuid));
             }
-            Call::GetState { domain, .. } => return Err(no_domain("name", &domain.name)),
+            Call::GetState { domain, .. } | Call::Undefine { domain, .. } => {
+                return Err(no_domain("name", &domain.name));
+            }
             Call::PrepareTunnel(_) => {
                 let message = "this host takes no tunnelled migrations: leave --tunnelled out";
                 return Err(RemoteError::unsupported(message));

@@ -98,6 +98,7 @@ pub fn calls() -> Vec<Call> {
         Call::LookupByName("web1".to_owned()),
         Call::LookupByUuid(*b"0123456789abcdef"),
         Call::GetState { domain: domain(), flags: 0 },
+        Call::Undefine { domain: domain(), flags: 5 },
         Call::Prepare(prepare()),
         Call::PrepareTunnel(prepare()),
         Call::Finish(Finish { params, cookie, flags, cancelled: true }),

@@ -2,4 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where a helper of it fails")]
 
+mod faults;
 mod story;
+mod variants;

@@ -7,13 +7,28 @@ use lab::Scenario;
 fn a_guest_moves_live_and_loses_nothing() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
     let agents = Agents::start(&scene).unwrap();
+    // The two hypervisors do not reach each other, by any way.
+    let ping = ["-c", "1", "-W", "1", "10.77.2.1"];
+    assert!(!scene.east().command("ping").unwrap().args(ping).status().unwrap().success());
+
+    agents.stretch_network().unwrap();
+    let began = scene.witness.now_ms();
     let took = agents.migrate(&["--p2p", "--copy-storage-all"]).unwrap();
-    println!("plain: {took:?}");
-    println!("{}", agents.logs());
+    agents.route_to_west().unwrap();
     agents.until_state(scene.west(), "running").unwrap();
     assert_ne!(agents.state(scene.east()), "running");
-    agents.network_follows_to_west().unwrap();
     scene.ledger_is_whole(scene.at_east).unwrap();
+    let gap = scene.witness.largest_gap(began..scene.witness.now_ms(), Some(VM));
+    println!("virsh returned after {took:?}; the witness heard nothing for {gap:?}");
+    println!("{}", scene.west().virsh(&["domjobinfo", "--completed", VM]).unwrap());
+    println!("{}", agents.logs());
+
     let xml = scene.west().virsh(&["dumpxml", VM]).unwrap();
-    assert!(xml.contains("web1-vda-"), "{xml}");
+    assert!(xml.contains("web1-vda-") && xml.contains("<source bridge='br0'/>"), "{xml}");
+    // Each hypervisor knows its own neighbour only.
+    for (site, stranger) in [(scene.east(), "10.77.2.1"), (scene.west(), "10.77.1.1:")] {
+        let log = std::fs::read_to_string(site.log_dir().join("libvirtd.log")).unwrap();
+        let qemu = std::fs::read_to_string(site.log_dir().join(format!("qemu/{VM}.log"))).unwrap();
+        assert!(!log.contains(stranger) && !qemu.contains(stranger), "{log}{qemu}");
+    }
 }

@@ -1,0 +1,222 @@
+//! Lines that break and agents that die: never two, never none, and nothing is left.
+
+use std::process::Child;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use e2e::{Agents, Scene, SceneOptions, VM};
+use lab::{Between, Scenario, Wan};
+
+const WHOLE: [&str; 2] = ["--p2p", "--copy-storage-all"];
+/// Mbit/s at which a copy takes long enough to be hit in its middle.
+const SLOW: Wan = Wan { rate: Some(40), delay: Duration::ZERO, loss: 0.0, seed: 0 };
+
+fn start() -> Scene {
+    Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap()
+}
+
+/// One that is in the middle of its copy.
+fn halfway(agents: &Agents<'_>) -> Child {
+    let begun = agents.east.log().matches("a hypervisor connects").count();
+    let migrating = agents.spawn(&WHOLE).unwrap();
+    let more = |at: &str| agents.east.log().matches(at).count() > begun;
+    agents.until("the copy begins", || Ok(more("a hypervisor connects"))).unwrap();
+    sleep(Duration::from_secs(1));
+    migrating
+}
+
+/// It fails, and says why.
+fn fails(migrating: Child) -> (Duration, String) {
+    let began = Instant::now();
+    let output = migrating.wait_with_output().unwrap();
+    assert!(!output.status.success(), "it was migrated");
+    (began.elapsed(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn nothing_is_left(agents: &Agents<'_>, scene: &Scene) -> Duration {
+    agents.until("nothing is left at west", || Ok(scene.west_is_clean().is_ok())).unwrap()
+}
+
+#[test]
+fn whatever_dies_in_the_middle_of_the_copy_the_source_runs_on_and_the_next_try_arrives() {
+    let scene = start();
+    let mut agents = Agents::start(&scene).unwrap();
+    let east = Between::Operator("east");
+    scene.lab.set_wan(east, SLOW).unwrap();
+
+    let migrating = halfway(&agents);
+    agents.east.kill().unwrap();
+    let (took, said) = fails(migrating);
+    println!("source's agent killed: {took:?}: {said}");
+    agents.until_state(scene.east(), "running").unwrap();
+    // West hears of it, since the line ends in due form; nobody needs to come back for that.
+    println!("nothing is left after {:?}", nothing_is_left(&agents, &scene));
+    agents.start_east().unwrap();
+
+    let migrating = halfway(&agents);
+    agents.west.kill().unwrap();
+    let (took, said) = fails(migrating);
+    println!("destination's agent killed: {took:?}: {said}");
+    assert!(said.contains("line to west broke"), "{said}");
+    agents.until_state(scene.east(), "running").unwrap();
+    agents.start_west().unwrap();
+    println!("nothing is left after {:?}", nothing_is_left(&agents, &scene));
+
+    let migrating = halfway(&agents);
+    scene.lab.cut(east).unwrap();
+    let (took, said) = fails(migrating);
+    println!("WAN cut: {took:?}: {said}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert!(said.contains("line to west broke"), "{said}");
+    agents.until_state(scene.east(), "running").unwrap();
+    scene.lab.heal(east).unwrap();
+    println!("nothing is left after {:?}", nothing_is_left(&agents, &scene));
+
+    let migrating = halfway(&agents);
+    scene.east().virsh(&["domjobabort", VM]).unwrap();
+    let (took, said) = fails(migrating);
+    println!("cancelled by its operator: {took:?}: {said}");
+    agents.until_state(scene.east(), "running").unwrap();
+    nothing_is_left(&agents, &scene);
+
+    scene.lab.set_wan(east, Wan::default()).unwrap();
+    agents.migrate(&WHOLE).unwrap();
+    agents.until_state(scene.west(), "running").unwrap();
+    agents.network_follows_to_west().unwrap();
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+#[test]
+fn a_finish_whose_reply_is_lost_with_the_agent_never_makes_two() {
+    let scene = start();
+    let mut agents = Agents::start(&scene).unwrap();
+    let migrating = halfway_to_finish(&agents);
+    lose_replies(&scene, "-A");
+    agents.until("it is offered", || Ok(agents.east.log().contains("stands still"))).unwrap();
+    agents.east.kill().unwrap();
+    assert_eq!(agents.state(scene.west()), "paused", "it was started without a word");
+    agents.start_east().unwrap();
+    assert_eq!(agents.state(scene.west()), "paused", "it was started without a word");
+
+    let (took, said) = fails(migrating);
+    println!("reply lost: {took:?}: {said}");
+    println!("source runs after {:?}", agents.until_state(scene.east(), "running").unwrap());
+    println!("nothing is left after {:?}", nothing_is_left(&agents, &scene));
+    lose_replies(&scene, "-D");
+    println!("{}", agents.logs());
+    agents.until("it stays", || Ok(agents.east.log().contains("web1 stays here"))).unwrap();
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+fn halfway_to_finish(agents: &Agents<'_>) -> Child {
+    let migrating = agents.spawn(&[&WHOLE[..], &["--persistent"]].concat()).unwrap();
+    agents.until("it begins", || Ok(agents.east.log().contains("leads_to=disks"))).unwrap();
+    migrating
+}
+
+#[test]
+fn agents_that_die_at_the_handover_settle_it_when_they_are_back() {
+    let scene = start();
+    let mut agents = Agents::start(&scene).unwrap();
+    let migrating = agents.spawn(&WHOLE).unwrap();
+    agents.until("it is offered", || Ok(agents.east.log().contains("stands still"))).unwrap();
+    // Both, as by a power cut of everything but the hypervisors.
+    agents.east.kill().unwrap();
+    agents.west.kill().unwrap();
+    let output = migrating.wait_with_output().unwrap();
+    let (east, west) = (agents.state(scene.east()), agents.state(scene.west()));
+    println!("virsh: {}; east {east:?}, west {west:?}", output.status);
+    agents.start_west().unwrap();
+    sleep(Duration::from_secs(2));
+    assert!(!both_run(&agents, &scene));
+    agents.start_east().unwrap();
+    let settled =
+        || Ok(agents.east.log().contains("has moved") || agents.east.log().contains("stays here"));
+    println!("settled after {:?}", agents.until("it is settled", settled).unwrap());
+    if agents.east.log().contains("has moved") {
+        agents.until_state(scene.west(), "running").unwrap();
+        assert_ne!(agents.state(scene.east()), "running");
+        agents.network_follows_to_west().unwrap();
+    } else {
+        assert_eq!(agents.state(scene.east()), "running");
+        nothing_is_left(&agents, &scene);
+    }
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+fn both_run(agents: &Agents<'_>, scene: &Scene) -> bool {
+    agents.state(scene.east()) == "running" && agents.state(scene.west()) == "running"
+}
+
+#[test]
+fn hypervisors_and_libvirts_that_die_in_the_copy_leave_one_vm_or_what_a_crash_leaves() {
+    let scene = start();
+    let agents = Agents::start(&scene).unwrap();
+    let east = Between::Operator("east");
+    scene.lab.set_wan(east, SLOW).unwrap();
+
+    let migrating = halfway(&agents);
+    scene.west().kill_vm(VM).unwrap();
+    let (took, said) = fails(migrating);
+    println!("destination's QEMU killed: {took:?}: {said}");
+    agents.until_state(scene.east(), "running").unwrap();
+    println!("nothing is left after {:?}", nothing_is_left(&agents, &scene));
+
+    let migrating = halfway(&agents);
+    scene.west().kill_libvirtd().unwrap();
+    let (took, said) = fails(migrating);
+    println!("destination's libvirtd killed: {took:?}: {said}");
+    agents.until_state(scene.east(), "running").unwrap();
+    scene.west().start_libvirtd().unwrap();
+    println!("nothing is left after {:?}", nothing_is_left(&agents, &scene));
+
+    let migrating = halfway(&agents);
+    scene.east().kill_libvirtd().unwrap();
+    let (took, said) = fails(migrating);
+    println!("source's libvirtd killed: {took:?}: {said}");
+    scene.east().start_libvirtd().unwrap();
+    agents.until_state(scene.east(), "running").unwrap();
+    println!("nothing is left after {:?}", nothing_is_left(&agents, &scene));
+    scene.ledger_is_whole(scene.at_east).unwrap();
+
+    // As any host's crash: the VM is started again where it was, and its copy never is.
+    let migrating = halfway(&agents);
+    scene.east().kill_vm(VM).unwrap();
+    let (took, said) = fails(migrating);
+    println!("source's QEMU killed: {took:?}: {said}");
+    println!("nothing is left after {:?}", nothing_is_left(&agents, &scene));
+    scene.east().virsh(&["start", VM]).unwrap();
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+#[test]
+fn while_the_source_has_not_ended_it_and_while_nobody_can_tell_it_runs_nowhere_else() {
+    let scene = start();
+    let agents = Agents::start(&scene).unwrap();
+    agents.stretch_network().unwrap();
+    let migrating = halfway_to_finish(&agents);
+    lose_replies(&scene, "-A");
+    agents.until("it is offered", || Ok(agents.east.log().contains("stands still"))).unwrap();
+    // The source's libvirt does not know yet.
+    sleep(Duration::from_secs(7));
+    assert_eq!(agents.state(scene.east()), "paused");
+    assert_eq!(agents.state(scene.west()), "paused");
+    // Now it does, and nobody can tell the destination.
+    scene.lab.cut(Between::Operator("east")).unwrap();
+    lose_replies(&scene, "-D");
+    let output = migrating.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    sleep(Duration::from_secs(7));
+    assert_eq!(agents.state(scene.east()), "shut off");
+    assert_eq!(agents.state(scene.west()), "paused", "it was started without a word");
+    scene.lab.heal(Between::Operator("east")).unwrap();
+    println!("it runs after {:?}", agents.until_state(scene.west(), "running").unwrap());
+    agents.route_to_west().unwrap();
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+/// What the source's agent answers to its libvirtd is lost from now on, success as well.
+fn lose_replies(scene: &Scene, how: &str) {
+    let rule = [how, "OUTPUT", "-p", "tcp", "--sport", "16510", "-j", "DROP"];
+    lab::run::run(scene.east().command("iptables").unwrap().args(rule)).unwrap();
+}

@@ -1,0 +1,76 @@
+//! Other things that an operator may type, and what is refused in virsh's own words.
+
+use e2e::{Agents, Scene, SceneOptions, VM, images};
+use lab::guest::Content;
+use lab::{Format, Scenario};
+
+const WHOLE: [&str; 2] = ["--p2p", "--copy-storage-all"];
+
+#[test]
+fn two_disks_in_parallel_for_good_and_paused_are_equal_byte_by_byte() {
+    let options = SceneOptions {
+        data: vec![(24 << 20, Content::Ext4, Format::Qcow2)],
+        ..SceneOptions::default()
+    };
+    let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
+    let agents = Agents::start(&scene).unwrap();
+    let more = ["--persistent", "--undefinesource", "--suspend", "--parallel"];
+    let connections = ["--parallel-connections", "2"];
+    let took = agents.migrate(&[&WHOLE[..], &more, &connections].concat()).unwrap();
+    println!("parallel, persistent, paused: {took:?}");
+    agents.until_state(scene.west(), "paused").unwrap();
+    agents.until("it stays so", || Ok(agents.west.log().contains("stays paused"))).unwrap();
+    assert!(agents.east.log().matches("leads_to=memory").count() > 2, "{}", agents.logs());
+
+    let left = scene.east().virsh(&["list", "--all", "--name"]).unwrap();
+    assert!(left.trim().is_empty(), "{left}");
+    let volumes = scene.volumes(scene.west()).unwrap();
+    let sources: Vec<_> = scene.disks.iter().map(|disk| disk.path.clone()).collect();
+    images::are_equal(&sources, &volumes).unwrap();
+    for (volume, format) in volumes.iter().zip(["raw", "qcow2"]) {
+        assert_eq!(volume.extension().unwrap(), format);
+    }
+    for view in [&["dumpxml", VM][..], &["dumpxml", "--inactive", VM]] {
+        let xml = scene.west().virsh(view).unwrap();
+        assert!(xml.contains("web1-vda-") && xml.contains("web1-vdb-"), "{xml}");
+        assert!(!xml.contains("console/web1.log"), "{xml}");
+    }
+    agents.network_follows_to_west().unwrap();
+    scene.west().virsh(&["resume", VM]).unwrap();
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+#[test]
+fn what_cannot_be_is_refused_in_virshs_words_and_a_direct_one_to_named_ports_arrives() {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let mut agents = Agents::start_with(&scene, "networks = {}").unwrap();
+    for (options, said) in [
+        (&["--p2p", "--copy-storage-all"][..], "west: devices/interface"),
+        (&["--p2p", "--copy-storage-all"], "is on br0, which is mapped to no network"),
+        (&["--p2p", "--unsafe"], "add --copy-storage-all"),
+        (&["--p2p", "--copy-storage-all", "--postcopy"], "--postcopy: leave that out"),
+        (&["--p2p", "--tunnelled", "--unsafe"], "tunnelled"),
+        (&["--p2p", "--copy-storage-inc"], "--copy-storage-inc: leave that out"),
+        (
+            &["--p2p", "--copy-storage-all", "--disks-uri", "unix:///run/x"],
+            "only tcp://HOST:PORT is",
+        ),
+        (&["--p2p", "--copy-storage-all", "--migrateuri", "tcp://10.77.1.1:16509"], "port 16509"),
+    ] {
+        let refused = agents.refused(options).unwrap();
+        println!("{options:?}: {refused}");
+        assert!(refused.contains(said), "{refused} does not say {said:?}");
+        assert_eq!(agents.state(scene.east()), "running");
+    }
+    scene.west_is_clean().unwrap();
+
+    agents.restart_west_with_networks().unwrap();
+    let uris = ["--migrateuri", "tcp://10.77.1.1:50000", "--disks-uri", "tcp://10.77.1.1:50001"];
+    let neighbour = "qemu+unix:///system?socket=/run/mobility-east.sock";
+    let took = agents.migrate(&[&[neighbour, "--copy-storage-all"], &uris[..]].concat()).unwrap();
+    println!("direct, over a unix socket, with named ports: {took:?}");
+    agents.until_state(scene.west(), "running").unwrap();
+    assert_ne!(agents.state(scene.east()), "running");
+    agents.network_follows_to_west().unwrap();
+    scene.ledger_is_whole(scene.at_east).unwrap();
+}
