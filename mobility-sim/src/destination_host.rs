@@ -118,9 +118,12 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
     // Data that did not get through the source itself has noticed.
     if cancelled || control.over.is_cancelled() {
         drop(carrying);
-        let error = if broken.is_cancelled() {
-            let neighbour = &agent.config.neighbour.name;
+        let neighbour = &agent.config.neighbour.name;
+        let error = if control.over.is_cancelled() {
             let text = format!("the line to {neighbour} broke: nothing was migrated");
+            RemoteError::operation_failed(&text)
+        } else if broken.is_cancelled() {
+            let text = format!("{neighbour} took no more data: see its agent's log");
             RemoteError::operation_failed(&text)
         } else {
             RemoteError::migrate_finish_ok()
