@@ -1,5 +1,6 @@
 //! The control connection: opened when needed, reopened when dead, never waited for without limit.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,11 +22,17 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 static QUIET: Once = Once::new();
 
+/// What a look waits for at a libvirt that has just not answered one: who asks about several things waits
+/// long once.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// The way to one libvirt.
 #[derive(Clone)]
 pub(crate) struct Link {
     config: Arc<LibvirtConfig>,
     idle: Arc<Mutex<Option<Idle>>>,
+    /// The last call got no answer in time.
+    silent: Arc<AtomicBool>,
 }
 
 struct Idle {
@@ -57,7 +64,7 @@ impl Link {
     pub(crate) fn new(config: Arc<LibvirtConfig>) -> Self {
         // libvirt prints every error by default, and stdout and stderr are not ours.
         QUIET.call_once(virt::error::clear_error_callback);
-        Self { config, idle: Arc::default() }
+        Self { config, idle: Arc::default(), silent: Arc::default() }
     }
 
     /// Does `work` with the control connection on a thread of its own.
@@ -107,7 +114,11 @@ impl Link {
             let error = self.error(SiteErrorKind::Exhausted, attempt, "no thread for the call");
             return Err(SiteError { source: Some(Box::new(cause)), ..error });
         }
-        match timeout(limit, answered).await {
+        let is_silent = op == Op::Look && self.silent.load(Ordering::Relaxed);
+        let limit = if is_silent { limit.min(AGAIN) } else { limit };
+        let answer = timeout(limit, answered).await;
+        self.silent.store(answer.is_err(), Ordering::Relaxed);
+        match answer {
             Ok(Ok(Ok(done))) => Ok(done),
             Ok(Ok(Err(fault))) => Err(self.judge(fault, op, attempt)),
             Ok(Err(_)) => {

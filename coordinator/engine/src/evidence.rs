@@ -174,7 +174,8 @@ async fn verified_mark(site: &dyn Site, vm: VmId, key: &VerifyingKey) -> MarkSee
 async fn source_platform(site: &dyn Site, vm: VmId) -> Platform {
     match site.power(vm).await {
         Ok(Power::Running) => Platform::Running,
-        Ok(Power::Paused | Power::Off) => Platform::Held,
+        Ok(Power::Paused) => Platform::Suspended,
+        Ok(Power::Off) => Platform::Off,
         Ok(Power::Absent) => Platform::Absent,
         Err(_) => Platform::Unreachable,
     }
@@ -186,6 +187,7 @@ async fn destination_platform(site: &dyn Site, vm: VmId) -> Platform {
         // A VM there that we did not make runs its own system, whatever it is.
         Ok(PlaceholderState::Foreign { power: Power::Running, .. }) => Platform::Running,
         Ok(PlaceholderState::Absent) => Platform::Absent,
+        Ok(PlaceholderState::Released { power: Power::Paused, .. }) => Platform::Suspended,
         Ok(PlaceholderState::Released { .. }) => Platform::Off,
         Ok(PlaceholderState::Held { .. } | PlaceholderState::Foreign { .. }) => Platform::Held,
         Err(_) => Platform::Unreachable,

@@ -96,6 +96,10 @@ pub enum Record {
         #[serde(default)]
         left: Vec<String>,
     },
+    /// What was left at a destination that has come back.
+    Cleared {
+        removed: Vec<String>,
+    },
     /// The retired source was deleted, on the operator's word.
     Discarded {
         removed: Vec<String>,
@@ -293,6 +297,10 @@ impl State {
                 self.turn(Turn::TakenBack)?;
                 self.removed.clone_from(removed);
                 self.left.clone_from(left);
+            }
+            Record::Cleared { removed } => {
+                self.removed.extend_from_slice(removed);
+                self.left.clear();
             }
             Record::Discarded { removed } => {
                 self.turn(Turn::Discarded)?;

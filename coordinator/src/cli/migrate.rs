@@ -12,8 +12,8 @@ use plan::{PLAN_VERSION, Plan};
 use site::{ApplianceFiles, Site};
 use tokio::sync::watch;
 
-use super::act::state_of;
 use super::args::{MigrateArgs, RunArgs};
+use super::find::state_of;
 use super::plan::{Drawn, draw_up, login, still_holds};
 use super::{exit, receipt};
 use crate::context::Context;

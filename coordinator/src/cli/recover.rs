@@ -24,11 +24,12 @@ use plan::Plan;
 use site::{Site, SiteErrorKind};
 use units::{Digest, MigrationId, chain};
 
-use super::act::{attestation, find, state_of};
+use super::abort::attestation;
 use super::args::RecoverArgs;
 use super::exit;
+use super::find::{by_id, state_of};
 use super::migrate::{Listening, follow, ledgers, open_custody, prepare, vm_key};
-use super::site::site_name;
+use super::site::registered;
 use super::status::{say, verdict_of};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
@@ -41,7 +42,8 @@ use crate::{keys, show};
 
 pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
-    let vouched_for = args.attest.as_deref().map(destination_of).transpose()?;
+    let vouched_for =
+        args.attest.as_deref().map(|text| destination_of(context, text)).transpose()?;
     if context.sites()?.is_empty() {
         return Err(Failure::new(Kind::Refused, "no site is registered, so none can be asked")
             .hint("register them under the names they had: causeway site add NAME --uri URI"));
@@ -50,35 +52,62 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
     // Of one that its operator vouches for nobody expects an answer.
     let unheard = asked.silent.iter().any(|site| Some(site) != vouched_for.as_ref());
     let mut code = if unheard { exit::UNDECIDED } else { exit::DONE };
-    let mut told = 0;
+    let mut failed = false;
     for found in asked.found.values().filter(|f| concerns(f.plan(), args.which.as_deref())) {
         // One that cannot be taken in does not hold up the others.
         if let Err(failure) = take_in(context, found).await {
             failure.show(context.json);
             code = worse(code, failure.exit_code());
-            told += 1;
+            failed = true;
         }
     }
+    let mut known = false;
+    let mut to_tell = Vec::new();
     for id in context.store.migration_ids()? {
-        let stored = find(context, &id)?;
-        let state = state_of(&stored)?;
-        if !concerns(&stored.plan, args.which.as_deref()) || state.phase.is_final() {
-            continue;
+        let stored = by_id(context, &id)?;
+        if concerns(&stored.plan, args.which.as_deref()) {
+            known = true;
+            let state = state_of(&stored)?;
+            to_tell.extend((!state.phase.is_final()).then_some((stored, state)));
         }
-        told += 1;
-        let vouched = vouched_for.as_ref().filter(|site| **site == stored.plan.to);
-        let ended = one(context, &stored, &state, &args, vouched.is_some()).await;
+    }
+    let whom = if asked.silent.is_empty() { "the sites" } else { "the sites that answered" };
+    if !failed {
+        let kind = if unheard { Kind::Undecided } else { Kind::Refused };
+        is_about_something(&args, vouched_for.as_ref(), known, &to_tell)
+            .map_err(|what| Failure::new(kind, format!("{what} is known here or to {whom}")))?;
+    }
+    if to_tell.is_empty() && !failed && !context.json {
+        show::line(&format!("nothing that has not ended is known here or to {whom}"));
+    }
+    for (stored, state) in to_tell {
+        let vouched = vouched_for.as_ref() == Some(&stored.plan.to);
+        let ended = one(context, &stored, &state, &args, vouched).await;
         let ended = ended.unwrap_or_else(|failure| {
             failure.show(context.json);
             failure.exit_code()
         });
         code = worse(code, ended);
     }
-    if told == 0 && !context.json {
-        let whom = if asked.silent.is_empty() { "the sites" } else { "the sites that answered" };
-        show::line(&format!("nothing that has not ended is known here or to {whom}"));
-    }
     Ok(code)
+}
+
+/// A name that is mistyped must not look as if all were well.
+fn is_about_something(
+    args: &RecoverArgs,
+    vouched_for: Option<&SiteName>,
+    known: bool,
+    to_tell: &[(Stored, State)],
+) -> Result<(), String> {
+    if let Some(which) = args.which.as_ref().filter(|_| !known) {
+        return Err(format!("neither a migration {which} nor one of a VM of that name"));
+    }
+    match vouched_for {
+        Some(site) if !to_tell.iter().any(|(stored, _)| stored.plan.to == *site) => {
+            Err(format!("no migration to {site} that has not ended"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Of several exit codes the one that tells of more: that it is undecided goes before all.
@@ -88,12 +117,12 @@ fn worse(one: u8, other: u8) -> u8 {
 }
 
 /// `fenced=SITE`.
-fn destination_of(text: &str) -> Result<SiteName, Failure> {
+fn destination_of(context: &Context, text: &str) -> Result<SiteName, Failure> {
     let site = text.strip_prefix("fenced=").ok_or_else(|| {
         Failure::new(Kind::Usage, format!("not an attestation: {text}"))
             .hint("write --attest fenced=SITE; only for a destination that cannot be asked")
     })?;
-    site_name(site)
+    registered(context, site)
 }
 
 fn concerns(plan: &Plan, which: Option<&str>) -> bool {
@@ -373,7 +402,7 @@ async fn taken_back(
     id: &MigrationId,
     args: &RecoverArgs,
 ) -> Result<u8, Failure> {
-    let stored = find(context, id.as_str())?;
+    let stored = by_id(context, id.as_str())?;
     let (mut run, listening) = prepare(context, &stored).await?;
     if let Some(reason) = &args.reason {
         run.vouched = Vouched::DestinationGone(attestation(reason));

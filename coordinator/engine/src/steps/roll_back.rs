@@ -9,7 +9,8 @@ use handover::{
     Attestation, DestinationState, MarkSeen, Refusal, RevokeReceipt, SourceRequest, SourceState,
 };
 use model::Power;
-use site::{FenceStage, Leftover, SiteErrorKind};
+use plan::Plan;
+use site::{FenceStage, Leftover, Site, SiteErrorKind};
 use units::Epoch;
 use wire::control::Request;
 
@@ -64,6 +65,20 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     Ok(Record::TakenBack { removed, left })
 }
 
+/// Removes what was left at a destination that was away when all was taken back. Answers what that was.
+/// Its ledger is not needed: a placeholder that bears a mark and a volume that is in use stay.
+///
+/// # Errors
+/// While it does not answer, or hides a pool, or has a use for something of it.
+pub async fn clear_up(destination: &dyn Site, plan: &Plan) -> Result<Vec<String>, StepError> {
+    let mut removed = Vec::new();
+    for gone in pools_gone(destination, plan).await? {
+        tracing::warn!(pool = gone, site = %plan.to, "it is gone, and what was made in it");
+    }
+    remove_all(destination, plan, &mut removed).await?;
+    Ok(removed)
+}
+
 /// The operator's, of this life of it or an earlier one.
 fn word(run: &Run) -> Option<Attestation> {
     let recorded = || match run.custody.destination_state(run.epoch_in_ledgers()?) {
@@ -75,13 +90,26 @@ fn word(run: &Run) -> Option<Attestation> {
 
 /// Removes what was made at the destination.
 async fn clear(run: &Run, removed: &mut Vec<String>) -> Result<(), StepError> {
-    pools_answer(run).await?;
-    for leftover in run.destination.leftovers(&run.plan.id).await? {
-        run.destination.remove(&leftover).await?;
+    for pool in pools_gone(&*run.destination, &run.plan).await? {
+        run.watcher.warn(format!(
+            "pool {pool} is gone from {}: what was made in it is nobody's any more",
+            run.plan.to
+        ));
+    }
+    remove_all(&*run.destination, &run.plan, removed).await
+}
+
+async fn remove_all(
+    destination: &dyn Site,
+    plan: &Plan,
+    removed: &mut Vec<String>,
+) -> Result<(), StepError> {
+    for leftover in destination.leftovers(&plan.id).await? {
+        destination.remove(&leftover).await?;
         removed.push(match leftover {
-            Leftover::Placeholder { name, .. } => format!("{}: placeholder {name}", run.plan.to),
+            Leftover::Placeholder { name, .. } => format!("{}: placeholder {name}", plan.to),
             Leftover::Volume { pool, volume, .. } => {
-                format!("{}: volume {volume} in pool {pool}", run.plan.to)
+                format!("{}: volume {volume} in pool {pool}", plan.to)
             }
         });
     }
@@ -100,26 +128,22 @@ fn may_be_left(run: &Run, removed: &[String]) -> Vec<String> {
     all.filter(|one| !removed.contains(one)).collect()
 }
 
-/// A pool that is stopped hides what lies in it, and what is not seen now stays for good.
-async fn pools_answer(run: &Run) -> Result<(), StepError> {
-    let pools = run.destination.probe().await?.pools;
-    let planned: BTreeSet<_> = run.plan.disks.iter().map(|disk| &disk.pool).collect();
+/// A pool that is stopped hides what lies in it, and what is not seen now stays for good. Answers those
+/// that are there no more.
+async fn pools_gone(destination: &dyn Site, plan: &Plan) -> Result<Vec<String>, StepError> {
+    let pools = destination.probe().await?.pools;
+    let planned: BTreeSet<_> = plan.disks.iter().map(|disk| &disk.pool).collect();
+    let mut gone = Vec::new();
     for name in planned {
         match pools.iter().find(|pool| pool.name == *name) {
             Some(pool) if pool.active => {}
             Some(_) => {
-                return Err(StepError::PoolHidden {
-                    pool: name.clone(),
-                    site: run.plan.to.clone(),
-                });
+                return Err(StepError::PoolHidden { pool: name.clone(), site: plan.to.clone() });
             }
-            None => run.watcher.warn(format!(
-                "pool {name} is gone from {}: what was made in it is nobody's any more",
-                run.plan.to
-            )),
+            None => gone.push(name.clone()),
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// Undoes whatever of the fence was made and lets the VM run again, if it ran.
