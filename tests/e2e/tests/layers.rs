@@ -22,7 +22,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("guest-ssh", &["model", "site", "transfer", "units"]),
     ("site-libvirt", &["model", "site", "transfer", "units"]),
     ("site-memory", &["model", "site", "transfer", "units"]),
-    ("engine", &["handover", "journal", "model", "plan", "site", "transfer", "units", "wire"]),
+    ("site-ledger", &["handover", "journal", "model", "site", "units"]),
+    (
+        "engine",
+        &["handover", "journal", "model", "plan", "site", "site-ledger", "transfer", "units", "wire"],
+    ),
     ("store", &["engine", "model", "plan", "units"]),
     ("causeway-agent", &["track", "transfer", "units", "wire"]),
     (

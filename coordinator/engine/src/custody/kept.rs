@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use site::{FenceStage, RecordKey, Site, SiteError, UnfenceRecord};
 use units::{Digest, Epoch, chain};
 
-use super::{Custody, CustodyError, copy};
+use super::{Custody, CustodyError};
 
 /// What `recover` needs of a migration besides the ledgers, as each site is to keep it. Sealed for
 /// this crate: whoever runs it writes and reads them.
@@ -214,12 +214,12 @@ impl Custody {
     }
 
     fn key(&self, what: &str) -> Result<RecordKey, CustodyError> {
-        copy::key(&self.vm, what)
+        site_ledger::key(&self.vm, what)
     }
 }
 
 fn revoking(vm: &VmKey, epoch: Epoch) -> Result<RecordKey, CustodyError> {
-    copy::key(vm, &format!("{REVOKING}{epoch}"))
+    site_ledger::key(vm, &format!("{REVOKING}{epoch}"))
 }
 
 /// Has somebody said at this destination that it calls the attempt off?
