@@ -15,19 +15,19 @@ use std::sync::Arc;
 use handover::{
     Attempt, Attestation, Content, ContentBasis, DestinationEffect, DestinationRequest,
     DestinationRole, DestinationState, Established, Fence, FenceLevel, GrantReceipt, Identity,
-    MarkSeen, PlanDigest, Refusal, RevokeReceipt, SourceEffect, SourceRequest,
-    SourceRole, SourceState, VmKey,
+    MarkSeen, PlanDigest, Refusal, RevokeReceipt, SourceEffect, SourceRequest, SourceRole,
+    SourceState, VmKey,
 };
 use journal::StoreId;
-use site::{FenceStage, Site, UnfenceRecord};
+use site::{FenceStage, PlaceholderState, Site, UnfenceRecord};
 use site_ledger::SiteLedger;
 use units::{Digest, Epoch, chain};
 
 pub(crate) use kept::is_being_revoked;
 pub use kept::{Papers, papers};
 pub use site_ledger::{
-    CopyError, CustodyError, Folder, LEDGER_KIND, Shelf, copy_of_ledger, decode_copy, longer, mark_of,
-    mark_seen, read_ledger,
+    CopyError, CustodyError, Folder, LEDGER_KIND, Shelf, copy_of_ledger, decode_copy, longer,
+    mark_of, mark_seen, read_ledger,
 };
 
 /// Both ledgers, open and locked.
@@ -64,8 +64,13 @@ impl Custody {
             plan: PlanDigest(of.plan),
         };
         let source = SiteLedger::open(&*shelf, of.at_source, of.source, of.vm.clone(), source_id)?;
-        let destination =
-            SiteLedger::open(&*shelf, of.at_destination, of.destination, of.vm.clone(), destination_id)?;
+        let destination = SiteLedger::open(
+            &*shelf,
+            of.at_destination,
+            of.destination,
+            of.vm.clone(),
+            destination_id,
+        )?;
         Ok(Self { shelf, vm: of.vm, source, destination, template })
     }
 
@@ -441,4 +446,3 @@ fn if_it_answers(looked: Result<(), CustodyError>) -> Result<(), CustodyError> {
 fn content_of(digests: &[Digest]) -> Result<Content, CustodyError> {
     Content::new(digests.to_vec()).map_err(|error| CustodyError::Unfit { what: error.to_string() })
 }
-

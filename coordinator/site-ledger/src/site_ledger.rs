@@ -169,10 +169,7 @@ impl<R: Role> SiteLedger<R> {
 
     /// Makes the records durable, at the site and then here; answers what is to be done on them. The
     /// site first: of two coordinators it lets one go on, and the other has written nothing.
-    pub async fn carry<E>(
-        &mut self,
-        actions: Vec<Action<E>>,
-    ) -> Result<Vec<E>, CustodyError> {
+    pub async fn carry<E>(&mut self, actions: Vec<Action<E>>) -> Result<Vec<E>, CustodyError> {
         let (records, effects) = split(actions)?;
         let all = [&*self.records, &*records].concat();
         if !all.is_empty() {
@@ -183,10 +180,7 @@ impl<R: Role> SiteLedger<R> {
     }
 
     /// As [`SiteLedger::carry`], without the site's copy.
-    pub fn carry_here<E>(
-        &mut self,
-        actions: Vec<Action<E>>,
-    ) -> Result<Vec<E>, CustodyError> {
+    pub fn carry_here<E>(&mut self, actions: Vec<Action<E>>) -> Result<Vec<E>, CustodyError> {
         self.has_key()?;
         let (records, effects) = split(actions)?;
         self.write(records)?;
@@ -218,11 +212,7 @@ impl<R: Role> SiteLedger<R> {
     }
 
     /// ... where there is nothing.
-    pub async fn keep_again(
-        &self,
-        key: &RecordKey,
-        body: &[u8],
-    ) -> Result<(), CustodyError> {
+    pub async fn keep_again(&self, key: &RecordKey, body: &[u8]) -> Result<(), CustodyError> {
         if self.kept(key).await?.is_some() {
             return Ok(());
         }

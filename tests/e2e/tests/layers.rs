@@ -25,7 +25,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("site-ledger", &["handover", "journal", "model", "site", "units"]),
     (
         "engine",
-        &["handover", "journal", "model", "plan", "site", "site-ledger", "transfer", "units", "wire"],
+        &[
+            "handover",
+            "journal",
+            "model",
+            "plan",
+            "site",
+            "site-ledger",
+            "transfer",
+            "units",
+            "wire",
+        ],
     ),
     ("store", &["engine", "model", "plan", "units"]),
     ("causeway-agent", &["track", "transfer", "units", "wire"]),
