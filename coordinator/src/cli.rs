@@ -6,6 +6,7 @@ mod appliance;
 mod args;
 mod find;
 mod migrate;
+mod native;
 mod plan;
 mod receipt;
 mod recover;

@@ -253,8 +253,7 @@ impl Custody {
         epoch: Epoch,
         request: SourceRequest,
     ) -> Result<Vec<SourceEffect>, CustodyError> {
-        let actions = self.source.ask(|role| role.step(epoch, request)).await?;
-        self.source.carry(actions).await
+        self.source.request(epoch, request).await
     }
 
     /// What undoes this stage is on the disk and at the site, then the intent is in the ledger. Answers
@@ -269,7 +268,7 @@ impl Custody {
         if let Some(earlier) = self.unfence_record(epoch, record.stage).await? {
             return Ok(earlier);
         }
-        let unfence = self.keep_unfence(epoch, &record).await?;
+        let unfence = self.source.keep_unfence(&*self.shelf, epoch, &record).await?;
         let request = match record.stage {
             FenceStage::Definition => {
                 SourceRequest::Fence { unfence, content: Some(content_of(content)?) }

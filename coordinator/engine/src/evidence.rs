@@ -8,7 +8,6 @@ use handover::{
     Record, Side, SourceRole, SourceState, VerifyingKey, VmKey,
 };
 use model::{Power, VmId};
-use plan::Plan;
 use site::{PlaceholderState, Site};
 use units::{Digest, Epoch};
 
@@ -23,8 +22,9 @@ pub struct Asked {
 }
 
 /// Whose VM, and what is known of its migration besides.
-pub struct About<'a> {
-    pub plan: &'a Plan,
+pub struct About {
+    pub id: VmId,
+    /// Of the plan that the attempt carries out.
     pub digest: Digest,
     pub vm: VmKey,
     /// The attempt that the coordinator's journal knows of, if it does.
@@ -38,7 +38,7 @@ pub struct About<'a> {
 /// # Errors
 /// When a ledger contradicts itself, or its site's copy of it.
 pub async fn gather(
-    about: &About<'_>,
+    about: &About,
     source: Option<Asked>,
     destination: Option<Asked>,
 ) -> Result<Evidence, CustodyError> {
@@ -47,7 +47,7 @@ pub async fn gather(
     let (mut unfenced_counts, mut undecided_counts) = (false, false);
     let mut source_was_read = false;
     let mut evidence = Evidence::nothing(about.epoch.unwrap_or_default());
-    let id = about.plan.vm.id;
+    let id = about.id;
     if let Some(Asked { identity, ledger, site }) = source {
         let Known { records, site_asked, was_kept } =
             known(&identity, ledger, &*site, &about.vm).await?;

@@ -7,16 +7,20 @@
 mod copy;
 mod error;
 mod mark;
+mod native;
 mod shelf;
 mod site_ledger;
 mod stories;
+mod unfence;
 
 pub use copy::{CopyError, copy_of_ledger, decode as decode_copy, key};
 pub use error::CustodyError;
 pub use mark::{mark_of, mark_seen};
+pub use native::{NativeError, NativePaper, native_key, natives};
 pub use shelf::{Folder, Shelf, read_ledger};
 pub use site_ledger::{Role, SiteLedger};
 pub use stories::longer;
+pub use unfence::UNFENCE;
 
 /// The journal's kind for site ledgers.
 pub const LEDGER_KIND: u16 = 1;

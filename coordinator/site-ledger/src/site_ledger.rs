@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use handover::{
-    Action, DestinationRole, Identity, LedgerError, Record, Refusal, SourceRole, VmKey,
+    Action, DestinationEffect, DestinationRequest, DestinationRole, Identity, LedgerError,
+    MarkSeen, Record, Refusal, SourceEffect, SourceRequest, SourceRole, VmKey,
 };
 use journal::{Journal, StoreId};
 use site::{RecordKey, Site, SiteError, SiteErrorKind};
+use units::Epoch;
 
 use crate::LEDGER_KIND;
 use crate::copy::{self, Copy, LEDGER as COPY};
@@ -74,6 +76,10 @@ impl<R: Role> SiteLedger<R> {
         let copy = Copy::new(site, copy::key(&vm, COPY)?);
         let journal = opened.journal;
         Ok(Self { name, role, me, vm, journal, records, copy, was_lost: false })
+    }
+
+    pub const fn vm(&self) -> &VmKey {
+        &self.vm
     }
 
     pub fn at(&self) -> Arc<dyn Site> {
@@ -222,6 +228,31 @@ impl<R: Role> SiteLedger<R> {
 
     pub async fn kept(&self, key: &RecordKey) -> Result<Option<Vec<u8>>, CustodyError> {
         self.copy.site.kept(key).await.map_err(|cause| self.failed(cause))
+    }
+}
+
+impl SiteLedger<SourceRole> {
+    /// What the role asks for is on record; answers what is to be done on it.
+    pub async fn request(
+        &mut self,
+        epoch: Epoch,
+        request: SourceRequest,
+    ) -> Result<Vec<SourceEffect>, CustodyError> {
+        let actions = self.ask(|role| role.step(epoch, request)).await?;
+        self.carry(actions).await
+    }
+}
+
+impl SiteLedger<DestinationRole> {
+    /// As for the source, given what the placeholder shows now.
+    pub async fn request(
+        &mut self,
+        epoch: Epoch,
+        request: DestinationRequest,
+        mark: &MarkSeen,
+    ) -> Result<Vec<DestinationEffect>, CustodyError> {
+        let actions = self.ask(|role| role.step(epoch, request, mark)).await?;
+        self.carry(actions).await
     }
 }
 

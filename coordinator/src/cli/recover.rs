@@ -29,6 +29,7 @@ use super::args::RecoverArgs;
 use super::exit;
 use super::find::{by_id, state_of};
 use super::migrate::{Listening, follow, ledgers, open_custody, prepare, vm_key};
+use super::native;
 use super::site::registered;
 use super::status::{say, verdict_of};
 use crate::context::Context;
@@ -61,7 +62,10 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
             failed = true;
         }
     }
-    let mut known = false;
+    // Those its sites' agents settle: they are told, and left alone.
+    let (natives, told_code) = native::tell(context, args.which.as_deref(), None).await?;
+    code = worse(code, told_code);
+    let mut known = natives > 0;
     let mut to_tell = Vec::new();
     for id in context.store.migration_ids()? {
         let stored = by_id(context, &id)?;
@@ -77,7 +81,7 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         is_about_something(&args, vouched_for.as_ref(), known, &to_tell)
             .map_err(|what| Failure::new(kind, format!("{what} is known here or to {whom}")))?;
     }
-    if to_tell.is_empty() && !failed && !context.json {
+    if to_tell.is_empty() && natives == 0 && !failed && !context.json {
         show::line(&format!("nothing that has not ended is known here or to {whom}"));
     }
     for (stored, state) in to_tell {

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::exit;
 use super::find::{find, state_of};
 use super::migrate::{ledgers, vm_key};
+use super::native;
 use super::site::registered;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
@@ -30,15 +31,24 @@ pub async fn status(
 ) -> Result<u8, Failure> {
     let from = from.map(|name| registered(context, name)).transpose()?;
     let asked_for_one = id.is_some();
-    let ids = match id {
-        Some(which) => vec![find(context, which)?.plan.id.to_string()],
+    let ids = match id.map(|which| find(context, which)) {
+        Some(Ok(stored)) => vec![stored.plan.id.to_string()],
+        Some(Err(unknown)) => match native::tell(context, id, from.as_ref()).await? {
+            (0, _) => return Err(unknown),
+            (_, code) => return Ok(code),
+        },
         None => context.store.migration_ids()?,
     };
-    if ids.is_empty() && !context.json {
+    // By its id it is asked for alone.
+    let natives = id.filter(|id| ids.iter().any(|found| found == id)).is_none();
+    let (told, mut code) = match natives {
+        true => native::tell(context, id, from.as_ref()).await?,
+        false => (0, exit::DONE),
+    };
+    if ids.is_empty() && told == 0 && !context.json {
         line("no migrations are known here; `causeway recover` asks the sites for theirs");
     }
     let latest = Latest::read(context, ids.first())?;
-    let mut code = exit::DONE;
     for id in ids {
         let stored = find(context, &id)?;
         let state = state_of(&stored)?;
@@ -154,7 +164,7 @@ async fn gather(
         Failure::new(Kind::Undecided, what).caused_by(error)
     };
     let about = About {
-        plan,
+        id: plan.vm.id,
         digest: plan.digest().map_err(|error| undecided("the plan has no digest", &error))?,
         vm: vm_key(plan)?,
         epoch: state.epoch,
@@ -177,7 +187,7 @@ async fn gather(
 }
 
 /// Whoever waits is told for what.
-async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     match tokio::time::timeout(SILENCE, &mut work).await {
         Ok(done) => done,
@@ -247,7 +257,7 @@ fn restore(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Opt
     ))
 }
 
-fn word(verdict: &Verdict) -> &'static str {
+pub fn word(verdict: &Verdict) -> &'static str {
     match verdict.verdict {
         VerdictKind::NotStarted => "not started",
         VerdictKind::Resumable => "resumable",
@@ -264,7 +274,7 @@ fn word(verdict: &Verdict) -> &'static str {
     }
 }
 
-const fn strength(strength: Strength) -> &'static str {
+pub const fn strength(strength: Strength) -> &'static str {
     match strength {
         Strength::Proven => "proven",
         Strength::Observed => "observed",

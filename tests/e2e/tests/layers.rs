@@ -50,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "model",
             "plan",
             "site",
+            "site-ledger",
             "site-libvirt",
             "site-memory",
             "store",
