@@ -1,6 +1,5 @@
 //! The control connection: opened when needed, reopened when dead, never waited for without limit.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,17 +21,11 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 static QUIET: Once = Once::new();
 
-/// What a look waits for at a libvirt that has just not answered one: who asks about several things waits
-/// long once.
-const AGAIN: Duration = Duration::from_secs(5);
-
 /// The way to one libvirt.
 #[derive(Clone)]
 pub(crate) struct Link {
     config: Arc<LibvirtConfig>,
     idle: Arc<Mutex<Option<Idle>>>,
-    /// The last call got no answer in time.
-    silent: Arc<AtomicBool>,
 }
 
 struct Idle {
@@ -64,7 +57,7 @@ impl Link {
     pub(crate) fn new(config: Arc<LibvirtConfig>) -> Self {
         // libvirt prints every error by default, and stdout and stderr are not ours.
         QUIET.call_once(virt::error::clear_error_callback);
-        Self { config, idle: Arc::default(), silent: Arc::default() }
+        Self { config, idle: Arc::default() }
     }
 
     /// Does `work` with the control connection on a thread of its own.
@@ -114,11 +107,7 @@ impl Link {
             let error = self.error(SiteErrorKind::Exhausted, attempt, "no thread for the call");
             return Err(SiteError { source: Some(Box::new(cause)), ..error });
         }
-        let is_silent = op == Op::Look && self.silent.load(Ordering::Relaxed);
-        let limit = if is_silent { limit.min(AGAIN) } else { limit };
-        let answer = timeout(limit, answered).await;
-        self.silent.store(answer.is_err(), Ordering::Relaxed);
-        match answer {
+        match timeout(limit, answered).await {
             Ok(Ok(Ok(done))) => Ok(done),
             Ok(Ok(Err(fault))) => Err(self.judge(fault, op, attempt)),
             Ok(Err(_)) => {

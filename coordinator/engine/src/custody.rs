@@ -23,8 +23,8 @@ use site::{FenceStage, PlaceholderState, Site, UnfenceRecord};
 use site_ledger::SiteLedger;
 use units::{Digest, Epoch, chain};
 
-pub(crate) use kept::is_being_revoked;
 pub use kept::{Papers, papers};
+pub(crate) use kept::{forget_what_is_kept, is_being_revoked};
 pub use site_ledger::{
     CopyError, CustodyError, Folder, LEDGER_KIND, Shelf, copy_of_ledger, decode_copy, longer,
     mark_of, mark_seen, read_ledger,

@@ -96,9 +96,10 @@ pub enum Record {
         #[serde(default)]
         left: Vec<String>,
     },
-    /// What was left at a destination that has come back.
+    /// What was left at a destination that has come back, as far as it could be removed.
     Cleared {
         removed: Vec<String>,
+        left: Vec<String>,
     },
     /// The retired source was deleted, on the operator's word.
     Discarded {
@@ -298,9 +299,9 @@ impl State {
                 self.removed.clone_from(removed);
                 self.left.clone_from(left);
             }
-            Record::Cleared { removed } => {
+            Record::Cleared { removed, left } => {
                 self.removed.extend_from_slice(removed);
-                self.left.clear();
+                self.left.clone_from(left);
             }
             Record::Discarded { removed } => {
                 self.turn(Turn::Discarded)?;

@@ -1,11 +1,15 @@
 //! `abort`: a migration is called off, and what was made for it is removed.
 
-use engine::{Journal, Phase, Record, State, Vouched};
+use engine::{Journal, Phase, Record, State, StepError, Vouched};
+use model::{Power, SiteName};
+use plan::Plan;
+use site::SiteErrorKind;
 
 use super::args::AbortArgs;
 use super::exit;
 use super::find::{find, state_of};
 use super::migrate::{follow, prepare};
+use super::recover::show_if_taken_in;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::interrupts::Interrupts;
@@ -23,7 +27,10 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
     if state.phase == Phase::RolledBack {
         context.say(
             &format!("{id} was rolled back already"),
-            &serde_json::json!({ "rolled_back": id, "vm": vm, "runs_at": stored.plan.from, "removed": [] }),
+            &serde_json::json!({
+                "rolled_back": id, "vm": vm, "runs_at": runs_at(context, &stored.plan).await,
+                "why": state.why, "removed": [], "left": [],
+            }),
         );
         return Ok(exit::DONE);
     }
@@ -35,6 +42,7 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
             false => failure.next(format!("causeway resume {id}")),
         });
     }
+    show_if_taken_in(context, &stored, &state);
     let mut question = format!(
         "Take back {id}? {vm} goes on at {}, what was copied is deleted.",
         stored.plan.from
@@ -82,27 +90,59 @@ async fn clear_up(
     if !yes && !show::ask(&question) {
         return Err(not_agreed());
     }
-    let removed = engine::clear_up(&*context.site(&plan.to)?, plan).await.map_err(|error| {
-        let failure = Failure::new(Kind::Interrupted, format!("{} is not cleared", plan.to));
-        let failure = error.hints().into_iter().fold(failure.caused_by(&error), Failure::hint);
-        failure.next(format!("causeway abort {id}"))
-    })?;
+    let (mut removed, destination) = (Vec::new(), context.site(&plan.to)?);
+    let cleared = engine::clear_up(&*destination, plan, state.epoch, &mut removed).await;
+    let left = match &cleared {
+        Ok(left) => left.clone(),
+        Err(_) => state.left.iter().filter(|left| !removed.contains(left)).cloned().collect(),
+    };
+    let record = Record::Cleared { removed: removed.clone(), left: left.clone() };
     let mut journal = MigrationJournal { store: context.store.clone(), id: id.clone() };
-    journal.record(&Record::Cleared { removed: removed.clone() }).await.map_err(|error| {
+    journal.record(&record).await.map_err(|error| {
         Failure::new(Kind::Interrupted, "what was removed cannot be recorded").caused_by(&error)
     })?;
+    if !context.json {
+        for what in &removed {
+            show::line(&format!("  removed   {what}"));
+        }
+    }
+    cleared.map_err(|error| not_cleared(plan, &error))?;
     if context.json {
-        let value = serde_json::json!({ "rolled_back": id, "vm": plan.vm.name, "runs_at": plan.from, "removed": removed });
+        let value = serde_json::json!({
+            "rolled_back": id, "vm": plan.vm.name, "runs_at": runs_at(context, plan).await,
+            "why": state.why, "removed": removed, "left": left,
+        });
         show::line(&value.to_string());
         return Ok(exit::DONE);
     }
-    if removed.is_empty() {
+    for what in &left {
+        show::line(&format!("  may be left  {what}"));
+    }
+    if removed.is_empty() && left.is_empty() {
         show::line(&format!("nothing of {id} was left at {}", plan.to));
     }
-    for what in removed {
-        show::line(&format!("  removed   {what}"));
-    }
     Ok(exit::DONE)
+}
+
+fn not_cleared(plan: &Plan, error: &StepError) -> Failure {
+    let (id, to) = (&plan.id, &plan.to);
+    let is_marked =
+        matches!(error, StepError::Site(error) if error.kind == SiteErrorKind::WrongState);
+    let failure = if is_marked {
+        // What is there was decided to be the VM, and the word that let the source go on was wrong.
+        let what = format!("{to} has a VM of {id} that was given the right to run");
+        Failure::new(Kind::Undecided, what).next(format!("causeway status {id}"))
+    } else {
+        let what = format!("{to} is not cleared");
+        Failure::new(Kind::Interrupted, what).next(format!("causeway abort {id}"))
+    };
+    error.hints().into_iter().fold(failure.caused_by(error), Failure::hint)
+}
+
+/// Where its platform shows it running.
+async fn runs_at<'p>(context: &Context, plan: &'p Plan) -> Option<&'p SiteName> {
+    let power = context.site(&plan.from).ok()?.power(plan.vm.id).await;
+    matches!(power, Ok(Power::Running)).then_some(&plan.from)
 }
 
 pub fn not_agreed() -> Failure {

@@ -19,24 +19,23 @@ pub fn find(context: &Context, which: &str) -> Result<Stored, Failure> {
         let stored = context.store.migration(&id)?;
         of_that_name.extend(stored.filter(|stored| stored.plan.vm.name == which));
     }
+    // Those that go on, if any do.
+    let mut open = Vec::new();
+    for stored in &of_that_name {
+        if !state_of(stored)?.phase.is_final() {
+            open.push(stored.plan.id.clone());
+        }
+    }
+    if !open.is_empty() {
+        of_that_name.retain(|stored| open.contains(&stored.plan.id));
+    }
     let vms: BTreeSet<_> = of_that_name.iter().map(|stored| stored.plan.vm.id).collect();
     if vms.len() > 1 {
         let ids: Vec<_> = of_that_name.iter().map(|stored| stored.plan.id.as_str()).collect();
         return Err(Failure::new(Kind::Usage, format!("several VMs are called {which}"))
             .hint(format!("name the migration: {}", ids.join(", "))));
     }
-    let goes_on = |stored: &Stored| Ok::<_, Failure>(!state_of(stored)?.phase.is_final());
-    let mut last = None;
-    for stored in of_that_name {
-        let before = match &last {
-            Some(before) => goes_on(before)?,
-            None => false,
-        };
-        if !before || goes_on(&stored)? {
-            last = Some(stored);
-        }
-    }
-    last.ok_or_else(|| {
+    of_that_name.pop().ok_or_else(|| {
         Failure::new(Kind::Refused, format!("no migration {which}, and none of a VM of that name"))
             .hint("causeway status lists them; `causeway recover` asks the sites for others")
     })

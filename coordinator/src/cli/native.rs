@@ -11,7 +11,7 @@ use site_ledger::{NativePaper, natives};
 use units::{Digest, Epoch, chain};
 
 use super::exit;
-use super::status::{patiently, strength, word};
+use super::status::{is_for_people, patiently, strength, word};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::show;
@@ -137,6 +137,7 @@ fn say(context: &Context, paper: &NativePaper, verdict: &Verdict) -> u8 {
             exit::UNDECIDED
         }
         VerdictKind::Completed if verdict.started != Some(true) => exit::UNDECIDED,
+        _ if is_for_people(verdict) => exit::UNDECIDED,
         _ => exit::DONE,
     }
 }

@@ -331,13 +331,23 @@ async fn one(
         return Ok(code);
     }
     if vouched && state.phase.is_before_decision() {
-        return vouch(context, stored, args).await;
+        return vouch(context, stored, state, args).await;
     }
-    if verdict.verdict == VerdictKind::NeedsOperator || !state.phase.is_past_copying() {
+    // A journal from a backup is taken to where the ledgers are before it is believed.
+    let is_decided = matches!(
+        verdict.verdict,
+        VerdictKind::InHandover | VerdictKind::RolledBack | VerdictKind::Completed
+    );
+    if verdict.verdict == VerdictKind::NeedsOperator
+        || !(state.phase.is_past_copying() || is_decided)
+    {
         return Ok(code);
     }
     agree_to_go_on(context, stored, state, args.yes)?;
     let (run, listening) = prepare(context, stored).await?;
+    if !run.state.phase.is_past_copying() {
+        return Ok(code);
+    }
     to_its_end(context, run, listening, stored).await
 }
 
@@ -350,16 +360,32 @@ pub fn agree_to_go_on(
     yes: bool,
 ) -> Result<(), Failure> {
     let plan = &stored.plan;
-    if state.rebuilt && !context.json {
-        show::error(&plan_text(plan));
-        show::error(&format!("  login     {}", stored.login));
-    }
+    show_if_taken_in(context, stored, state);
     let phase = state.phase.word();
     agreed(yes, &format!("Go on with {} of {}, which is {phase}?", plan.id, plan.vm.name))
 }
 
+/// What nobody at this machine has seen yet.
+pub fn show_if_taken_in(context: &Context, stored: &Stored, state: &State) {
+    if !state.rebuilt {
+        return;
+    }
+    if context.json {
+        let login = stored.login.to_string();
+        show::line(&serde_json::json!({ "plan": stored.plan, "login": login }).to_string());
+    } else {
+        show::error(&plan_text(&stored.plan));
+        show::error(&format!("  login     {}", stored.login));
+    }
+}
+
 /// Takes it back on the operator's word for a destination that is gone.
-async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result<u8, Failure> {
+async fn vouch(
+    context: &Context,
+    stored: &Stored,
+    state: &State,
+    args: &RecoverArgs,
+) -> Result<u8, Failure> {
     let (plan, vm) = (&stored.plan, &stored.plan.vm.name);
     match context.site(&plan.to)?.power(plan.vm.id).await {
         Err(error) if error.kind == SiteErrorKind::Unreachable => {}
@@ -371,6 +397,7 @@ async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result
             .hint(format!("causeway abort {}", plan.id)));
         }
     }
+    show_if_taken_in(context, stored, state);
     let question = format!(
         "On your word that nothing of {vm} ever runs at {}: take {} back and let {vm} run at {}?",
         plan.to, plan.id, plan.from

@@ -70,7 +70,10 @@ pub async fn status(
             } else {
                 line(&format!("{id}   {}   superseded by {later}", plan.vm.name));
                 line(&format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
-                if !state.phase.is_final() {
+                for left in &state.left {
+                    line(&format!("  may be left  {left}"));
+                }
+                if !state.phase.is_final() || !state.left.is_empty() {
                     line(&format!("  next      take back what it left: causeway abort {id}"));
                 }
             }
@@ -102,9 +105,15 @@ pub fn say(context: &Context, plan: &Plan, state: &State, verdict: &Verdict) -> 
             exit::UNDECIDED
         }
         VerdictKind::Completed if verdict.started != Some(true) => exit::UNDECIDED,
-        _ if outage(state, verdict).is_some() => exit::UNDECIDED,
+        _ if is_for_people(verdict) || outage(state, verdict).is_some() => exit::UNDECIDED,
+        _ if verdict.lives_at.is_none() && !state.phase.is_final() => exit::UNDECIDED,
         _ => exit::DONE,
     }
+}
+
+/// What no command does.
+pub const fn is_for_people(verdict: &Verdict) -> bool {
+    matches!(verdict.next, Next::FenceAgain(_) | Next::Quarantine(_) | Next::CallForHelp)
 }
 
 /// It belongs to a site whose platform shows that it does not run. What became of it after the end of the
@@ -149,7 +158,7 @@ fn superseded_value(plan: &Plan, state: &State, later: &str) -> serde_json::Valu
     json!({
         "id": plan.id, "vm": plan.vm.name, "from": plan.from, "to": plan.to,
         "phase": state.phase, "rounds": state.next_round, "wire": state.wire,
-        "superseded_by": later,
+        "left": state.left, "superseded_by": later,
     })
 }
 
@@ -193,7 +202,7 @@ pub async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
         Ok(done) => done,
         Err(_) => {
             show::error(&format!(
-                "{what}: one takes its time, and is given up in a minute at most"
+                "{what}: one takes its time, and is given up in two minutes at most"
             ));
             work.await
         }
@@ -251,10 +260,11 @@ fn restore(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Opt
     if !state.phase.is_before_decision() {
         return Some((format!("bring {to} back, with its ledger"), None));
     }
-    Some((
-        format!("bring {to} back; or if it is gone for good, and the VM never runs there"),
-        Some(format!("causeway recover {id} --settle --attest fenced={to} --reason \"WHY\"")),
-    ))
+    // Nothing to be typed as what comes next: it is somebody's word.
+    let words = format!(
+        "bring {to} back; or if it is gone for good, and the VM never runs there: causeway recover {id} --settle --attest fenced={to} --reason \"WHY\""
+    );
+    Some((words, None))
 }
 
 pub fn word(verdict: &Verdict) -> &'static str {
@@ -311,10 +321,7 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
     )];
     lines.push(format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
     if let (Some(platform), Some(site)) = (outage, lives_at(plan, verdict)) {
-        lines.push(format!(
-            "  outage    at {site} {platform}{}",
-            goes_on_by(platform, state, verdict)
-        ));
+        lines.push(format!("  outage    at {site} {platform}{}", goes_on_by(platform, state)));
     }
     if let Some(why) = &state.why {
         lines.push(format!("  because   {why}"));
@@ -337,15 +344,21 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
 }
 
 /// Whose doing that is, as far as it is known, and what ends it.
-fn goes_on_by(platform: Platform, state: &State, verdict: &Verdict) -> &'static str {
-    let is_ours = state.phase.is_downtime()
-        || matches!(verdict.verdict, VerdictKind::RolledBack | VerdictKind::Completed);
-    match platform {
-        _ if is_ours => ": the next command lets it go on",
-        Platform::Suspended => {
+fn goes_on_by(platform: Platform, state: &State) -> &'static str {
+    use {Phase as F, Platform as P};
+    match (state.phase, platform) {
+        (F::Draining | F::Fencing | F::Deciding | F::RollingBack, P::Suspended) => {
+            ": the next command lets it go on"
+        }
+        (F::Starting, P::Suspended | P::Off) => ": the next command starts it",
+        // A journal that was made anew does not know of a drain.
+        (F::Planned | F::Preparing | F::Copying | F::Holding, _) if state.rebuilt => "",
+        (F::Planned | F::Preparing | F::Copying | F::Holding, P::Suspended) => {
             ", not by this migration: let it go on there (libvirt: virsh resume)"
         }
-        Platform::Off => ", not by this migration: start it there (libvirt: virsh start)",
+        (F::Planned | F::Preparing | F::Copying | F::Holding, P::Off) => {
+            ", not by this migration: start it there (libvirt: virsh start)"
+        }
         _ => "",
     }
 }

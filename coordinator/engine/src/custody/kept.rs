@@ -145,6 +145,16 @@ pub(crate) async fn is_being_revoked(
     Ok(kept.map_err(|cause| CustodyError::Site { site: name(), cause })?.is_some())
 }
 
+/// What a destination keeps of an attempt that was taken back while it was away, but for its ledger.
+pub(crate) async fn forget_what_is_kept(site: &dyn Site, vm: model::VmId, epoch: Epoch) {
+    let Ok(vm) = vm.to_string().parse() else { return };
+    for what in [PAPERS, REVOKING] {
+        if let Ok(key) = site_ledger::key(&vm, &format!("{what}{epoch}")) {
+            forget(site, &key).await;
+        }
+    }
+}
+
 /// That it cannot be removed harms nobody.
 async fn forget(site: &dyn Site, key: &RecordKey) {
     if let Err(error) = site.forget(key).await {

@@ -14,7 +14,7 @@ use site::{FenceStage, Leftover, Site, SiteErrorKind};
 use units::Epoch;
 use wire::control::Request;
 
-use crate::custody::{CustodyError, mark_seen};
+use crate::custody::{CustodyError, forget_what_is_kept, mark_seen};
 use crate::error::StepError;
 use crate::record::Record;
 use crate::run::{Run, Vouched};
@@ -65,18 +65,35 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     Ok(Record::TakenBack { removed, left })
 }
 
-/// Removes what was left at a destination that was away when all was taken back. Answers what that was.
-/// Its ledger is not needed: a placeholder that bears a mark and a volume that is in use stay.
+/// Removes what was left at a destination that was away when all was taken back. Its ledger is not
+/// needed: a placeholder that bears a mark stays, and so does a volume that a VM has in use since. Answers
+/// what is left; what was removed is in `removed`, whatever comes of the rest.
 ///
 /// # Errors
-/// While it does not answer, or hides a pool, or has a use for something of it.
-pub async fn clear_up(destination: &dyn Site, plan: &Plan) -> Result<Vec<String>, StepError> {
-    let mut removed = Vec::new();
-    for gone in pools_gone(destination, plan).await? {
-        tracing::warn!(pool = gone, site = %plan.to, "it is gone, and what was made in it");
+/// While it does not answer, or hides a pool, or shows that it was given the VM.
+pub async fn clear_up(
+    destination: &dyn Site,
+    plan: &Plan,
+    epoch: Option<Epoch>,
+    removed: &mut Vec<String>,
+) -> Result<Vec<String>, StepError> {
+    let gone = pools_gone(destination, plan).await?;
+    for leftover in destination.leftovers(&plan.id).await? {
+        match (destination.remove(&leftover).await, &leftover) {
+            (Ok(()), _) => removed.push(words(plan, &leftover)),
+            // Another migration made it its own.
+            (Err(error), Leftover::Volume { .. }) if error.kind == SiteErrorKind::WrongState => {
+                tracing::info!(error = %units::chain(&error), "it stays");
+            }
+            (Err(error), _) => return Err(error.into()),
+        }
     }
-    remove_all(destination, plan, &mut removed).await?;
-    Ok(removed)
+    if let Some(epoch) = epoch {
+        forget_what_is_kept(destination, plan.vm.id, epoch).await;
+    }
+    let hidden = plan.disks.iter().filter(|disk| gone.contains(&disk.pool));
+    let hidden = hidden.map(|disk| (&disk.volume, &disk.pool));
+    Ok(hidden.map(|(volume, pool)| volume_words(plan, volume, pool)).collect())
 }
 
 /// The operator's, of this life of it or an earlier one.
@@ -106,14 +123,20 @@ async fn remove_all(
 ) -> Result<(), StepError> {
     for leftover in destination.leftovers(&plan.id).await? {
         destination.remove(&leftover).await?;
-        removed.push(match leftover {
-            Leftover::Placeholder { name, .. } => format!("{}: placeholder {name}", plan.to),
-            Leftover::Volume { pool, volume, .. } => {
-                format!("{}: volume {volume} in pool {pool}", plan.to)
-            }
-        });
+        removed.push(words(plan, &leftover));
     }
     Ok(())
+}
+
+fn words(plan: &Plan, leftover: &Leftover) -> String {
+    match leftover {
+        Leftover::Placeholder { name, .. } => format!("{}: placeholder {name}", plan.to),
+        Leftover::Volume { pool, volume, .. } => volume_words(plan, volume, pool),
+    }
+}
+
+fn volume_words(plan: &Plan, volume: &str, pool: &str) -> String {
+    format!("{}: volume {volume} in pool {pool}", plan.to)
 }
 
 /// What may have been made at the destination and is not known to be removed: by the plan, since a
@@ -121,7 +144,7 @@ async fn remove_all(
 fn may_be_left(run: &Run, removed: &[String]) -> Vec<String> {
     let (to, vm) = (&run.plan.to, &run.plan.vm);
     let volumes = run.plan.disks.iter().map(|disk| (&disk.volume, &disk.pool));
-    let volumes = volumes.map(|(volume, pool)| format!("{to}: volume {volume} in pool {pool}"));
+    let volumes = volumes.map(|(volume, pool)| volume_words(&run.plan, volume, pool));
     let placeholder = format!("{to}: placeholder {}", vm.name);
     let records = format!("{to}: what it keeps for causeway of VM {}", vm.id);
     let all = [placeholder].into_iter().chain(volumes).chain([records]);
