@@ -1,9 +1,12 @@
 //! The command line: what can be typed, and what is done about it.
 
+mod abort;
 mod act;
 mod appliance;
 mod args;
+mod find;
 mod migrate;
+mod native;
 mod plan;
 mod receipt;
 mod recover;
@@ -68,7 +71,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
                 Verb::Migrate(ask) => migrate::migrate(&context, ask).await,
                 Verb::Run(ask) => migrate::run_saved(&context, ask).await,
                 Verb::Resume(ask) => act::resume(&context, ask).await,
-                Verb::Abort(ask) => act::abort(&context, ask).await,
+                Verb::Abort(ask) => abort::abort(&context, ask).await,
                 Verb::Discard(ask) => act::discard(&context, ask).await,
                 Verb::Switchover { id } => act::switchover(&context, &id),
                 Verb::Status { id, from } => {

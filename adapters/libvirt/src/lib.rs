@@ -33,3 +33,4 @@ mod xml;
 
 pub use config::{Acceleration, HostAccess, LibvirtConfig, Limits, UefiLoader};
 pub use libvirt_site::LibvirtSite;
+pub use xml::ARRIVAL_NAMESPACE;

@@ -137,12 +137,14 @@ pub(crate) fn write_mark(connection: &Connect, vm: VmId, mark: &Mark) -> Result<
     let text =
         metadata_text(migration.as_str(), epoch.0, *state, Some(mark)).map_err(unwritable)?;
     let live = if held.power.is_loaded() { sys::VIR_DOMAIN_AFFECT_LIVE } else { 0 };
+    // One that came by its platform's own migration need not have a definition beside.
+    let config = if held.domain.is_persistent()? { sys::VIR_DOMAIN_AFFECT_CONFIG } else { 0 };
     held.domain.set_metadata(
         i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or(2),
         Some(&text),
         Some("causeway"),
         Some(ours_uri()),
-        live | sys::VIR_DOMAIN_AFFECT_CONFIG,
+        live | config,
     )?;
     // What counts is what libvirt stored.
     match read_mark(connection, vm)? {

@@ -188,11 +188,16 @@ fn disown(pool: &StoragePool, owners: &[String]) -> Result<(), Fault> {
 fn refuse_if_used(connection: &Connect, pool: &str, volume: &str, path: &str) -> Result<(), Fault> {
     for domain in look::all(connection)? {
         for xml in [look::config_xml(&domain)?, look::live_xml(&domain)?] {
+            // A fenced definition names nothing that there is: its note does.
+            let fenced = xml.fenced.iter().flat_map(|note| &note.disks);
             let used = xml.paths().any(|used| used == path)
-                || xml.volumes().any(|used| used == (pool, volume));
+                || xml.volumes().any(|used| used == (pool, volume))
+                || fenced.into_iter().any(|disk| disk.path == path);
             if used {
                 let what = format!("volume {volume:?} is in use by VM {:?}", xml.name);
-                return Err(Fault::wrong_state(what).hint("remove that VM first"));
+                let hint =
+                    "it is that VM's disk: it goes with the VM, if that is of no use any more";
+                return Err(Fault::wrong_state(what).hint(hint));
             }
         }
     }

@@ -11,6 +11,7 @@ mod write;
 
 pub(crate) use caps::{DomainCaps, HostCaps};
 pub(crate) use domain::{DomainXml, XmlDisk, XmlSource};
+pub use ours::ARRIVAL_NAMESPACE;
 pub(crate) use ours::{FenceNote, FencedDisk, Ours, OursState, ours_uri};
 pub(crate) use secret::{SecretXml, new_secret};
 pub(crate) use storage::{PoolXml, VolumeXml, new_pool, new_volume};

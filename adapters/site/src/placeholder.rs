@@ -1,5 +1,6 @@
 //! The VM to come: what it is made from, and what of it a site holds.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use model::{Cpu, DiskBus, DiskFormat, Firmware, NetworkRef, PciAddress, Power, VmId};
@@ -118,6 +119,21 @@ pub enum PlaceholderState {
         name: String,
         power: Power,
     },
+}
+
+impl fmt::Display for PlaceholderState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("no VM of that id"),
+            Self::Held { migration, .. } => write!(f, "the placeholder of {migration}"),
+            Self::Released { migration, power, .. } => {
+                write!(f, "the VM as {migration} started it, which is {power}")
+            }
+            Self::Foreign { name, power } => {
+                write!(f, "VM {name:?}, which no migration made and which is {power}")
+            }
+        }
+    }
 }
 
 /// Something that a migration made at a site.

@@ -3,126 +3,39 @@
 //! Every question of who may run goes to the roles of crate `handover`; this file makes their
 //! records durable in the order in which they are given, and hands the caller what is left to do.
 //! The files lie on the operator's machine, outside every disk that is copied, and each site keeps a
-//! copy of its own ([`copy`]): before anything is done on a record it is in both.
+//! copy of its own (crate `site-ledger`): before anything is done on a record it is in both.
 //!
 //! What undoes a fence can be large (it holds the first and last blocks of disks), so it lies in a
 //! file of its own, on the disk before the ledger's record that names it by its hash.
 
-mod copy;
-mod half;
 mod kept;
-mod shelf;
-mod stories;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use handover::{
     Attempt, Attestation, Content, ContentBasis, DestinationEffect, DestinationRequest,
     DestinationRole, DestinationState, Established, Fence, FenceLevel, GrantReceipt, Identity,
-    LedgerError, MarkSeen, PlanDigest, Record, Refusal, RevokeReceipt, SourceEffect, SourceRequest,
-    SourceRole, SourceState, VmKey,
+    MarkSeen, PlanDigest, Refusal, RevokeReceipt, SourceEffect, SourceRequest, SourceRole,
+    SourceState, VmKey,
 };
-use journal::{AppendError, OpenError, StoreId};
-use model::SiteName;
-use site::{FenceStage, Mark, PlaceholderState, Site, SiteError, UnfenceRecord};
-use thiserror::Error;
-use units::{Digest, Epoch, MigrationId, chain};
+use journal::StoreId;
+use site::{FenceStage, PlaceholderState, Site, UnfenceRecord};
+use site_ledger::SiteLedger;
+use units::{Digest, Epoch, chain};
 
-pub use copy::{CopyError, decode as decode_copy};
-use half::{Half, decode};
-pub(crate) use kept::is_being_revoked;
 pub use kept::{Papers, papers};
-pub use shelf::{Folder, Shelf};
-pub(crate) use stories::longer;
-
-/// The journal's kind for site ledgers.
-pub const LEDGER_KIND: u16 = 1;
-
-#[derive(Debug, Error)]
-pub enum CustodyError {
-    #[error("cannot open the ledger {}", path.display())]
-    Open {
-        path: PathBuf,
-        #[source]
-        cause: OpenError,
-    },
-    #[error("the ledger {} holds what this version cannot read", path.display())]
-    Decode {
-        path: PathBuf,
-        #[source]
-        cause: handover::DecodeError,
-    },
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error("cannot write the ledger of {site}; this process must stop")]
-    Append {
-        site: String,
-        #[source]
-        cause: AppendError,
-    },
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    #[error("cannot keep {}", path.display())]
-    File {
-        path: PathBuf,
-        #[source]
-        cause: std::io::Error,
-    },
-    #[error("what undoes the fence is not what the ledger recorded: {}", path.display())]
-    Tampered { path: PathBuf },
-    #[error("not as the ledger needs it: {what}")]
-    Unfit { what: String },
-    /// Whether it was recorded is known when it answers; nothing was done on it.
-    #[error("the copy of its ledger at {site} cannot be kept up")]
-    Site {
-        site: String,
-        #[source]
-        cause: SiteError,
-    },
-    #[error("the copy of its ledger that {site} keeps cannot be read")]
-    Copy {
-        site: String,
-        #[source]
-        cause: CopyError,
-    },
-    #[error(
-        "the key of {site} could not be had when this began, and without it nothing is recorded there"
-    )]
-    NoKey { site: String },
-    #[error(
-        "somebody began to call it off, and {site}, which knows whether the VM was let go on there, does not tell"
-    )]
-    MayBeReleased { site: String },
-    #[error("another coordinator has written the ledger of {site} meanwhile")]
-    Elsewhere { site: String },
-    #[error("the ledger of {site} here and the copy that {site} keeps tell different stories")]
-    TwoStories { site: String },
-}
-
-impl CustodyError {
-    /// What nobody can put right but a person.
-    pub(crate) const fn both_ways() -> Self {
-        Self::Refused(Refusal::Contradiction {
-            what: "decided for the destination, and the source was released",
-        })
-    }
-
-    /// Did a site not answer? What was recorded stands, and asking again goes on from there.
-    pub const fn at_site(&self) -> Option<&SiteError> {
-        match self {
-            Self::Site { cause, .. } => Some(cause),
-            _ => None,
-        }
-    }
-}
+pub(crate) use kept::{forget_what_is_kept, is_being_revoked};
+pub use site_ledger::{
+    CopyError, CustodyError, Folder, LEDGER_KIND, Shelf, copy_of_ledger, decode_copy, longer,
+    mark_of, mark_seen, read_ledger,
+};
 
 /// Both ledgers, open and locked.
 pub struct Custody {
     shelf: Box<dyn Shelf>,
     vm: VmKey,
-    source: Half<SourceRole>,
-    destination: Half<DestinationRole>,
+    source: SiteLedger<SourceRole>,
+    destination: SiteLedger<DestinationRole>,
     template: Attempt,
 }
 
@@ -150,9 +63,14 @@ impl Custody {
             destination: of.destination.site.clone(),
             plan: PlanDigest(of.plan),
         };
-        let source = Half::open(&*shelf, of.at_source, of.source, of.vm.clone(), source_id)?;
-        let destination =
-            Half::open(&*shelf, of.at_destination, of.destination, of.vm.clone(), destination_id)?;
+        let source = SiteLedger::open(&*shelf, of.at_source, of.source, of.vm.clone(), source_id)?;
+        let destination = SiteLedger::open(
+            &*shelf,
+            of.at_destination,
+            of.destination,
+            of.vm.clone(),
+            destination_id,
+        )?;
         Ok(Self { shelf, vm: of.vm, source, destination, template })
     }
 
@@ -335,8 +253,7 @@ impl Custody {
         epoch: Epoch,
         request: SourceRequest,
     ) -> Result<Vec<SourceEffect>, CustodyError> {
-        let actions = self.source.ask(|role| role.step(epoch, request)).await?;
-        self.source.carry(actions).await
+        self.source.request(epoch, request).await
     }
 
     /// What undoes this stage is on the disk and at the site, then the intent is in the ledger. Answers
@@ -351,7 +268,7 @@ impl Custody {
         if let Some(earlier) = self.unfence_record(epoch, record.stage).await? {
             return Ok(earlier);
         }
-        let unfence = self.keep_unfence(epoch, &record).await?;
+        let unfence = self.source.keep_unfence(&*self.shelf, epoch, &record).await?;
         let request = match record.stage {
             FenceStage::Definition => {
                 SourceRequest::Fence { unfence, content: Some(content_of(content)?) }
@@ -525,51 +442,6 @@ fn if_it_answers(looked: Result<(), CustodyError>) -> Result<(), CustodyError> {
     }
 }
 
-/// What the placeholder shows now. That it could not be asked is an answer too.
-pub async fn mark_seen(site: &dyn Site, vm: model::VmId) -> MarkSeen {
-    let placeholder_of = match site.placeholder(vm).await {
-        Ok(PlaceholderState::Absent) => return MarkSeen::NoPlaceholder,
-        Ok(PlaceholderState::Foreign { .. }) | Err(_) => return MarkSeen::Unknown,
-        Ok(PlaceholderState::Held { epoch, .. } | PlaceholderState::Released { epoch, .. }) => {
-            epoch
-        }
-    };
-    match site.read_mark(vm).await {
-        Ok(None) => MarkSeen::Absent { placeholder_of },
-        Ok(Some(mark)) => mark.receipt.parse().map_or(MarkSeen::Unknown, MarkSeen::Present),
-        Err(_) => MarkSeen::Unknown,
-    }
-}
-
-/// The receipt as it is written on the placeholder.
-pub fn mark_of(migration: &MigrationId, epoch: Epoch, receipt: &GrantReceipt) -> Mark {
-    Mark { migration: migration.clone(), epoch, receipt: receipt.to_string() }
-}
-
-/// A site's ledger, read without taking its lock; `None` where there is none, or its creation was cut
-/// short. A ledger that is not there proves nothing, while an empty one would.
-pub fn read_ledger(folder: &Folder, site: &SiteName) -> Result<Option<Vec<Record>>, CustodyError> {
-    let path = folder.path(site.as_str(), shelf::LEDGER);
-    let contents = match journal::read(&path) {
-        // What cannot be looked at may well be there.
-        Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
-        read => read.map_err(|cause| CustodyError::Open { path: path.clone(), cause })?,
-    };
-    contents.map(|contents| decode(&path, &contents.records)).transpose()
-}
-
 fn content_of(digests: &[Digest]) -> Result<Content, CustodyError> {
     Content::new(digests.to_vec()).map_err(|error| CustodyError::Unfit { what: error.to_string() })
-}
-
-/// What a site keeps of a VM's ledger; `None` where it keeps none.
-pub async fn copy_of_ledger(
-    site: &dyn Site,
-    vm: &VmKey,
-) -> Result<Option<Vec<Record>>, CustodyError> {
-    let name = site.name().to_string();
-    let kept = site.kept(&copy::key(vm, copy::LEDGER)?).await;
-    let kept = kept.map_err(|cause| CustodyError::Site { site: name.clone(), cause })?;
-    let records = kept.map(|body| copy::decode(&body)).transpose();
-    records.map_err(|cause| CustodyError::Copy { site: name, cause })
 }

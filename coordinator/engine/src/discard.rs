@@ -25,7 +25,7 @@ pub async fn discard(run: &mut Run) -> Result<Discarded, StepError> {
     }
     match run.destination.placeholder(vm).await? {
         PlaceholderState::Released { power: Power::Running, .. } => {}
-        found => return Err(last_copy(run, format!("{} shows {found:?}", run.plan.to))),
+        found => return Err(last_copy(run, format!("{} shows {found}", run.plan.to))),
     }
     match mark_seen(&*run.destination, vm).await {
         MarkSeen::Present(mark) if run.custody.granted(epoch).as_ref() == Some(&mark) => {}

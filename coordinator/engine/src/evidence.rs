@@ -8,8 +8,7 @@ use handover::{
     Record, Side, SourceRole, SourceState, VerifyingKey, VmKey,
 };
 use model::{Power, VmId};
-use plan::Plan;
-use site::{PlaceholderState, Site};
+use site::{PlaceholderState, Site, SiteErrorKind};
 use units::{Digest, Epoch};
 
 use crate::custody::{CustodyError, copy_of_ledger, is_being_revoked, longer, mark_seen};
@@ -23,8 +22,9 @@ pub struct Asked {
 }
 
 /// Whose VM, and what is known of its migration besides.
-pub struct About<'a> {
-    pub plan: &'a Plan,
+pub struct About {
+    pub id: VmId,
+    /// Of the plan that the attempt carries out.
     pub digest: Digest,
     pub vm: VmKey,
     /// The attempt that the coordinator's journal knows of, if it does.
@@ -38,37 +38,21 @@ pub struct About<'a> {
 /// # Errors
 /// When a ledger contradicts itself, or its site's copy of it.
 pub async fn gather(
-    about: &About<'_>,
+    about: &About,
     source: Option<Asked>,
     destination: Option<Asked>,
 ) -> Result<Evidence, CustodyError> {
-    let (mut at_source, mut at_destination) = (None, None);
-    let (mut at_source_site, mut at_destination_site) = (None, None);
-    let (mut unfenced_counts, mut undecided_counts) = (false, false);
-    let mut source_was_read = false;
     let mut evidence = Evidence::nothing(about.epoch.unwrap_or_default());
-    let id = about.plan.vm.id;
-    if let Some(Asked { identity, ledger, site }) = source {
-        let Known { records, site_asked, was_kept } =
-            known(&identity, ledger, &*site, &about.vm).await?;
-        source_was_read = was_kept;
-        let replayed =
-            records.map(|records| SourceRole::replay(identity, about.vm.clone(), &records));
-        at_source = replayed.transpose()?;
-        unfenced_counts = site_asked;
-        evidence.source_platform = source_platform(&*site, id).await;
-        at_source_site = Some(site);
-    }
-    if let Some(Asked { identity, ledger, site }) = destination {
-        let Known { records, site_asked, .. } = known(&identity, ledger, &*site, &about.vm).await?;
-        let replayed =
-            records.map(|records| DestinationRole::replay(identity, about.vm.clone(), &records));
-        at_destination = replayed.transpose()?;
-        undecided_counts = site_asked;
-        evidence.mark = verified_mark(&*site, id, &about.destination_key).await;
-        evidence.destination_platform = destination_platform(&*site, id).await;
-        at_destination_site = Some(site);
-    }
+    let id = about.id;
+    let (source, destination) =
+        tokio::join!(ask_source(about, source), ask_destination(about, destination));
+    let (source, destination) = (source?, destination?);
+    evidence.source_platform = source.platform;
+    (evidence.mark, evidence.destination_platform) = (destination.mark, destination.platform);
+    let (source_was_read, unfenced_counts) = (source.was_kept, source.site_asked);
+    let (at_source, at_source_site) = (source.role, source.site);
+    let undecided_counts = destination.site_asked;
+    let (at_destination, at_destination_site) = (destination.role, destination.site);
     // Between the two looks it may have moved.
     let both = [evidence.source_platform, evidence.destination_platform];
     if let Some(site) = at_source_site
@@ -117,6 +101,61 @@ pub async fn gather(
     Ok(evidence)
 }
 
+struct Found<R> {
+    role: Option<R>,
+    site: Option<Arc<dyn Site>>,
+    site_asked: bool,
+    was_kept: bool,
+    platform: Platform,
+    mark: MarkSeen,
+}
+
+impl<R> Found<R> {
+    const fn nothing() -> Self {
+        Self {
+            role: None,
+            site: None,
+            site_asked: false,
+            was_kept: false,
+            platform: Platform::Unreachable,
+            mark: MarkSeen::Unknown,
+        }
+    }
+}
+
+async fn ask_source(
+    about: &About,
+    asked: Option<Asked>,
+) -> Result<Found<SourceRole>, CustodyError> {
+    let Some(Asked { identity, ledger, site }) = asked else { return Ok(Found::nothing()) };
+    let Known { records, site_asked, was_kept, answers } =
+        known(&identity, ledger, &*site, &about.vm).await?;
+    let role = records.map(|records| SourceRole::replay(identity, about.vm.clone(), &records));
+    let role = role.transpose()?;
+    let mut found = Found { role, site_asked, was_kept, ..Found::nothing() };
+    if answers {
+        found.platform = source_platform(&*site, about.id).await;
+    }
+    Ok(Found { site: Some(site), ..found })
+}
+
+async fn ask_destination(
+    about: &About,
+    asked: Option<Asked>,
+) -> Result<Found<DestinationRole>, CustodyError> {
+    let Some(Asked { identity, ledger, site }) = asked else { return Ok(Found::nothing()) };
+    let Known { records, site_asked, was_kept, answers } =
+        known(&identity, ledger, &*site, &about.vm).await?;
+    let role = records.map(|records| DestinationRole::replay(identity, about.vm.clone(), &records));
+    let role = role.transpose()?;
+    let mut found = Found { role, site_asked, was_kept, ..Found::nothing() };
+    if answers {
+        found.mark = verified_mark(&*site, about.id, &about.destination_key).await;
+        found.platform = destination_platform(&*site, about.id).await;
+    }
+    Ok(Found { site: Some(site), ..found })
+}
+
 const fn is_decided(state: &DestinationState) -> bool {
     state.is_granted() || matches!(state, DestinationState::Revoked(_))
 }
@@ -133,6 +172,8 @@ struct Known {
     site_asked: bool,
     /// ... and it did keep something.
     was_kept: bool,
+    /// It is asked no more where it does not: each question takes its time.
+    answers: bool,
 }
 
 /// What this machine and the site know of a VM: one of the two may be old or lost.
@@ -152,16 +193,18 @@ async fn known(
         // It has lost what it kept, or never had it.
         (Some(here), Ok(None)) => {
             let site_asked = here.is_empty();
-            return Ok(Known { records: Some(here), site_asked, was_kept });
+            return Ok(Known { records: Some(here), site_asked, was_kept, answers: true });
         }
         (None, Ok(there)) => there,
         (None, Err(error @ CustodyError::Copy { .. })) => return Err(error),
         (here, Err(error)) => {
             tracing::info!(error = %units::chain(&error), "the ledger on this machine alone is read");
-            return Ok(Known { records: here, site_asked: false, was_kept });
+            let kind = error.at_site().map(|error| error.kind);
+            let answers = kind != Some(SiteErrorKind::Unreachable);
+            return Ok(Known { records: here, site_asked: false, was_kept, answers });
         }
     };
-    Ok(Known { records, site_asked: true, was_kept })
+    Ok(Known { records, site_asked: true, was_kept, answers: true })
 }
 
 async fn verified_mark(site: &dyn Site, vm: VmId, key: &VerifyingKey) -> MarkSeen {
@@ -174,7 +217,8 @@ async fn verified_mark(site: &dyn Site, vm: VmId, key: &VerifyingKey) -> MarkSee
 async fn source_platform(site: &dyn Site, vm: VmId) -> Platform {
     match site.power(vm).await {
         Ok(Power::Running) => Platform::Running,
-        Ok(Power::Paused | Power::Off) => Platform::Held,
+        Ok(Power::Paused) => Platform::Suspended,
+        Ok(Power::Off) => Platform::Off,
         Ok(Power::Absent) => Platform::Absent,
         Err(_) => Platform::Unreachable,
     }
@@ -186,6 +230,7 @@ async fn destination_platform(site: &dyn Site, vm: VmId) -> Platform {
         // A VM there that we did not make runs its own system, whatever it is.
         Ok(PlaceholderState::Foreign { power: Power::Running, .. }) => Platform::Running,
         Ok(PlaceholderState::Absent) => Platform::Absent,
+        Ok(PlaceholderState::Released { power: Power::Paused, .. }) => Platform::Suspended,
         Ok(PlaceholderState::Released { .. }) => Platform::Off,
         Ok(PlaceholderState::Held { .. } | PlaceholderState::Foreign { .. }) => Platform::Held,
         Err(_) => Platform::Unreachable,

@@ -96,6 +96,11 @@ pub enum Record {
         #[serde(default)]
         left: Vec<String>,
     },
+    /// What was left at a destination that has come back, as far as it could be removed.
+    Cleared {
+        removed: Vec<String>,
+        left: Vec<String>,
+    },
     /// The retired source was deleted, on the operator's word.
     Discarded {
         removed: Vec<String>,
@@ -292,6 +297,10 @@ impl State {
             Record::TakenBack { removed, left } => {
                 self.turn(Turn::TakenBack)?;
                 self.removed.clone_from(removed);
+                self.left.clone_from(left);
+            }
+            Record::Cleared { removed, left } => {
+                self.removed.extend_from_slice(removed);
                 self.left.clone_from(left);
             }
             Record::Discarded { removed } => {

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::Serialize;
 use units::Epoch;
 
+use crate::attempt::Attestation;
 use crate::coordinator::Side;
 use crate::destination::DestinationState;
 use crate::fence::Established;
@@ -63,6 +64,8 @@ pub enum Platform {
     Running,
     /// There, and not running its own system: off, or the helper runs in it.
     Held,
+    /// There with its own system, which is stopped where it was: it goes on by a word to the platform.
+    Suspended,
     /// There with its own system, and not running: it may have run.
     Off,
     /// The platform does not know it.
@@ -84,6 +87,8 @@ pub struct Verdict {
     pub strength: Strength,
     /// `None` while it runs nowhere, or nobody knows. The destination from the decision on.
     pub lives_at: Option<Side>,
+    /// What the platform of the site where it lives shows of it. `None` if that is no site.
+    pub shown: Option<Platform>,
     /// Was it started where it was decided to live? `None` if that is not the destination, or not
     /// known.
     pub started: Option<bool>,
@@ -181,6 +186,10 @@ pub fn verdict(evidence: &Evidence) -> Verdict {
         verdict: judgement.verdict,
         strength: judgement.strength,
         lives_at: judgement.lives_at,
+        shown: judgement.lives_at.map(|side| match side {
+            Side::Source => evidence.source_platform,
+            Side::Destination => evidence.destination_platform,
+        }),
         started: match judgement.verdict {
             VerdictKind::Completed => started(evidence),
             _ => None,
@@ -502,8 +511,13 @@ const fn source_in_words(state: Option<&SourceState>) -> &'static str {
     }
 }
 
-const fn destination_in_words(state: Option<&DestinationState>) -> &'static str {
-    match state {
+fn destination_in_words(state: Option<&DestinationState>) -> String {
+    if let Some(DestinationState::Revoked(receipt)) = state
+        && let Some(Attestation { by, reason }) = &receipt.claim().attested
+    {
+        return format!("revoked, by word of {by}: {reason}");
+    }
+    let words = match state {
         None => "not known: its site was not asked, does not answer, or has lost it",
         Some(DestinationState::Unknown) => "has not heard of this epoch",
         Some(DestinationState::Known) => "nothing decided, no placeholder yet",
@@ -514,7 +528,8 @@ const fn destination_in_words(state: Option<&DestinationState>) -> &'static str 
         Some(DestinationState::Started(_)) => "granted and started",
         Some(DestinationState::Healthy(_)) => "granted, started and answering",
         Some(DestinationState::Revoked(_)) => "revoked",
-    }
+    };
+    words.to_owned()
 }
 
 impl fmt::Display for Platform {
@@ -522,6 +537,7 @@ impl fmt::Display for Platform {
         f.write_str(match self {
             Self::Running => "the VM runs and can write",
             Self::Held => "the VM is there and does not run its own system",
+            Self::Suspended => "the VM is there and is suspended",
             Self::Off => "the VM is there and is off",
             Self::Absent => "knows no such VM",
             Self::Unreachable => "was not asked, or does not answer",

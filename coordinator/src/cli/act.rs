@@ -1,11 +1,13 @@
-//! `resume`, `abort`, `switchover`, `verify`: what can be done with a migration that exists.
+//! `resume`, `discard`, `switchover`, `verify`: what can be done with a migration that exists.
 
 use engine::{Phase, Run, State, StepError, Vouched};
 use plan::Plan;
 use site::SiteErrorKind;
 use units::{Bytes, MigrationId};
 
-use super::args::{AbortArgs, DiscardArgs, ResumeArgs};
+use super::abort::{attestation, not_agreed};
+use super::args::{DiscardArgs, ResumeArgs};
+use super::find::{by_id, find, state_of};
 use super::migrate::{follow, prepare};
 use super::plan::login;
 use super::recover::agree_to_go_on;
@@ -72,10 +74,6 @@ fn may_vouch(run: &Run, yes: bool) -> Result<(), Failure> {
     if yes || show::ask(&question) { Ok(()) } else { Err(not_agreed()) }
 }
 
-fn not_agreed() -> Failure {
-    Failure::new(Kind::Refused, "not agreed to, nothing was touched")
-}
-
 /// Nothing is left to be done, but for a receipt that a crash may have left unwritten.
 async fn ended(context: &Context, stored: &Stored, state: &State) -> Result<u8, Failure> {
     let id = &stored.plan.id;
@@ -90,68 +88,10 @@ async fn ended(context: &Context, stored: &Stored, state: &State) -> Result<u8, 
     Ok(exit::DONE)
 }
 
-pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
-    let _lock = context.store.lock()?;
-    let stored = find(context, &args.id)?;
-    let state = state_of(&stored)?;
-    let (id, vm) = (&stored.plan.id, &stored.plan.vm.name);
-    if state.phase == Phase::RolledBack {
-        context.say(
-            &format!("{id} was rolled back already"),
-            &serde_json::json!({ "rolled_back": id, "vm": vm, "runs_at": stored.plan.from, "removed": [] }),
-        );
-        return Ok(exit::DONE);
-    }
-    if !state.phase.is_before_decision() {
-        return Err(Failure::new(
-            Kind::Refused,
-            format!("{vm} has moved to {}: there is nothing to call off", stored.plan.to),
-        )
-        .hint(format!("go on with: causeway resume {id}; back is a new migration")));
-    }
-    let mut question = format!(
-        "Take back {id}? {vm} goes on at {}, what was copied is deleted.",
-        stored.plan.from
-    );
-    if args.attest.is_some() {
-        let word = format!(
-            " On your word that its copy at {} never ran and never will, whoever reaches it?",
-            stored.plan.to
-        );
-        question.push_str(&word);
-    }
-    if !args.yes && !show::ask(&question) {
-        return Err(not_agreed());
-    }
-    let (mut run, listening) = prepare(context, &stored).await?;
-    if let Some(reason) = &args.attest {
-        run.vouched = Vouched::NeverRan(attestation(reason));
-    }
-    engine::abort(&mut run, "called off by the operator").await.map_err(|error| {
-        Failure::new(Kind::Undecided, format!("{id} cannot be called off"))
-            .caused_by(&error)
-            .next(format!("causeway resume {id}"))
-    })?;
-    match follow(context, run, listening, stored.created_ms, Interrupts::listen()).await {
-        // What was asked for is what was done.
-        Ok(exit::ROLLED_BACK) => Ok(exit::DONE),
-        other => other,
-    }
-}
-
-/// The operator's word.
-pub fn attestation(reason: &str) -> handover::Attestation {
-    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
-    handover::Attestation {
-        by: user.unwrap_or_else(|_| "operator".to_owned()).into(),
-        reason: reason.into(),
-    }
-}
-
 /// The retired source, for good.
 pub async fn discard(context: &Context, args: DiscardArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
-    let stored = find(context, &args.id)?;
+    let stored = by_id(context, &args.id)?;
     let state = state_of(&stored)?;
     let (id, vm, plan) = (&stored.plan.id, &stored.plan.vm.name, &stored.plan);
     if state.discarded {
@@ -213,16 +153,16 @@ fn not_discarded(id: &MigrationId, plan: &Plan, name: &str, error: &StepError) -
 }
 
 /// Works while another causeway runs the migration.
-pub fn switchover(context: &Context, id: &str) -> Result<u8, Failure> {
-    let stored = find(context, id)?;
-    let state = state_of(&stored)?;
+pub fn switchover(context: &Context, which: &str) -> Result<u8, Failure> {
+    let stored = find(context, which)?;
+    let (id, state) = (&stored.plan.id, state_of(&stored)?);
     if state.phase.is_final() || state.phase.is_downtime() || state.phase == Phase::RollingBack {
         return Err(Failure::new(
             Kind::Refused,
             format!("{id} does not hold: it is {}", state.phase.word()),
         ));
     }
-    context.store.release(&stored.plan.id, crate::now_ms())?;
+    context.store.release(id, crate::now_ms())?;
     context.say(
         &format!("{id} is released; it switches over when the rest fits the budget"),
         &serde_json::json!({ "released": id }),
@@ -231,10 +171,10 @@ pub fn switchover(context: &Context, id: &str) -> Result<u8, Failure> {
 }
 
 /// Reads every target again and compares it with what the helper acknowledged.
-pub async fn verify(context: &Context, id: &str) -> Result<u8, Failure> {
+pub async fn verify(context: &Context, which: &str) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
-    let stored = find(context, id)?;
-    let state = state_of(&stored)?;
+    let stored = find(context, which)?;
+    let (id, state) = (&stored.plan.id, state_of(&stored)?);
     if !matches!(state.phase, Phase::Copying | Phase::Holding) {
         return Err(Failure::new(
             Kind::Refused,
@@ -267,16 +207,4 @@ pub async fn verify(context: &Context, id: &str) -> Result<u8, Failure> {
     Err(Failure::new(Kind::Interrupted, "a target does not hold what was written to it")
         .hint("look at the destination's storage; `resume` compares every block and sends again what differs")
         .next(format!("causeway resume {id}")))
-}
-
-pub fn find(context: &Context, id: &str) -> Result<Stored, Failure> {
-    context.store.migration(id)?.ok_or_else(|| {
-        Failure::new(Kind::Refused, format!("no migration {id}")).hint("causeway status lists them")
-    })
-}
-
-pub fn state_of(stored: &Stored) -> Result<State, Failure> {
-    State::replay(stored.records.iter().map(|(_, record)| record)).map_err(|error| {
-        Failure::new(Kind::Undecided, "the journal contradicts itself").caused_by(&error)
-    })
 }

@@ -28,8 +28,10 @@ Examples:
   causeway status
 
 Exit codes:
-  0 done   2 usage   3 refused, nothing touched   4 rolled back, the source runs
-  5 undecided, the next command is printed   6 interrupted, resumable";
+  0 done   2 usage   3 refused, nothing touched   4 rolled back, the source runs (0 by `abort`)
+  5 undecided, or the VM runs nowhere: what to do is printed   6 interrupted, resumable
+
+What --json prints is described in JSON.md, beside the README.";
 
 #[derive(Args)]
 pub struct Global {
@@ -78,12 +80,12 @@ Examples:
     Discard(DiscardArgs),
     /// Release a migration that holds before its switchover
     Switchover {
-        /// As `status` lists it
+        /// A migration as `status` lists it, or its VM's name
         id: String,
     },
     /// Where each VM lives, how sure that is, on what evidence, and the next command
     Status {
-        /// One migration; all without it
+        /// One migration, or the last one of a VM; all without it
         id: Option<String>,
         /// Ask only this site and its ledger, as if the other one were gone
         #[arg(long, value_name = "SITE")]
@@ -102,7 +104,10 @@ Examples:
   causeway recover web1 --settle --attest fenced=west --reason \"west burnt down, nothing runs there\"")]
     Recover(RecoverArgs),
     /// Read the targets of an interrupted migration again and compare them with what was sent
-    Verify { id: String },
+    Verify {
+        /// A migration as `status` lists it, or its VM's name
+        id: String,
+    },
     /// Check a migration's signed receipt
     #[command(subcommand)]
     Receipt(ReceiptVerb),
@@ -202,7 +207,7 @@ pub struct RecoverArgs {
 
 #[derive(Args)]
 pub struct ResumeArgs {
-    /// As `status` lists it
+    /// A migration as `status` lists it, or its VM's name
     pub id: String,
     #[command(flatten)]
     pub login: LoginArgs,
@@ -227,7 +232,7 @@ pub struct ResumeArgs {
 
 #[derive(Args)]
 pub struct AbortArgs {
-    /// As `status` lists it
+    /// A migration as `status` lists it, or its VM's name
     pub id: String,
     /// Your word that the copy at the destination never ran and never will, since no other causeway
     /// reaches it, and why you know: needed only where its placeholder is gone or cannot be asked. It is

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use engine::custody::{Custody, CustodyOf, Folder};
 use engine::rebuild::behind;
-use engine::{Links, Progress, Run, State, Vouched, Watcher, Wish};
+use engine::{Links, Progress, Run, State, StepError, Vouched, Watcher, Wish};
 use model::Power;
 use plan::{PLAN_VERSION, Plan};
 use site::{ApplianceFiles, Site};
 use tokio::sync::watch;
 
-use super::act::state_of;
 use super::args::{MigrateArgs, RunArgs};
+use super::find::state_of;
 use super::plan::{Drawn, draw_up, login, still_holds};
 use super::{exit, receipt};
 use crate::context::Context;
@@ -176,12 +176,15 @@ async fn as_the_ledgers_have_it(
     custody: &mut Custody,
 ) -> Result<State, Failure> {
     let id = &stored.plan.id;
-    if state.phase.is_final() {
+    // One that is only about to begin has no journal, and opens an attempt of its own.
+    if state.phase.is_final() || context.store.migration(id.as_str())?.is_none() {
         return Ok(state);
     }
     custody.look().await.map_err(|error| {
-        Failure::new(Kind::Undecided, format!("what the ledgers say of {id} cannot be told"))
-            .caused_by(&error)
+        let what = format!("what the ledgers say of {id} cannot be told");
+        let error = StepError::from(error);
+        let failure = Failure::new(Kind::Undecided, what).caused_by(&error);
+        error.hints().into_iter().fold(failure, Failure::hint)
     })?;
     let now_ms = crate::now_ms();
     let records = match behind(custody, Some(&state), now_ms) {
@@ -308,7 +311,8 @@ async fn rolled_back(context: &Context, run: &Run) -> u8 {
         }
     }
     if !run.state.left.is_empty() {
-        show::line(&format!("            should {} come back, remove it there by hand", plan.to));
+        let (to, id) = (&plan.to, &plan.id);
+        show::line(&format!("            should {to} come back: causeway abort {id} removes it"));
     }
     exit::ROLLED_BACK
 }

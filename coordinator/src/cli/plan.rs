@@ -1,17 +1,19 @@
 //! `causeway plan`, and what `migrate` shares with it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
+use engine::Record;
 use plan::{
     Options, Plan, PlannedDisk, Probe, Problem, Refusal, Request, Route, Tracker, VolumeFormat,
 };
 use site::Site;
 use units::{Bytes, MigrationId};
 
-use super::act::{find, state_of};
 use super::args::{Ask, Format, LoginArgs, PlanArgs, TrackerArg};
 use super::exit;
+use super::find::{by_id, find, state_of};
 use super::site::site_name;
 use crate::context::Context;
 use crate::facts;
@@ -19,6 +21,7 @@ use crate::failure::{Failure, Kind};
 use crate::guest::{GuestLogin, parse_login};
 use crate::interrupts::Interrupts;
 use crate::show::{line, plan_text};
+use crate::store::Stored;
 use crate::visit::Visit;
 
 /// A plan that was drawn up, and what it was drawn up with.
@@ -109,7 +112,13 @@ async fn drawn(
         hint: "name one with --guest root@ADDRESS, or in the configuration under [guests]"
             .to_owned(),
     });
-    let facts = facts::gather(context, request, &*source, &*destination, visit, line).await;
+    let mut facts = facts::gather(context, request, &*source, &*destination, visit, line).await;
+    if let Err(problem) = &mut facts.vm
+        && problem.code == "not-found"
+        && let Some(moved) = moved(context, request)?
+    {
+        problem.hint = moved;
+    }
     let under_way = match &facts.vm {
         Ok(vm) => under_way(context, &request.id, vm.id)?,
         Err(_) => None,
@@ -122,6 +131,20 @@ async fn drawn(
             Err(Failure::refused(refusals))
         }
     }
+}
+
+/// Where a VM went that is there no more under its name.
+fn moved(context: &Context, request: &Request) -> Result<Option<String>, Failure> {
+    let Request { vm, from, .. } = request;
+    for id in context.store.migration_ids()?.into_iter().rev() {
+        let Stored { plan, records, .. } = by_id(context, &id)?;
+        let decided = records.iter().any(|(_, record)| matches!(record, Record::Decided { .. }));
+        let is_it = plan.vm.name == *vm || plan.vm.id.to_string() == *vm;
+        if is_it && plan.from == *from && decided {
+            return Ok(Some(format!("{id} moved it to {}: causeway status {id}", plan.to)));
+        }
+    }
+    Ok(None)
 }
 
 /// Two migrations of one VM would take the source from each other.
@@ -211,7 +234,20 @@ pub fn login(context: &Context, vm: &str, args: &LoginArgs) -> Result<Option<Gue
     login.identity = args.identity.clone().or_else(|| configured?.identity.clone());
     login.host_key = args.host_key.clone().or_else(|| configured?.host_key.clone());
     login.known_hosts = args.known_hosts.clone().or_else(|| configured?.known_hosts.clone());
+    for (what, file) in [("private key", &login.identity), ("known hosts", &login.known_hosts)] {
+        if let Some(file) = file {
+            readable(what, file)?;
+        }
+    }
     Ok(Some(login))
+}
+
+/// Found out now, and not as a login that is refused.
+pub fn readable(what: &str, file: &Path) -> Result<(), Failure> {
+    std::fs::File::open(file).map(drop).map_err(|error| {
+        let what = format!("the file of the {what}, {}, cannot be read", file.display());
+        Failure::new(Kind::Usage, what).caused_by(&error)
+    })
 }
 
 fn request(

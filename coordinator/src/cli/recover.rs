@@ -24,11 +24,13 @@ use plan::Plan;
 use site::{Site, SiteErrorKind};
 use units::{Digest, MigrationId, chain};
 
-use super::act::{attestation, find, state_of};
+use super::abort::attestation;
 use super::args::RecoverArgs;
 use super::exit;
+use super::find::{by_id, state_of};
 use super::migrate::{Listening, follow, ledgers, open_custody, prepare, vm_key};
-use super::site::site_name;
+use super::native;
+use super::site::registered;
 use super::status::{say, verdict_of};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
@@ -41,7 +43,8 @@ use crate::{keys, show};
 
 pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
-    let vouched_for = args.attest.as_deref().map(destination_of).transpose()?;
+    let vouched_for =
+        args.attest.as_deref().map(|text| destination_of(context, text)).transpose()?;
     if context.sites()?.is_empty() {
         return Err(Failure::new(Kind::Refused, "no site is registered, so none can be asked")
             .hint("register them under the names they had: causeway site add NAME --uri URI"));
@@ -50,35 +53,65 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
     // Of one that its operator vouches for nobody expects an answer.
     let unheard = asked.silent.iter().any(|site| Some(site) != vouched_for.as_ref());
     let mut code = if unheard { exit::UNDECIDED } else { exit::DONE };
-    let mut told = 0;
+    let mut failed = false;
     for found in asked.found.values().filter(|f| concerns(f.plan(), args.which.as_deref())) {
         // One that cannot be taken in does not hold up the others.
         if let Err(failure) = take_in(context, found).await {
             failure.show(context.json);
             code = worse(code, failure.exit_code());
-            told += 1;
+            failed = true;
         }
     }
+    // Those its sites' agents settle: they are told, and left alone.
+    let (natives, told_code) = native::tell(context, args.which.as_deref(), None).await?;
+    code = worse(code, told_code);
+    let mut known = natives > 0;
+    let mut to_tell = Vec::new();
     for id in context.store.migration_ids()? {
-        let stored = find(context, &id)?;
-        let state = state_of(&stored)?;
-        if !concerns(&stored.plan, args.which.as_deref()) || state.phase.is_final() {
-            continue;
+        let stored = by_id(context, &id)?;
+        if concerns(&stored.plan, args.which.as_deref()) {
+            known = true;
+            let state = state_of(&stored)?;
+            to_tell.extend((!state.phase.is_final()).then_some((stored, state)));
         }
-        told += 1;
-        let vouched = vouched_for.as_ref().filter(|site| **site == stored.plan.to);
-        let ended = one(context, &stored, &state, &args, vouched.is_some()).await;
+    }
+    let whom = if asked.silent.is_empty() { "the sites" } else { "the sites that answered" };
+    if !failed {
+        let kind = if unheard { Kind::Undecided } else { Kind::Refused };
+        is_about_something(&args, vouched_for.as_ref(), known, &to_tell)
+            .map_err(|what| Failure::new(kind, format!("{what} is known here or to {whom}")))?;
+    }
+    if to_tell.is_empty() && natives == 0 && !failed && !context.json {
+        show::line(&format!("nothing that has not ended is known here or to {whom}"));
+    }
+    for (stored, state) in to_tell {
+        let vouched = vouched_for.as_ref() == Some(&stored.plan.to);
+        let ended = one(context, &stored, &state, &args, vouched).await;
         let ended = ended.unwrap_or_else(|failure| {
             failure.show(context.json);
             failure.exit_code()
         });
         code = worse(code, ended);
     }
-    if told == 0 && !context.json {
-        let whom = if asked.silent.is_empty() { "the sites" } else { "the sites that answered" };
-        show::line(&format!("nothing that has not ended is known here or to {whom}"));
-    }
     Ok(code)
+}
+
+/// A name that is mistyped must not look as if all were well.
+fn is_about_something(
+    args: &RecoverArgs,
+    vouched_for: Option<&SiteName>,
+    known: bool,
+    to_tell: &[(Stored, State)],
+) -> Result<(), String> {
+    if let Some(which) = args.which.as_ref().filter(|_| !known) {
+        return Err(format!("neither a migration {which} nor one of a VM of that name"));
+    }
+    match vouched_for {
+        Some(site) if !to_tell.iter().any(|(stored, _)| stored.plan.to == *site) => {
+            Err(format!("no migration to {site} that has not ended"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Of several exit codes the one that tells of more: that it is undecided goes before all.
@@ -88,12 +121,12 @@ fn worse(one: u8, other: u8) -> u8 {
 }
 
 /// `fenced=SITE`.
-fn destination_of(text: &str) -> Result<SiteName, Failure> {
+fn destination_of(context: &Context, text: &str) -> Result<SiteName, Failure> {
     let site = text.strip_prefix("fenced=").ok_or_else(|| {
         Failure::new(Kind::Usage, format!("not an attestation: {text}"))
             .hint("write --attest fenced=SITE; only for a destination that cannot be asked")
     })?;
-    site_name(site)
+    registered(context, site)
 }
 
 fn concerns(plan: &Plan, which: Option<&str>) -> bool {
@@ -298,13 +331,23 @@ async fn one(
         return Ok(code);
     }
     if vouched && state.phase.is_before_decision() {
-        return vouch(context, stored, args).await;
+        return vouch(context, stored, state, args).await;
     }
-    if verdict.verdict == VerdictKind::NeedsOperator || !state.phase.is_past_copying() {
+    // A journal from a backup is taken to where the ledgers are before it is believed.
+    let is_decided = matches!(
+        verdict.verdict,
+        VerdictKind::InHandover | VerdictKind::RolledBack | VerdictKind::Completed
+    );
+    if verdict.verdict == VerdictKind::NeedsOperator
+        || !(state.phase.is_past_copying() || is_decided)
+    {
         return Ok(code);
     }
     agree_to_go_on(context, stored, state, args.yes)?;
     let (run, listening) = prepare(context, stored).await?;
+    if !run.state.phase.is_past_copying() {
+        return Ok(code);
+    }
     to_its_end(context, run, listening, stored).await
 }
 
@@ -317,16 +360,32 @@ pub fn agree_to_go_on(
     yes: bool,
 ) -> Result<(), Failure> {
     let plan = &stored.plan;
-    if state.rebuilt && !context.json {
-        show::error(&plan_text(plan));
-        show::error(&format!("  login     {}", stored.login));
-    }
+    show_if_taken_in(context, stored, state);
     let phase = state.phase.word();
     agreed(yes, &format!("Go on with {} of {}, which is {phase}?", plan.id, plan.vm.name))
 }
 
+/// What nobody at this machine has seen yet.
+pub fn show_if_taken_in(context: &Context, stored: &Stored, state: &State) {
+    if !state.rebuilt {
+        return;
+    }
+    if context.json {
+        let login = stored.login.to_string();
+        show::line(&serde_json::json!({ "plan": stored.plan, "login": login }).to_string());
+    } else {
+        show::error(&plan_text(&stored.plan));
+        show::error(&format!("  login     {}", stored.login));
+    }
+}
+
 /// Takes it back on the operator's word for a destination that is gone.
-async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result<u8, Failure> {
+async fn vouch(
+    context: &Context,
+    stored: &Stored,
+    state: &State,
+    args: &RecoverArgs,
+) -> Result<u8, Failure> {
     let (plan, vm) = (&stored.plan, &stored.plan.vm.name);
     match context.site(&plan.to)?.power(plan.vm.id).await {
         Err(error) if error.kind == SiteErrorKind::Unreachable => {}
@@ -338,6 +397,7 @@ async fn vouch(context: &Context, stored: &Stored, args: &RecoverArgs) -> Result
             .hint(format!("causeway abort {}", plan.id)));
         }
     }
+    show_if_taken_in(context, stored, state);
     let question = format!(
         "On your word that nothing of {vm} ever runs at {}: take {} back and let {vm} run at {}?",
         plan.to, plan.id, plan.from
@@ -373,7 +433,7 @@ async fn taken_back(
     id: &MigrationId,
     args: &RecoverArgs,
 ) -> Result<u8, Failure> {
-    let stored = find(context, id.as_str())?;
+    let stored = by_id(context, id.as_str())?;
     let (mut run, listening) = prepare(context, &stored).await?;
     if let Some(reason) = &args.reason {
         run.vouched = Vouched::DestinationGone(attestation(reason));

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::args::SiteAdd;
 use super::exit;
+use super::plan::readable;
 use crate::context::Context;
 use crate::failure::{Failure, Kind, problem};
 use crate::show::line;
@@ -16,7 +17,28 @@ pub fn site_name(text: &str) -> Result<SiteName, Failure> {
     })
 }
 
+/// One that can be asked.
+pub fn registered(context: &Context, text: &str) -> Result<SiteName, Failure> {
+    let name = site_name(text)?;
+    let known: Vec<_> = context.sites()?.into_iter().map(|site| site.name.to_string()).collect();
+    if known.iter().any(|known| *known == text) {
+        return Ok(name);
+    }
+    let hint = match known.len() {
+        0 => "register it: causeway site add NAME --uri URI".to_owned(),
+        _ => format!("registered are {}", known.join(", ")),
+    };
+    Err(Failure::new(Kind::Usage, format!("no site is called {name}")).hint(hint))
+}
+
 pub fn add(context: &Context, add: SiteAdd) -> Result<u8, Failure> {
+    for (what, file) in
+        [("private key", &add.host_identity), ("known hosts", &add.host_known_hosts)]
+    {
+        if let Some(file) = file {
+            readable(what, file)?;
+        }
+    }
     let site = SiteConfig {
         name: site_name(&add.name)?,
         uri: add.uri,

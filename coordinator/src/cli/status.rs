@@ -4,40 +4,51 @@
 //! came. With `--from` one site is asked and the other is taken for gone.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use engine::custody::read_ledger;
 use engine::evidence::{self, About, Asked};
 use engine::{Phase, State};
-use handover::{Evidence, Next, Record, Side, Strength, Verdict, VerdictKind, verdict};
+use handover::{Evidence, Next, Platform, Record, Side, Strength, Verdict, VerdictKind, verdict};
 use model::{SiteName, VmId};
 use plan::Plan;
 use serde_json::json;
 
-use super::act::{find, state_of};
 use super::exit;
+use super::find::{find, state_of};
 use super::migrate::{ledgers, vm_key};
-use super::site::site_name;
+use super::native;
+use super::site::registered;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::keys;
-use crate::show::line;
+use crate::show::{self, line};
 
 pub async fn status(
     context: &Context,
     id: Option<&str>,
     from: Option<&str>,
 ) -> Result<u8, Failure> {
-    let from = from.map(site_name).transpose()?;
+    let from = from.map(|name| registered(context, name)).transpose()?;
     let asked_for_one = id.is_some();
-    let ids = match id {
-        Some(id) => vec![id.to_owned()],
+    let ids = match id.map(|which| find(context, which)) {
+        Some(Ok(stored)) => vec![stored.plan.id.to_string()],
+        Some(Err(unknown)) => match native::tell(context, id, from.as_ref()).await? {
+            (0, _) => return Err(unknown),
+            (_, code) => return Ok(code),
+        },
         None => context.store.migration_ids()?,
     };
-    if ids.is_empty() && !context.json {
+    // By its id it is asked for alone.
+    let natives = id.filter(|id| ids.iter().any(|found| found == id)).is_none();
+    let (told, mut code) = match natives {
+        true => native::tell(context, id, from.as_ref()).await?,
+        false => (0, exit::DONE),
+    };
+    if ids.is_empty() && told == 0 && !context.json {
         line("no migrations are known here; `causeway recover` asks the sites for theirs");
     }
     let latest = Latest::read(context, ids.first())?;
-    let mut code = exit::DONE;
     for id in ids {
         let stored = find(context, &id)?;
         let state = state_of(&stored)?;
@@ -59,7 +70,10 @@ pub async fn status(
             } else {
                 line(&format!("{id}   {}   superseded by {later}", plan.vm.name));
                 line(&format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
-                if !state.phase.is_final() {
+                for left in &state.left {
+                    line(&format!("  may be left  {left}"));
+                }
+                if !state.phase.is_final() || !state.left.is_empty() {
                     line(&format!("  next      take back what it left: causeway abort {id}"));
                 }
             }
@@ -87,9 +101,26 @@ pub async fn verdict_of(context: &Context, plan: &Plan, state: &State) -> Result
 pub fn say(context: &Context, plan: &Plan, state: &State, verdict: &Verdict) -> u8 {
     context.say(&text(plan, state, verdict), &value(plan, state, verdict));
     match verdict.verdict {
-        VerdictKind::AlarmSplit | VerdictKind::NeedsOperator => exit::UNDECIDED,
+        VerdictKind::AlarmSplit | VerdictKind::NeedsOperator | VerdictKind::InHandover => {
+            exit::UNDECIDED
+        }
+        VerdictKind::Completed if verdict.started != Some(true) => exit::UNDECIDED,
+        _ if is_for_people(verdict) || outage(state, verdict).is_some() => exit::UNDECIDED,
+        _ if verdict.lives_at.is_none() && !state.phase.is_final() => exit::UNDECIDED,
         _ => exit::DONE,
     }
+}
+
+/// What no command does.
+pub const fn is_for_people(verdict: &Verdict) -> bool {
+    matches!(verdict.next, Next::FenceAgain(_) | Next::Quarantine(_) | Next::CallForHelp)
+}
+
+/// It belongs to a site whose platform shows that it does not run. What became of it after the end of the
+/// migration is its owner's business.
+fn outage(state: &State, verdict: &Verdict) -> Option<Platform> {
+    let stands = matches!(verdict.shown?, Platform::Suspended | Platform::Off | Platform::Absent);
+    verdict.shown.filter(|_| stands && !state.phase.is_final())
 }
 
 /// Which migration came after which.
@@ -127,7 +158,7 @@ fn superseded_value(plan: &Plan, state: &State, later: &str) -> serde_json::Valu
     json!({
         "id": plan.id, "vm": plan.vm.name, "from": plan.from, "to": plan.to,
         "phase": state.phase, "rounds": state.next_round, "wire": state.wire,
-        "superseded_by": later,
+        "left": state.left, "superseded_by": later,
     })
 }
 
@@ -142,7 +173,7 @@ async fn gather(
         Failure::new(Kind::Undecided, what).caused_by(error)
     };
     let about = About {
-        plan,
+        id: plan.vm.id,
         digest: plan.digest().map_err(|error| undecided("the plan has no digest", &error))?,
         vm: vm_key(plan)?,
         epoch: state.epoch,
@@ -159,9 +190,27 @@ async fn gather(
         }))
     };
     let (source, destination) = (asked(&plan.from, source_me)?, asked(&plan.to, destination_me)?);
-    let gathered = evidence::gather(&about, source, destination).await;
+    let gathering = evidence::gather(&about, source, destination);
+    let gathered = patiently(&format!("asking the sites about {}", plan.id), gathering).await;
     gathered.map_err(|error| undecided("what the ledgers say cannot be told", &error))
 }
+
+/// Whoever waits is told for what.
+pub async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    match tokio::time::timeout(SILENCE, &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            show::error(&format!(
+                "{what}: one takes its time, and is given up in two minutes at most"
+            ));
+            work.await
+        }
+    }
+}
+
+/// With nothing to be read.
+const SILENCE: Duration = Duration::from_secs(4);
 
 fn ledger(context: &Context, plan: &Plan, site: &SiteName) -> Result<Option<Vec<Record>>, Failure> {
     read_ledger(&ledgers(context, plan)?, site).map_err(|error| {
@@ -193,6 +242,10 @@ fn next(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option
             return Some((verdict.next.to_string(), None));
         }
     };
+    if state.phase == Phase::RolledBack && !state.left.is_empty() {
+        let when = format!("remove what may be left, when {} is back", plan.to);
+        return Some((when, Some(format!("causeway abort {}", plan.id))));
+    }
     let goes_on = !state.phase.is_final();
     goes_on.then(|| (next, Some(format!("causeway {verb} {}", plan.id))))
 }
@@ -207,13 +260,14 @@ fn restore(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Opt
     if !state.phase.is_before_decision() {
         return Some((format!("bring {to} back, with its ledger"), None));
     }
-    Some((
-        format!("bring {to} back; or if it is gone for good, and the VM never runs there"),
-        Some(format!("causeway recover {id} --settle --attest fenced={to} --reason \"WHY\"")),
-    ))
+    // Nothing to be typed as what comes next: it is somebody's word.
+    let words = format!(
+        "bring {to} back; or if it is gone for good, and the VM never runs there: causeway recover {id} --settle --attest fenced={to} --reason \"WHY\""
+    );
+    Some((words, None))
 }
 
-fn word(verdict: &Verdict) -> &'static str {
+pub fn word(verdict: &Verdict) -> &'static str {
     match verdict.verdict {
         VerdictKind::NotStarted => "not started",
         VerdictKind::Resumable => "resumable",
@@ -230,7 +284,7 @@ fn word(verdict: &Verdict) -> &'static str {
     }
 }
 
-const fn strength(strength: Strength) -> &'static str {
+pub const fn strength(strength: Strength) -> &'static str {
     match strength {
         Strength::Proven => "proven",
         Strength::Observed => "observed",
@@ -251,9 +305,11 @@ fn value(plan: &Plan, state: &State, verdict: &Verdict) -> serde_json::Value {
 }
 
 fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
+    let outage = outage(state, verdict);
     let lives = match (lives_at(plan, verdict), verdict.verdict, verdict.started) {
         (None, ..) => "runs nowhere that is known".to_owned(),
         (Some(site), VerdictKind::Completed, None | Some(false)) => format!("belongs to {site}"),
+        (Some(site), ..) if outage.is_some() => format!("belongs to {site}"),
         (Some(site), ..) => format!("lives at {site}"),
     };
     let mut lines = vec![format!(
@@ -264,6 +320,9 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
         strength(verdict.strength)
     )];
     lines.push(format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
+    if let (Some(platform), Some(site)) = (outage, lives_at(plan, verdict)) {
+        lines.push(format!("  outage    at {site} {platform}{}", goes_on_by(platform, state)));
+    }
     if let Some(why) = &state.why {
         lines.push(format!("  because   {why}"));
     }
@@ -282,4 +341,62 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
         None => {}
     }
     lines.join("\n")
+}
+
+/// Whose doing that is, as far as it is known, and what ends it.
+fn goes_on_by(platform: Platform, state: &State) -> &'static str {
+    use {Phase as F, Platform as P};
+    match (state.phase, platform) {
+        (F::Draining | F::Fencing | F::Deciding | F::RollingBack, P::Suspended) => {
+            ": the next command lets it go on"
+        }
+        (F::Starting, P::Suspended | P::Off) => ": the next command starts it",
+        // A journal that was made anew does not know of a drain.
+        (F::Planned | F::Preparing | F::Copying | F::Holding, _) if state.rebuilt => "",
+        (F::Planned | F::Preparing | F::Copying | F::Holding, P::Suspended) => {
+            ", not by this migration: let it go on there (libvirt: virsh resume)"
+        }
+        (F::Planned | F::Preparing | F::Copying | F::Holding, P::Off) => {
+            ", not by this migration: start it there (libvirt: virsh start)"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+    use units::Epoch;
+
+    use super::*;
+
+    const DOCUMENTED: &str = include_str!("../../../JSON.md");
+
+    fn is_documented(name: &serde_json::Value) {
+        let name = format!("`{}`", name.as_str().unwrap());
+        assert!(DOCUMENTED.contains(&name), "JSON.md does not say what {name} is");
+    }
+
+    fn word(word: impl Serialize) {
+        is_documented(&serde_json::to_value(word).unwrap());
+    }
+
+    #[test]
+    fn json_md_names_what_status_prints() {
+        let of_nothing = verdict(&Evidence::nothing(Epoch(1)));
+        for (field, _) in serde_json::to_value(&of_nothing).unwrap().as_object().unwrap() {
+            is_documented(&field.as_str().into());
+        }
+        use {Platform as P, Strength as S, VerdictKind as V};
+        let verdicts = [V::NotStarted, V::Resumable, V::NotMigrated, V::InHandover, V::RolledBack];
+        verdicts.into_iter().for_each(word);
+        [V::Completed, V::NeedsOperator, V::AlarmSplit].into_iter().for_each(word);
+        [S::Proven, S::Observed, S::Attested, S::Unknown].into_iter().for_each(word);
+        let shown = [P::Running, P::Suspended, P::Held, P::Off, P::Absent, P::Unreachable];
+        shown.into_iter().for_each(word);
+        use Phase as F;
+        let there = [F::Planned, F::Preparing, F::Copying, F::Holding, F::Draining, F::Fencing];
+        let back = [F::Deciding, F::Starting, F::Confirmed, F::Retired, F::RollingBack];
+        there.into_iter().chain(back).chain([F::RolledBack]).for_each(word);
+    }
 }

@@ -41,10 +41,11 @@ pub fn plan_text(plan: &Plan) -> String {
         lines.push(format!("            {assumption}"));
     }
     lines.push(format!(
-        "  created   at {}: placeholder {}, {} volumes, the helper's kernel",
+        "  created   at {}: placeholder {}, {} volume{}, the helper's kernel",
         plan.to,
         vm.name,
-        plan.disks.len()
+        plan.disks.len(),
+        if plan.disks.len() == 1 { "" } else { "s" }
     ));
     lines.push("            in the guest: the agent, in memory only; gone with the power-off, removed if called off".to_owned());
     lines.push("  guest     nothing to prepare: firmware, disk buses, card models and addresses stay as they are".to_owned());

@@ -185,7 +185,9 @@ impl Soak {
                 break;
             }
             // The ledgers know more than the journal, or a person has to start what has crashed.
-            if self.verdict(id).contains("lives at") && !self.is_writing(self.destination()) {
+            let verdict = self.verdict(id);
+            let is_down = verdict.contains(&format!("belongs to {}", self.source().name()));
+            if (is_down || verdict.contains("lives at")) && !self.is_writing(self.destination()) {
                 self.operator_starts();
             }
             tell(&finish(self.recover()));

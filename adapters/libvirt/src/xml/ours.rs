@@ -10,8 +10,13 @@ use super::node::children;
 
 /// On placeholders and what became of them.
 pub(crate) const fn ours_uri() -> &'static str {
-    "https://causeway.dev/ns/1"
+    ARRIVAL_NAMESPACE
 }
+
+/// A VM that a site's own live migration brings is known by `<placeholder migration= epoch= state=>`
+/// of this namespace in its `<metadata>`, in state `released`: it has its own system from the first
+/// moment, and bears no mark before it may run.
+pub const ARRIVAL_NAMESPACE: &str = "https://causeway.dev/ns/1";
 
 /// On fenced sources. Another namespace, because libvirt keeps one element for each, and a VM that
 /// came here by us may be fenced here later.

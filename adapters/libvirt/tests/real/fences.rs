@@ -276,6 +276,25 @@ async fn a_transient_vm_is_fenced_while_it_runs_and_transient_again_without() {
     assert!(guest.came_up(&daemon));
 }
 
+/// Its definition names nothing that there is, and yet it may be the only good copy.
+#[tokio::test]
+async fn a_volume_of_a_fenced_vm_is_not_removed_as_an_earlier_migrations() {
+    let daemon = Daemon::start(Network::Private);
+    let (site, guest) = (daemon.site(), Guest::define(&daemon, "web1", Format::Raw));
+    // Left of a migration that had a volume of that name.
+    std::fs::write(daemon.images().join("causeway.earlier.web1.raw.owner"), []).unwrap();
+    daemon.virsh(&["pool-refresh", "images"]).unwrap();
+    daemon.virsh(&["start", &guest.name]).unwrap();
+    let (definition, disks, content) = fence(&site, &guest).await;
+    let left = site.leftovers(&"earlier".parse().unwrap()).await.unwrap();
+    let [volume] = &left[..] else { panic!("{left:?}") };
+    let refused = site.remove(volume).await.unwrap_err();
+    assert_eq!(refused.kind, SiteErrorKind::WrongState, "{refused}");
+    assert!(std::fs::read(&guest.image).is_ok(), "the disk of a fenced VM was removed");
+    unfence(&site, &guest, [&disks, &definition]).await;
+    assert!(std::fs::read(&guest.image).unwrap() == content, "the disk is not as it was");
+}
+
 #[tokio::test]
 async fn a_fence_is_not_put_over_another_ones_or_over_saved_memory() {
     let daemon = Daemon::start(Network::Private);

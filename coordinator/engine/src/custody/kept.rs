@@ -1,11 +1,11 @@
 //! What a site keeps of a VM besides its ledger: what undoes its fence, and the papers of a migration.
 
-use handover::{Unfence, VmKey};
-use serde::{Deserialize, Serialize};
+use handover::VmKey;
 use site::{FenceStage, RecordKey, Site, SiteError, UnfenceRecord};
-use units::{Digest, Epoch, chain};
+use site_ledger::UNFENCE;
+use units::{Epoch, chain};
 
-use super::{Custody, CustodyError, copy};
+use super::{Custody, CustodyError};
 
 /// What `recover` needs of a migration besides the ledgers, as each site is to keep it. Sealed for
 /// this crate: whoever runs it writes and reads them.
@@ -15,88 +15,17 @@ pub struct Papers {
     pub destination: Vec<u8>,
 }
 
-/// Names an un-fence record in the ledger.
-#[derive(Serialize, Deserialize)]
-struct Named {
-    stage: FenceStage,
-    blake3: Digest,
-}
-
-impl Named {
-    fn of(stage: FenceStage, body: &[u8]) -> Self {
-        Self { stage, blake3: Digest(*blake3::hash(body).as_bytes()) }
-    }
-
-    /// Its name at both places. It goes by what is in it, so that no other ever takes its place.
-    fn name(&self, epoch: Epoch) -> String {
-        let stage = match self.stage {
-            FenceStage::Definition => "definition",
-            FenceStage::Disks => "disks",
-        };
-        let hash: String = self.blake3.to_string().chars().take(16).collect();
-        format!("{UNFENCE}{epoch}-{stage}-{hash}")
-    }
-}
-
-const UNFENCE: &str = "unfence-";
 const PAPERS: &str = "papers-";
 const REVOKING: &str = "revoking-";
 
 impl Custody {
-    /// Writes what undoes a fence where a crash cannot take half of it, here and at the site.
-    pub(super) async fn keep_unfence(
-        &self,
-        epoch: Epoch,
-        record: &UnfenceRecord,
-    ) -> Result<Unfence, CustodyError> {
-        let unfit = |error: &dyn std::fmt::Display| CustodyError::Unfit { what: error.to_string() };
-        let body = serde_json::to_vec(record).map_err(|error| unfit(&error))?;
-        let named = Named::of(record.stage, &body);
-        let (site, name) = (&self.source.name, named.name(epoch));
-        self.shelf
-            .keep(site, &name, &body)
-            .map_err(|cause| CustodyError::File { path: self.shelf.path(site, &name), cause })?;
-        self.source.keep(&self.key(&name)?, &body).await?;
-        let bytes = serde_json::to_vec(&named).map_err(|error| unfit(&error))?;
-        Unfence::new(bytes).map_err(|error| unfit(&error))
-    }
-
     /// The un-fence record of a stage, if it was captured in this epoch.
     pub async fn unfence_record(
         &self,
         epoch: Epoch,
         stage: FenceStage,
     ) -> Result<Option<UnfenceRecord>, CustodyError> {
-        match self.undone_by(epoch)?.iter().find(|named| named.stage == stage) {
-            Some(named) => self.unfence_named(epoch, named).await.map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// From here, or where it is lost, from the site.
-    async fn unfence_named(
-        &self,
-        epoch: Epoch,
-        named: &Named,
-    ) -> Result<UnfenceRecord, CustodyError> {
-        let (site, name) = (&self.source.name, named.name(epoch));
-        let path = || self.shelf.path(site, &name);
-        let read = |body: &[u8]| {
-            let is_it = Named::of(named.stage, body).blake3 == named.blake3;
-            let record = serde_json::from_slice(body).ok().filter(|_| is_it);
-            record.ok_or_else(|| CustodyError::Tampered { path: path() })
-        };
-        let cause = match self.shelf.kept(site, &name) {
-            Ok(body) => return read(&body),
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => cause,
-            Err(cause) => return Err(CustodyError::File { path: path(), cause }),
-        };
-        let there = self.source.kept(&self.key(&name)?).await?;
-        let body = there.ok_or_else(|| CustodyError::File { path: path(), cause })?;
-        let record = read(&body)?;
-        let kept = self.shelf.keep(site, &name, &body);
-        kept.map_err(|cause| CustodyError::File { path: path(), cause })?;
-        Ok(record)
+        self.source.unfence_record(&*self.shelf, epoch, stage).await
     }
 
     pub(super) async fn keep_papers(
@@ -132,24 +61,7 @@ impl Custody {
     async fn source_gets_again(&self, epoch: Epoch, papers: &Papers) -> Result<(), CustodyError> {
         let key = self.key(&format!("{PAPERS}{epoch}"))?;
         self.source.keep_again(&key, &papers.source).await?;
-        for named in self.undone_by(epoch)? {
-            let name = named.name(epoch);
-            // What is not here any more is looked for at the site when it is needed.
-            if let Ok(body) = self.shelf.kept(&self.source.name, &name) {
-                self.source.keep_again(&self.key(&name)?, &body).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What the ledger names as undoing the fence.
-    fn undone_by(&self, epoch: Epoch) -> Result<Vec<Named>, CustodyError> {
-        let unfit = |error: serde_json::Error| CustodyError::Unfit { what: error.to_string() };
-        let records = self.source.role.unfence(epoch);
-        records
-            .iter()
-            .map(|record| serde_json::from_slice(record.as_bytes()).map_err(unfit))
-            .collect()
+        self.source.keep_unfence_again(&*self.shelf, epoch).await
     }
 
     /// Under a key of its own, that no other coordinator overwrites: a site need not compare and replace
@@ -214,12 +126,12 @@ impl Custody {
     }
 
     fn key(&self, what: &str) -> Result<RecordKey, CustodyError> {
-        copy::key(&self.vm, what)
+        site_ledger::key(&self.vm, what)
     }
 }
 
 fn revoking(vm: &VmKey, epoch: Epoch) -> Result<RecordKey, CustodyError> {
-    copy::key(vm, &format!("{REVOKING}{epoch}"))
+    site_ledger::key(vm, &format!("{REVOKING}{epoch}"))
 }
 
 /// Has somebody said at this destination that it calls the attempt off?
@@ -231,6 +143,16 @@ pub(crate) async fn is_being_revoked(
     let kept = site.kept(&revoking(vm, epoch)?).await;
     let name = || site.name().to_string();
     Ok(kept.map_err(|cause| CustodyError::Site { site: name(), cause })?.is_some())
+}
+
+/// What a destination keeps of an attempt that was taken back while it was away, but for its ledger.
+pub(crate) async fn forget_what_is_kept(site: &dyn Site, vm: model::VmId, epoch: Epoch) {
+    let Ok(vm) = vm.to_string().parse() else { return };
+    for what in [PAPERS, REVOKING] {
+        if let Ok(key) = site_ledger::key(&vm, &format!("{what}{epoch}")) {
+            forget(site, &key).await;
+        }
+    }
 }
 
 /// That it cannot be removed harms nobody.

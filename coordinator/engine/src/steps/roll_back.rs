@@ -9,11 +9,12 @@ use handover::{
     Attestation, DestinationState, MarkSeen, Refusal, RevokeReceipt, SourceRequest, SourceState,
 };
 use model::Power;
-use site::{FenceStage, Leftover, SiteErrorKind};
+use plan::Plan;
+use site::{FenceStage, Leftover, Site, SiteErrorKind};
 use units::Epoch;
 use wire::control::Request;
 
-use crate::custody::{CustodyError, mark_seen};
+use crate::custody::{CustodyError, forget_what_is_kept, mark_seen};
 use crate::error::StepError;
 use crate::record::Record;
 use crate::run::{Run, Vouched};
@@ -64,6 +65,37 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
     Ok(Record::TakenBack { removed, left })
 }
 
+/// Removes what was left at a destination that was away when all was taken back. Its ledger is not
+/// needed: a placeholder that bears a mark stays, and so does a volume that a VM has in use since. Answers
+/// what is left; what was removed is in `removed`, whatever comes of the rest.
+///
+/// # Errors
+/// While it does not answer, or hides a pool, or shows that it was given the VM.
+pub async fn clear_up(
+    destination: &dyn Site,
+    plan: &Plan,
+    epoch: Option<Epoch>,
+    removed: &mut Vec<String>,
+) -> Result<Vec<String>, StepError> {
+    let gone = pools_gone(destination, plan).await?;
+    for leftover in destination.leftovers(&plan.id).await? {
+        match (destination.remove(&leftover).await, &leftover) {
+            (Ok(()), _) => removed.push(words(plan, &leftover)),
+            // Another migration made it its own.
+            (Err(error), Leftover::Volume { .. }) if error.kind == SiteErrorKind::WrongState => {
+                tracing::info!(error = %units::chain(&error), "it stays");
+            }
+            (Err(error), _) => return Err(error.into()),
+        }
+    }
+    if let Some(epoch) = epoch {
+        forget_what_is_kept(destination, plan.vm.id, epoch).await;
+    }
+    let hidden = plan.disks.iter().filter(|disk| gone.contains(&disk.pool));
+    let hidden = hidden.map(|disk| (&disk.volume, &disk.pool));
+    Ok(hidden.map(|(volume, pool)| volume_words(plan, volume, pool)).collect())
+}
+
 /// The operator's, of this life of it or an earlier one.
 fn word(run: &Run) -> Option<Attestation> {
     let recorded = || match run.custody.destination_state(run.epoch_in_ledgers()?) {
@@ -75,17 +107,36 @@ fn word(run: &Run) -> Option<Attestation> {
 
 /// Removes what was made at the destination.
 async fn clear(run: &Run, removed: &mut Vec<String>) -> Result<(), StepError> {
-    pools_answer(run).await?;
-    for leftover in run.destination.leftovers(&run.plan.id).await? {
-        run.destination.remove(&leftover).await?;
-        removed.push(match leftover {
-            Leftover::Placeholder { name, .. } => format!("{}: placeholder {name}", run.plan.to),
-            Leftover::Volume { pool, volume, .. } => {
-                format!("{}: volume {volume} in pool {pool}", run.plan.to)
-            }
-        });
+    for pool in pools_gone(&*run.destination, &run.plan).await? {
+        run.watcher.warn(format!(
+            "pool {pool} is gone from {}: what was made in it is nobody's any more",
+            run.plan.to
+        ));
+    }
+    remove_all(&*run.destination, &run.plan, removed).await
+}
+
+async fn remove_all(
+    destination: &dyn Site,
+    plan: &Plan,
+    removed: &mut Vec<String>,
+) -> Result<(), StepError> {
+    for leftover in destination.leftovers(&plan.id).await? {
+        destination.remove(&leftover).await?;
+        removed.push(words(plan, &leftover));
     }
     Ok(())
+}
+
+fn words(plan: &Plan, leftover: &Leftover) -> String {
+    match leftover {
+        Leftover::Placeholder { name, .. } => format!("{}: placeholder {name}", plan.to),
+        Leftover::Volume { pool, volume, .. } => volume_words(plan, volume, pool),
+    }
+}
+
+fn volume_words(plan: &Plan, volume: &str, pool: &str) -> String {
+    format!("{}: volume {volume} in pool {pool}", plan.to)
 }
 
 /// What may have been made at the destination and is not known to be removed: by the plan, since a
@@ -93,33 +144,29 @@ async fn clear(run: &Run, removed: &mut Vec<String>) -> Result<(), StepError> {
 fn may_be_left(run: &Run, removed: &[String]) -> Vec<String> {
     let (to, vm) = (&run.plan.to, &run.plan.vm);
     let volumes = run.plan.disks.iter().map(|disk| (&disk.volume, &disk.pool));
-    let volumes = volumes.map(|(volume, pool)| format!("{to}: volume {volume} in pool {pool}"));
+    let volumes = volumes.map(|(volume, pool)| volume_words(&run.plan, volume, pool));
     let placeholder = format!("{to}: placeholder {}", vm.name);
     let records = format!("{to}: what it keeps for causeway of VM {}", vm.id);
     let all = [placeholder].into_iter().chain(volumes).chain([records]);
     all.filter(|one| !removed.contains(one)).collect()
 }
 
-/// A pool that is stopped hides what lies in it, and what is not seen now stays for good.
-async fn pools_answer(run: &Run) -> Result<(), StepError> {
-    let pools = run.destination.probe().await?.pools;
-    let planned: BTreeSet<_> = run.plan.disks.iter().map(|disk| &disk.pool).collect();
+/// A pool that is stopped hides what lies in it, and what is not seen now stays for good. Answers those
+/// that are there no more.
+async fn pools_gone(destination: &dyn Site, plan: &Plan) -> Result<Vec<String>, StepError> {
+    let pools = destination.probe().await?.pools;
+    let planned: BTreeSet<_> = plan.disks.iter().map(|disk| &disk.pool).collect();
+    let mut gone = Vec::new();
     for name in planned {
         match pools.iter().find(|pool| pool.name == *name) {
             Some(pool) if pool.active => {}
             Some(_) => {
-                return Err(StepError::PoolHidden {
-                    pool: name.clone(),
-                    site: run.plan.to.clone(),
-                });
+                return Err(StepError::PoolHidden { pool: name.clone(), site: plan.to.clone() });
             }
-            None => run.watcher.warn(format!(
-                "pool {name} is gone from {}: what was made in it is nobody's any more",
-                run.plan.to
-            )),
+            None => gone.push(name.clone()),
         }
     }
-    Ok(())
+    Ok(gone)
 }
 
 /// Undoes whatever of the fence was made and lets the VM run again, if it ran.

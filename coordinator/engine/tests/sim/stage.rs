@@ -475,10 +475,10 @@ pub fn open_custody(
 }
 
 /// What a verdict on this plan is about.
-pub fn about(plan: &Plan, epoch: Option<Epoch>) -> About<'_> {
+pub fn about(plan: &Plan, epoch: Option<Epoch>) -> About {
     let [_, destination] = identities(&plan.from, &plan.to);
     About {
-        plan,
+        id: plan.vm.id,
         digest: plan.digest().unwrap(),
         vm: plan.vm.id.to_string().parse().unwrap(),
         epoch,

@@ -60,7 +60,10 @@ impl Truth {
             Some(Side::Destination) if !self.granted => Some("it does not live at the destination"),
             _ => None,
         };
-        lies.or(started).or(lives)
+        // What stands over a decision alone may be shown as doubt about it.
+        let doubts = verdict.evidence.iter().any(|fact| fact.contains("begun to call it off"));
+        let doubted = (doubts && !self.granted).then_some("nothing is in doubt without a grant");
+        lies.or(started).or(lives).or(doubted)
     }
 }
 

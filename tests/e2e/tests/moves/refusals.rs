@@ -75,7 +75,30 @@ fn each_obstacle_is_named_with_its_remedy_and_nothing_is_touched() {
     all_obstacles_of_a_vm_are_told_at_once(&scene);
 
     assert!(scene.causeway(&["status"]).unwrap().stdout.contains("no migrations"));
+    a_name_that_is_mistyped_is_told(&scene);
     scene.ledger_is_whole(scene.at_east).unwrap();
+}
+
+/// As if all were well nobody would notice.
+fn a_name_that_is_mistyped_is_told(scene: &Scene) {
+    let vouch =
+        |site: &'static str| ["recover", "--settle", "--yes", "--attest", site, "--reason", "seen"];
+    let missing = ["migrate", VM, "--from", "east", "--to", "west", "--guest", "root@guest"];
+    let missing = [&missing[..], &["--identity", "/nowhere/key"]].concat();
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["status", "--from", "wset"], 2, "no site is called wset"),
+        (&["status", "wbe1"], 3, "no migration wbe1"),
+        (&["abort", "wbe1"], 3, "no migration wbe1"),
+        // A site does not answer.
+        (&["recover", "wbe1"], 5, "neither a migration wbe1"),
+        (&vouch("fenced=wset"), 2, "no site is called wset"),
+        (&vouch("fenced=west"), 5, "no migration to west that has not ended"),
+        (&missing, 2, "/nowhere/key"),
+    ];
+    for (words, code, said) in cases {
+        let ran = scene.causeway(words).unwrap().must_exit(*code);
+        assert!(ran.stderr.contains(said), "{words:?}: {}", ran.stderr);
+    }
 }
 
 fn who_does_not_agree_finds_the_guest_as_it_was(scene: &Scene) {

@@ -33,7 +33,7 @@ fn whatever_dies_at_either_site_the_guest_arrives_and_its_source_stays_down() {
     kill_libvirtd(scene.east());
     kill_libvirtd(scene.west());
     source_stays_down(&scene);
-    let status = scene.causeway(&["status", &id]).unwrap().must_exit(0).stdout;
+    let status = scene.causeway(&["status", &id]).unwrap().must_exit(5).stdout;
     assert!(status.contains("in handover"), "{status}");
     gate.open().unwrap();
     going_on.wait_for("starting web1").unwrap();
@@ -46,8 +46,9 @@ fn whatever_dies_at_either_site_the_guest_arrives_and_its_source_stays_down() {
     };
     assert!(ran.code != 0, "it answered when it was dead: {}", ran.stdout);
     assert!(ran.stderr.contains("stopped before it answered"), "{}", ran.stderr);
-    let status = scene.causeway(&["status", &id]).unwrap().must_exit(0).stdout;
-    assert!(status.contains("lives at west"), "{status}");
+    let status = scene.causeway(&["status", &id]).unwrap().must_exit(5).stdout;
+    assert!(status.contains("belongs to west"), "{status}");
+    assert!(status.contains("outage    at west the VM is there and is off"), "{status}");
     source_stays_down(&scene);
 
     // Nothing of the source is needed for the destination to live.

@@ -27,6 +27,16 @@ fn a_held_migration_copies_on_until_it_is_released_and_stops_at_a_disk_that_came
     let ran = held.finish().unwrap().must_exit(6);
     assert!(ran.stderr.contains("disk vdz was attached after"), "{}", ran.stderr);
     assert!(scene.east().is_running(VM).unwrap());
+
+    // What somebody else does to it is not passed over.
+    scene.east().virsh(&["suspend", VM]).unwrap();
+    let status = scene.causeway(&["status", VM]).unwrap().must_exit(5).stdout;
+    let outage = "outage    at east the VM is there and is suspended, not by this migration";
+    assert!(status.contains(outage), "{status}");
+    scene.east().virsh(&["resume", VM]).unwrap();
+    let status = scene.causeway(&["status", VM]).unwrap().must_exit(0).stdout;
+    assert!(status.contains("lives at east") && !status.contains("outage"), "{status}");
+
     let refused = scene.causeway(&second).unwrap().must_exit(3);
     assert!(refused.stderr.contains("under-way"), "{}", refused.stderr);
 

@@ -49,10 +49,19 @@ fn a_destination_that_is_gone_is_vouched_for_by_its_operator() {
     let status = scene.causeway(&["status", &id]).unwrap().stdout;
     assert!(status.contains("lives at east"), "{status}");
 
-    // It was not gone for good. Nothing of its former key is believed, and nothing is sent there.
+    // It was not gone for good: what it left can be removed now.
+    let next = format!("causeway abort {id}");
+    assert!(status.contains(&next), "{status}");
+    let ran = scene.causeway(&["abort", VM, "--yes"]).unwrap().must_exit(6);
+    assert!(ran.stderr.contains(&next), "{}", ran.stderr);
     scene.west().start_libvirtd().unwrap();
-    scene.west().virsh(&["destroy", VM]).unwrap();
-    scene.west().virsh(&["undefine", VM, "--remove-all-storage"]).unwrap();
+    let ran = scene.causeway(&["abort", VM, "--yes"]).unwrap().must_exit(0);
+    assert!(ran.stdout.contains("removed   west: placeholder web1"), "{}", ran.stdout);
+    scene.west_is_clean().unwrap();
+    let status = scene.causeway(&["status", &id]).unwrap().must_exit(0).stdout;
+    assert!(!status.contains("may be left"), "{status}");
+    assert!(status.contains("it burnt down"), "whose word it was is not shown: {status}");
+    // Nothing of its former key is believed, and nothing is sent there.
     let ran = scene.migrate(&[]).unwrap().must_exit(3);
     assert!(ran.stderr.contains("west has another key"), "{}", ran.stderr);
     scene.ledger_is_whole(scene.at_east).unwrap();

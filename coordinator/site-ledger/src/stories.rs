@@ -2,13 +2,13 @@
 
 use handover::{DestinationEntry, Entry, Record};
 
-use super::CustodyError;
+use crate::error::CustodyError;
 
 /// The one that counts.
 ///
 /// # Errors
 /// Where both have what the other has not.
-pub(crate) fn longer(
+pub fn longer(
     site: &str,
     here: Vec<Record>,
     there: Vec<Record>,
@@ -24,7 +24,7 @@ pub(crate) fn longer(
 /// An operator vouched for a site that did not answer, and it had come somewhat further than was known
 /// here: what it only prepared for the attempt that was revoked decides nothing, and that it was revoked
 /// there as well is no other story. Anything else is.
-pub(super) fn is_overruled(here: &[Record], there: &[Record]) -> bool {
+pub(crate) fn is_overruled(here: &[Record], there: &[Record]) -> bool {
     use DestinationEntry as E;
     let common = here.iter().zip(there).take_while(|(here, there)| here == there).count();
     let (ours, theirs) = (&here[common..], &there[common..]);

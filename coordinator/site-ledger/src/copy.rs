@@ -18,7 +18,7 @@ use handover::{DecodeError, Record, VmKey};
 use site::{RecordKey, Site, SiteError};
 use thiserror::Error;
 
-use super::CustodyError;
+use crate::error::CustodyError;
 
 /// The first bytes of a copy, with its version.
 const MAGIC: &[u8; 8] = b"CWLEDG\0\x01";
@@ -36,7 +36,7 @@ pub enum CopyError {
 }
 
 /// The copy of one VM's records at one site.
-pub(super) struct Copy {
+pub(crate) struct Copy {
     pub site: Arc<dyn Site>,
     key: RecordKey,
     /// What is there, as far as is known: not asked yet, or not since an answer got lost.
@@ -44,36 +44,36 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    pub(super) const fn new(site: Arc<dyn Site>, key: RecordKey) -> Self {
+    pub(crate) const fn new(site: Arc<dyn Site>, key: RecordKey) -> Self {
         Self { site, key, there: None }
     }
 
-    pub(super) const fn is_known(&self) -> bool {
+    pub(crate) const fn is_known(&self) -> bool {
         self.there.is_some()
     }
 
-    pub(super) async fn look(&self) -> Result<Option<Vec<u8>>, SiteError> {
+    pub(crate) async fn look(&self) -> Result<Option<Vec<u8>>, SiteError> {
         self.site.kept(&self.key).await
     }
 
     /// What was seen there is in the ledger as well.
-    pub(super) fn know(&mut self, there: Option<Vec<u8>>) {
+    pub(crate) fn know(&mut self, there: Option<Vec<u8>>) {
         self.there = Some(there);
     }
 
     /// Forgets what is there.
-    pub(super) fn doubt(&mut self) {
+    pub(crate) fn doubt(&mut self) {
         self.there = None;
     }
 
     /// Removes it.
-    pub(super) async fn forget(&mut self) -> Result<(), SiteError> {
+    pub(crate) async fn forget(&mut self) -> Result<(), SiteError> {
         self.there = None;
         self.site.forget(&self.key).await
     }
 
     /// Makes it what the ledger is, if it is as it is known to be. Harmless where it is so already.
-    pub(super) async fn bring_up(&mut self, records: &[Record]) -> Result<(), SiteError> {
+    pub(crate) async fn bring_up(&mut self, records: &[Record]) -> Result<(), SiteError> {
         let body = encode(records);
         // Forgotten until the answer is there.
         let known = self.there.take().flatten();
@@ -86,10 +86,10 @@ impl Copy {
 }
 
 /// A copy's place.
-pub(super) const LEDGER: &str = "ledger";
+pub(crate) const LEDGER: &str = "ledger";
 
 /// Under which name a site keeps what is known of a VM.
-pub(super) fn key(vm: &VmKey, what: &str) -> Result<RecordKey, CustodyError> {
+pub fn key(vm: &VmKey, what: &str) -> Result<RecordKey, CustodyError> {
     let key = format!("vm/{vm}/{what}");
     key.parse().map_err(|_| CustodyError::Unfit { what: format!("no key of a record: {key}") })
 }
@@ -132,4 +132,16 @@ fn encode(records: &[Record]) -> Vec<u8> {
 
 fn hash_of(body: &[u8]) -> [u8; HASH_LEN] {
     blake3::derive_key("causeway ledger copy v1", body)
+}
+
+/// What a site keeps of a VM's ledger; `None` where it keeps none.
+pub async fn copy_of_ledger(
+    site: &dyn Site,
+    vm: &VmKey,
+) -> Result<Option<Vec<Record>>, CustodyError> {
+    let name = site.name().to_string();
+    let kept = site.kept(&key(vm, LEDGER)?).await;
+    let kept = kept.map_err(|cause| CustodyError::Site { site: name.clone(), cause })?;
+    let records = kept.map(|body| decode(&body)).transpose();
+    records.map_err(|cause| CustodyError::Copy { site: name, cause })
 }

@@ -4,17 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use handover::{
-    Action, DestinationRole, Identity, LedgerError, Record, Refusal, SourceRole, VmKey,
+    Action, DestinationEffect, DestinationRequest, DestinationRole, Identity, LedgerError,
+    MarkSeen, Record, Refusal, SourceEffect, SourceRequest, SourceRole, VmKey,
 };
 use journal::{Journal, StoreId};
 use site::{RecordKey, Site, SiteError, SiteErrorKind};
+use units::Epoch;
 
-use super::copy::{self, Copy, LEDGER as COPY};
-use super::shelf::{LEDGER, Shelf};
-use super::stories::is_overruled;
-use super::{CustodyError, LEDGER_KIND};
+use crate::LEDGER_KIND;
+use crate::copy::{self, Copy, LEDGER as COPY};
+use crate::error::CustodyError;
+use crate::shelf::{LEDGER, Shelf};
+use crate::stories::is_overruled;
 
-pub(super) struct Half<R> {
+pub struct SiteLedger<R> {
     /// Of the site.
     pub name: String,
     pub role: R,
@@ -28,7 +31,7 @@ pub(super) struct Half<R> {
     was_lost: bool,
 }
 
-pub(super) trait Role: Sized {
+pub trait Role: Sized {
     fn replay(me: Identity, vm: VmKey, records: &[Record]) -> Result<Self, LedgerError>;
     fn apply(&mut self, record: &Record) -> Result<(), LedgerError>;
 }
@@ -53,8 +56,8 @@ impl Role for DestinationRole {
     }
 }
 
-impl<R: Role> Half<R> {
-    pub(super) fn open(
+impl<R: Role> SiteLedger<R> {
+    pub fn open(
         shelf: &dyn Shelf,
         site: Arc<dyn Site>,
         me: Identity,
@@ -75,13 +78,17 @@ impl<R: Role> Half<R> {
         Ok(Self { name, role, me, vm, journal, records, copy, was_lost: false })
     }
 
-    pub(super) fn at(&self) -> Arc<dyn Site> {
+    pub const fn vm(&self) -> &VmKey {
+        &self.vm
+    }
+
+    pub fn at(&self) -> Arc<dyn Site> {
         Arc::clone(&self.copy.site)
     }
 
     /// Makes ledger and copy one, once in this life and again where an answer got lost. The longer of
     /// the two is what happened: the other gets back what it forgot.
-    pub(super) async fn look(&mut self) -> Result<(), CustodyError> {
+    pub async fn look(&mut self) -> Result<(), CustodyError> {
         if self.copy.is_known() {
             return Ok(());
         }
@@ -106,7 +113,7 @@ impl<R: Role> Half<R> {
     }
 
     /// Asks the role, once it knows what the site knows.
-    pub(super) async fn ask<A>(
+    pub async fn ask<A>(
         &mut self,
         request: impl FnOnce(&R) -> Result<Vec<A>, Refusal>,
     ) -> Result<Vec<A>, CustodyError> {
@@ -116,7 +123,7 @@ impl<R: Role> Half<R> {
     }
 
     /// Without one there is a ledger to read, and nothing is done on it.
-    pub(super) fn has_key(&self) -> Result<(), CustodyError> {
+    pub fn has_key(&self) -> Result<(), CustodyError> {
         match self.me.key {
             Some(_) => Ok(()),
             None => Err(CustodyError::NoKey { site: self.name.clone() }),
@@ -124,22 +131,22 @@ impl<R: Role> Half<R> {
     }
 
     /// Somebody may have written at the site: it is looked at again.
-    pub(super) fn doubt(&mut self) {
+    pub fn doubt(&mut self) {
         self.copy.doubt();
     }
 
     /// Is the ledger all that there is of it, as far as was looked?
-    pub(super) const fn is_seen(&self) -> bool {
+    pub const fn is_seen(&self) -> bool {
         self.copy.is_known()
     }
 
     /// Had the site lost its copy? It was put back from here, where the last of it may be missing.
-    pub(super) const fn was_lost(&self) -> bool {
+    pub const fn was_lost(&self) -> bool {
         self.was_lost
     }
 
     /// Takes away what was put back: whoever comes next must not take it for what the site knew.
-    pub(super) async fn leave_lost(&mut self) -> Result<(), CustodyError> {
+    pub async fn leave_lost(&mut self) -> Result<(), CustodyError> {
         let forgotten = self.copy.forget().await;
         forgotten.map_err(|cause| self.failed(cause))
     }
@@ -168,10 +175,7 @@ impl<R: Role> Half<R> {
 
     /// Makes the records durable, at the site and then here; answers what is to be done on them. The
     /// site first: of two coordinators it lets one go on, and the other has written nothing.
-    pub(super) async fn carry<E>(
-        &mut self,
-        actions: Vec<Action<E>>,
-    ) -> Result<Vec<E>, CustodyError> {
+    pub async fn carry<E>(&mut self, actions: Vec<Action<E>>) -> Result<Vec<E>, CustodyError> {
         let (records, effects) = split(actions)?;
         let all = [&*self.records, &*records].concat();
         if !all.is_empty() {
@@ -181,11 +185,8 @@ impl<R: Role> Half<R> {
         Ok(effects)
     }
 
-    /// As [`Half::carry`], without the site's copy.
-    pub(super) fn carry_here<E>(
-        &mut self,
-        actions: Vec<Action<E>>,
-    ) -> Result<Vec<E>, CustodyError> {
+    /// As [`SiteLedger::carry`], without the site's copy.
+    pub fn carry_here<E>(&mut self, actions: Vec<Action<E>>) -> Result<Vec<E>, CustodyError> {
         self.has_key()?;
         let (records, effects) = split(actions)?;
         self.write(records)?;
@@ -210,18 +211,14 @@ impl<R: Role> Half<R> {
     }
 
     /// Something besides the ledger, in place of whatever was there.
-    pub(super) async fn keep(&self, key: &RecordKey, body: &[u8]) -> Result<(), CustodyError> {
+    pub async fn keep(&self, key: &RecordKey, body: &[u8]) -> Result<(), CustodyError> {
         let there = self.kept(key).await?;
         let kept = self.copy.site.keep(key, there.as_deref(), body).await;
         kept.map_err(|cause| self.failed(cause))
     }
 
     /// ... where there is nothing.
-    pub(super) async fn keep_again(
-        &self,
-        key: &RecordKey,
-        body: &[u8],
-    ) -> Result<(), CustodyError> {
+    pub async fn keep_again(&self, key: &RecordKey, body: &[u8]) -> Result<(), CustodyError> {
         if self.kept(key).await?.is_some() {
             return Ok(());
         }
@@ -229,12 +226,37 @@ impl<R: Role> Half<R> {
         kept.map_err(|cause| self.failed(cause))
     }
 
-    pub(super) async fn kept(&self, key: &RecordKey) -> Result<Option<Vec<u8>>, CustodyError> {
+    pub async fn kept(&self, key: &RecordKey) -> Result<Option<Vec<u8>>, CustodyError> {
         self.copy.site.kept(key).await.map_err(|cause| self.failed(cause))
     }
 }
 
-pub(super) fn decode(
+impl SiteLedger<SourceRole> {
+    /// What the role asks for is on record; answers what is to be done on it.
+    pub async fn request(
+        &mut self,
+        epoch: Epoch,
+        request: SourceRequest,
+    ) -> Result<Vec<SourceEffect>, CustodyError> {
+        let actions = self.ask(|role| role.step(epoch, request)).await?;
+        self.carry(actions).await
+    }
+}
+
+impl SiteLedger<DestinationRole> {
+    /// As for the source, given what the placeholder shows now.
+    pub async fn request(
+        &mut self,
+        epoch: Epoch,
+        request: DestinationRequest,
+        mark: &MarkSeen,
+    ) -> Result<Vec<DestinationEffect>, CustodyError> {
+        let actions = self.ask(|role| role.step(epoch, request, mark)).await?;
+        self.carry(actions).await
+    }
+}
+
+pub(crate) fn decode(
     path: &Path,
     records: &[journal::Record],
 ) -> Result<Vec<Record>, CustodyError> {

@@ -5,8 +5,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
-use handover::VmKey;
+use handover::{Record, VmKey};
 use journal::{FileStorage, OpenError, Storage};
+use model::SiteName;
+
+use crate::error::CustodyError;
+use crate::site_ledger::decode;
 
 /// A place for one VM's files of each site, outside every disk that is copied; a trait so that tests can
 /// let every write of it fail.
@@ -32,7 +36,7 @@ pub struct Folder {
 }
 
 /// A ledger's file.
-pub(super) const LEDGER: &str = "ledger";
+pub(crate) const LEDGER: &str = "ledger";
 
 impl Folder {
     fn of(&self, site: &str) -> PathBuf {
@@ -74,4 +78,16 @@ impl Shelf for Folder {
     fn kept(&self, site: &str, file: &str) -> io::Result<Vec<u8>> {
         fs::read(self.path(site, file))
     }
+}
+
+/// A site's ledger, read without taking its lock; `None` where there is none, or its creation was cut
+/// short. A ledger that is not there proves nothing, while an empty one would.
+pub fn read_ledger(folder: &Folder, site: &SiteName) -> Result<Option<Vec<Record>>, CustodyError> {
+    let path = folder.path(site.as_str(), LEDGER);
+    let contents = match journal::read(&path) {
+        // What cannot be looked at may well be there.
+        Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+        read => read.map_err(|cause| CustodyError::Open { path: path.clone(), cause })?,
+    };
+    contents.map(|contents| decode(&path, &contents.records)).transpose()
 }

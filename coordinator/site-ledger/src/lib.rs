@@ -1,0 +1,26 @@
+//! A site's ledger with the role that it amounts to, as whoever runs that role keeps it: the coordinator
+//! for both sites, a mobility agent for its own.
+//!
+//! Every question of who may run goes to the roles of crate `handover`; here their records are made
+//! durable, at the site ([`copy`]) and on this machine ([`shelf`]), before anything is done on them.
+
+mod copy;
+mod error;
+mod mark;
+mod native;
+mod shelf;
+mod site_ledger;
+mod stories;
+mod unfence;
+
+pub use copy::{CopyError, copy_of_ledger, decode as decode_copy, key};
+pub use error::CustodyError;
+pub use mark::{mark_of, mark_seen};
+pub use native::{NativeError, NativePaper, native_key, natives};
+pub use shelf::{Folder, Shelf, read_ledger};
+pub use site_ledger::{Role, SiteLedger};
+pub use stories::longer;
+pub use unfence::UNFENCE;
+
+/// The journal's kind for site ledgers.
+pub const LEDGER_KIND: u16 = 1;
