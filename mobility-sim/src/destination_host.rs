@@ -21,20 +21,22 @@ use rpc::flags::Flags;
 use rpc::params::{Name, Params};
 use rpc::procedures::{Domain, Finished, Prepared};
 use rpc::server::Event;
+use site_ledger::NativePaper;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 use units::{MigrationId, chain};
 use uuid::Uuid;
 
+use crate::custody::Carried;
 use crate::domain::cookie::{Cookie, Neighbour};
 use crate::domain::node::Element;
 use crate::flags;
-use crate::ledger::{Entry, Source, Stage};
+use crate::ledger::{Attempt, Entry, Source, Stage};
 use crate::libvirt::server::Line;
 use crate::progress::Meters;
 use crate::serve::{Agent, new_id};
-use crate::wan::message::{self, Failed, Message, Purpose, Token};
+use crate::wan::message::{self, Failed, Leaving, Message, Purpose, Token};
 use crate::wan::{self, Control};
 use doors::{Carrying, Doors};
 use error::OutgoingError;
@@ -91,6 +93,7 @@ struct Outgoing {
     /// The data connections cannot go on.
     broken: CancellationToken,
     prepared: Prepared,
+    attempt: Attempt,
 }
 
 /// The whole story of one migration.
@@ -104,7 +107,7 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             return line.answer_prepare(serial, Err(error.for_libvirt())).await;
         }
     };
-    let Outgoing { mut control, carrying, meters, broken, prepared } = outgoing;
+    let Outgoing { mut control, carrying, meters, broken, prepared, attempt } = outgoing;
     line.answer_prepare(serial, Ok(prepared)).await;
     meters.show("begins");
     let Some(finish) = until_finish(line, &control, &meters, &broken).await else {
@@ -132,15 +135,7 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
         tidy(agent, id, Some(control)).await;
         return line.answer_finish(serial, Err(error)).await;
     }
-    let offered = match finish_there(agent, &mut control, ask).await {
-        Ok(finished) => agent
-            .ledger
-            .record(&id, Stage::Source(Source::FenceIntent))
-            .await
-            .map(|()| finished)
-            .map_err(OutgoingError::from),
-        Err(error) => Err(error),
-    };
+    let offered = offer(agent, &id, &attempt, &meters, &mut control, ask).await;
     drop(carrying);
     match offered {
         Ok(finished) => {
@@ -171,26 +166,52 @@ async fn prepare(
     let doors = Doors::open(&agent.config.host, &params, with_disks)?;
     let cookie = text_of(cookie)?;
     let stage = Stage::Source(Source::AttemptKnown);
-    let entry = Entry { id: id.clone(), vm, name, was_defined: true, stage };
+    let entry = Entry {
+        id: id.clone(),
+        vm,
+        name: name.clone(),
+        was_defined: true,
+        attempt: None,
+        carried: None,
+        stage,
+    };
     agent.ledger.begin(entry).await?;
+    let leaving = Leaving {
+        vm,
+        name: name.clone(),
+        began_ms: now_ms(),
+        key: agent.custody.key().await?.into(),
+        last: agent.custody.last_epoch(vm).await?,
+    };
+    let began_ms = leaving.began_ms;
     let mut random = [0; 16];
     getrandom::fill(&mut random)?;
     let token = Token::new(random);
     let purpose = Purpose::Migration { id: id.clone(), token: token.clone() };
     let mut control = Control::new(dial(agent, purpose).await?);
     let params = flags::passed_on(&params);
-    let ask = Message::Prepare(message::Prepare { xml, cookie, flags: flags.0, params });
-    let theirs = match control.ask(ask, PREPARE_MAX).await? {
-        Message::Prepared { cookie } => Cookie::parse(cookie.as_bytes())?,
+    let ask = Message::Prepare(message::Prepare { leaving, xml, cookie, flags: flags.0, params });
+    let answer = match control.ask(ask, PREPARE_MAX).await? {
+        Message::Prepared(answer) => answer,
         Message::Failed(failed) => return Err(OutgoingError::Theirs(failed)),
         _ => return Err(OutgoingError::Unexpected),
     };
+    let theirs = Cookie::parse(answer.cookie.as_bytes())?;
+    let here = (agent.config.site.name.clone(), agent.custody.key().await?);
+    let there = (agent.config.neighbour.name.clone(), answer.key.get().ok_or(OutgoingError::Key)?);
+    let attempt = Attempt {
+        paper: NativePaper::new(id.clone(), (vm, name), here, there, began_ms),
+        epoch: answer.epoch,
+    };
+    let learnt = attempt.clone();
+    agent.ledger.learn(id, move |entry| entry.attempt = Some(learnt)).await?;
+    agent.custody.begins(&attempt.paper, attempt.epoch).await?;
     let disks_port = theirs.nbd_port()?.and(doors.disks_port);
     let cookie = theirs.handed_on(&ourselves(agent), disks_port, None)?;
     let prepared = Prepared { cookie, uri: doors.uri.clone() };
     let (meters, broken) = (Meters::default(), CancellationToken::new());
     let carrying = doors.carry(agent, &token, &meters, &broken);
-    Ok(Outgoing { control, carrying, meters, broken, prepared })
+    Ok(Outgoing { control, carrying, meters, broken, prepared, attempt })
 }
 
 struct Asking {
@@ -226,7 +247,8 @@ async fn until_finish(
                 params.push(message::Param { field, value: message::ParamValue::Text(name) });
                 // One that was given up says nothing of use.
                 let cookie = text_of(cookie).unwrap_or_default();
-                let ask = message::Finish { cookie, flags: flags.0, params };
+                let carried = meters.taken();
+                let ask = message::Finish { carried, cookie, flags: flags.0, params };
                 return Some(Asking { serial, cancelled, ask });
             }
             Event::Closed(_) => return None,
@@ -235,13 +257,38 @@ async fn until_finish(
     }
 }
 
+/// The VM is whole at the destination, and on record as offered, before the source's libvirt may hear
+/// of it.
+async fn offer(
+    agent: &Agent,
+    id: &MigrationId,
+    attempt: &Attempt,
+    meters: &Meters,
+    control: &mut Control,
+    ask: message::Finish,
+) -> Result<Finished, OutgoingError> {
+    let (finished, arrived) = finish_there(agent, control, ask).await?;
+    let left = meters.taken();
+    for (what, ours, theirs) in
+        [("memory", left.memory, arrived.memory), ("disks", left.disks, arrived.disks)]
+    {
+        if ours != theirs {
+            return Err(OutgoingError::Short { what, ours, theirs });
+        }
+    }
+    agent.ledger.learn(id, move |entry| entry.carried = Some(arrived)).await?;
+    agent.custody.offers(&attempt.paper, attempt.epoch, arrived).await?;
+    agent.ledger.record(id, Stage::Source(Source::FenceIntent)).await?;
+    Ok(finished)
+}
+
 async fn finish_there(
     agent: &Agent,
     control: &mut Control,
     ask: message::Finish,
-) -> Result<Finished, OutgoingError> {
+) -> Result<(Finished, Carried), OutgoingError> {
     match control.ask(Message::Finish(ask), FINISH_MAX).await? {
-        Message::Finished(message::Finished { name, uuid, id, cookie }) => {
+        Message::Finished(message::Finished { name, uuid, id, cookie, carried }) => {
             let domain = Domain { name, uuid: uuid.into_bytes(), id };
             let cookie = match cookie.is_empty() {
                 true => Vec::new(),
@@ -249,7 +296,7 @@ async fn finish_there(
                     Cookie::parse(cookie.as_bytes())?.handed_on(&ourselves(agent), None, None)?
                 }
             };
-            Ok(Finished { domain, cookie })
+            Ok((Finished { domain, cookie }, carried))
         }
         Message::Failed(failed) => Err(OutgoingError::Theirs(failed)),
         _ => Err(OutgoingError::Unexpected),
@@ -290,6 +337,12 @@ async fn dial(agent: &Agent, purpose: Purpose) -> Result<wan::Stream, wan::WanEr
 fn ourselves(agent: &Agent) -> Neighbour {
     let host = &agent.config.host;
     Neighbour { hostname: host.hostname.clone(), host_uuid: host.uuid.to_string() }
+}
+
+/// For people; nothing rests on it.
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.ok().and_then(|since| since.as_millis().try_into().ok()).unwrap_or_default()
 }
 
 /// A cookie is XML with a NUL behind it.

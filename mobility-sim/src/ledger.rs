@@ -7,7 +7,8 @@
 //!  at the destination:  AttemptKnown ──► Placed ──► Synced ──► Granted ──► Started
 //!                            └─────────────┴───────────┴─────► Revoked ──► Ended
 //! ```
-//! The words are those of `coordinator/handover`: `FenceIntent` is that success was offered to the
+//! It says how far this agent came; who may run, the site's ledger says ([`crate::custody`]), which is
+//! asked first. The words are those of `coordinator/handover`: `FenceIntent` is that success was offered to the
 //! source's libvirt, `Fenced` that its VM was seen dead. `Granted` and `Revoked` exclude each
 //! other.
 
@@ -18,8 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use journal::{AppendError, Journal, OpenError, StoreId};
 use model::VmId;
 use serde::{Deserialize, Serialize};
+use site_ledger::NativePaper;
 use thiserror::Error;
-use units::MigrationId;
+use units::{Epoch, MigrationId};
+
+use crate::custody::Carried;
 
 #[derive(Debug, Error)]
 pub enum LedgerError {
@@ -46,7 +50,19 @@ pub struct Entry {
     pub name: String,
     /// Its site had a definition of it before.
     pub was_defined: bool,
+    /// What both sites' ledgers have of it, once it is in one of them.
+    pub attempt: Option<Attempt>,
+    /// What came over, once the VM is whole.
+    pub carried: Option<Carried>,
     pub stage: Stage,
+}
+
+/// One that the site's ledger knows, or is about to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attempt {
+    pub paper: NativePaper,
+    pub epoch: Epoch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +191,21 @@ impl Ledger {
         .await
     }
 
+    /// What is learnt on the way.
+    pub async fn learn(
+        &self,
+        id: &MigrationId,
+        what: impl FnOnce(&mut Entry) + Send + 'static,
+    ) -> Result<(), LedgerError> {
+        let id = id.clone();
+        self.write(move |entries| {
+            let mut entry = entries.get(&id).cloned().ok_or(LedgerError::NotBegun { id })?;
+            what(&mut entry);
+            Ok(entry)
+        })
+        .await
+    }
+
     /// A disk that is slow must not keep pings from being answered.
     async fn write(
         &self,
@@ -208,7 +239,7 @@ impl Ledger {
 
 fn check(entries: &Entries, entry: &Entry) -> Result<(), LedgerError> {
     let before = entries.get(&entry.id).map(|entry| entry.stage);
-    if entry.stage.may_follow(before) {
+    if before == Some(entry.stage) || entry.stage.may_follow(before) {
         return Ok(());
     }
     Err(LedgerError::Order { id: entry.id.clone(), before, now: entry.stage })
@@ -222,7 +253,7 @@ mod tests {
 
     fn entry(id: &str, stage: Stage) -> Entry {
         let (id, vm, name) = (id.parse().unwrap(), VmId(Uuid::nil()), "web1".to_owned());
-        Entry { id, vm, name, was_defined: false, stage }
+        Entry { id, vm, name, was_defined: false, attempt: None, carried: None, stage }
     }
 
     fn open(disk: &Disk) -> Result<Ledger, LedgerError> {

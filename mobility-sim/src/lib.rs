@@ -6,12 +6,15 @@
 //!  libvirtd ── RPC ──► destination_host ══ wan: control ══► source_host ── RPC ──► libvirtd
 //!  QEMU ───── data ──► doors ═════════════ wan: streams ══► streams ───── data ──► QEMU
 //! ```
-//! A VM arrives paused. The source's agent records that it offers success *before* it says so, then
-//! looks at the source until its VM is dead, and only then has the destination's resumed. Whatever
-//! breaks in between, no timeout ever starts anything.
+//! A VM arrives paused, and who may run it the ledgers of both sites decide, by crate `handover`
+//! ([`custody`]): the source's agent records that it
+//! offers success *before* it says so, then looks at the source until its VM is dead, and only with
+//! that receipt is the destination's granted and resumed. Whatever breaks in between, no timeout ever
+//! starts anything.
 
 pub mod cli;
 pub mod config;
+mod custody;
 mod destination_host;
 pub mod domain;
 mod flags;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, interval_at};
 use tracing::info;
+use units::Bytes;
 
+use crate::custody::Carried;
 use crate::relay::Meter;
 
 /// Bytes of one migration, from the source's hypervisor and back.
@@ -26,6 +28,18 @@ impl Meters {
             due.tick().await;
             self.show("under way");
         }
+    }
+
+    /// What the source's hypervisor has sent.
+    pub fn taken(&self) -> Carried {
+        let of = |meter: &Meter| Bytes(meter.taken.load(Ordering::Relaxed));
+        Carried { memory: of(&self.memory), disks: of(&self.disks) }
+    }
+
+    /// What has reached the destination's.
+    pub fn given(&self) -> Carried {
+        let of = |meter: &Meter| Bytes(meter.given.load(Ordering::Relaxed));
+        Carried { memory: of(&self.memory), disks: of(&self.disks) }
     }
 
     pub fn show(&self, how_far: &str) {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rpc::server::{Host, Limits, Session};
+use site::Site;
 use site_libvirt::{Acceleration, LibvirtConfig, LibvirtSite};
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
@@ -18,6 +19,7 @@ use transfer::secure::Identity;
 use units::{MigrationId, chain};
 
 use crate::config::Config;
+use crate::custody::Custody;
 use crate::key::{self, KeyError};
 use crate::ledger::{Ledger, LedgerError, Stage};
 use crate::libvirt::server::Line;
@@ -42,8 +44,11 @@ pub struct Agent {
     pub config: Config,
     pub identity: Identity,
     /// This site's platform.
-    pub site: LibvirtSite,
+    pub site: Arc<LibvirtSite>,
+    /// How far each migration came.
     pub ledger: Ledger,
+    /// Who may run.
+    pub custody: Custody,
     pub arrivals: source_host::Arrivals,
 }
 
@@ -61,9 +66,11 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         },
         ..LibvirtConfig::new(config.site.name.clone(), config.site.uri.clone())
     };
-    let site = LibvirtSite::new(libvirt);
+    let site = Arc::new(LibvirtSite::new(libvirt));
+    let platform: Arc<dyn Site> = site.clone();
+    let custody = Custody::new(platform, config.site.state_dir.join("custody"));
     let arrivals = source_host::Arrivals::default();
-    let agent = Arc::new(Agent { config, identity, site, ledger, arrivals });
+    let agent = Arc::new(Agent { config, identity, site, ledger, custody, arrivals });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

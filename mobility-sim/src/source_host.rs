@@ -18,15 +18,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, info, info_span, warn};
 use units::{MigrationId, chain};
 
-use crate::ledger::{Destination, Stage};
+use crate::custody::Carried;
+use crate::ledger::{Attempt, Destination, Stage};
+use crate::progress::Meters;
 use crate::serve::Agent;
 use crate::wan::Control;
-use crate::wan::message::{Decided, Decision, Finish, Finished, Message, Token};
+use crate::wan::message::{Decision, Finish, Finished, Message, Token};
 use decision::decide;
 pub use decision::go_on;
 use error::ArrivalError;
@@ -36,6 +38,8 @@ pub use streams::carry;
 
 /// How long a question may take to come.
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// What has come is counted by then.
+const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 /// An arrival that was told to end takes so long at most: its libvirtd may be slow.
 const LEAVE_MAX: Duration = Duration::from_secs(150);
 
@@ -118,9 +122,10 @@ async fn take_over(agent: &Arc<Agent>, id: &MigrationId, token: Token, control: 
             return fail(agent, id, control, &error).await;
         }
     };
-    let _streams = agent.arrivals.streams.open(token, placed.data, &entered.end);
+    let streams = agent.arrivals.streams.open(token, placed.data, &entered.end);
     info!("{} may come: memory and disks are taken in", placed.name);
-    if control.say(Message::Prepared { cookie: placed.take_cookie() }).await.is_err() {
+    let Some(prepared) = placed.take_prepared() else { return };
+    if control.say(Message::Prepared(prepared)).await.is_err() {
         return give_up(agent, id, placed, "the line broke").await;
     }
     let next = tokio::select! {
@@ -133,7 +138,7 @@ async fn take_over(agent: &Arc<Agent>, id: &MigrationId, token: Token, control: 
         Err(why) => return give_up(agent, id, placed, why).await,
     };
     match next {
-        Ok(Message::Finish(ask)) => match finish(agent, id, &placed, ask).await {
+        Ok(Message::Finish(ask)) => match finish(agent, id, &placed, streams.meters(), ask).await {
             Ok(finished) => {
                 info!("{} is whole and stands still: it waits for the source's word", placed.name);
                 decision::watch(agent, id);
@@ -148,7 +153,9 @@ async fn take_over(agent: &Arc<Agent>, id: &MigrationId, token: Token, control: 
         },
         Ok(Message::Decide(Decision::Revoke)) => {
             give_up(agent, id, placed, "the source gave up").await;
-            let _ = control.say(Message::Decided(Decided::Revoked)).await;
+            if let Ok(decided) = decide(agent, id, Decision::Revoke).await {
+                let _ = control.say(Message::Decided(decided)).await;
+            }
         }
         _ => give_up(agent, id, placed, "the line broke").await,
     }
@@ -159,13 +166,37 @@ async fn finish(
     agent: &Agent,
     id: &MigrationId,
     placed: &Placed,
+    meters: &Meters,
     ask: Finish,
 ) -> Result<Finished, ArrivalError> {
     let (finished, then) = placed.finish(agent, ask).await?;
+    all_arrived(meters, finished.carried).await?;
+    let Attempt { paper, epoch } = &placed.attempt;
+    agent.custody.has_it(paper, *epoch, finished.carried).await?;
     // Before the source hears of it: whoever knows of it finds it here.
     let synced = Stage::Destination(Destination::Synced(then));
     agent.ledger.record(id, synced).await?;
     Ok(finished)
+}
+
+/// What left the source's hypervisor has reached ours: the VM could be loaded, and may have been so a
+/// moment before the last of it is counted.
+async fn all_arrived(meters: &Meters, carried: Carried) -> Result<(), ArrivalError> {
+    let until = Instant::now() + COUNTED_WITHIN;
+    loop {
+        let given = meters.given();
+        if given == carried {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let (what, theirs, ours) = match given.memory == carried.memory {
+                true => ("disks", carried.disks, given.disks),
+                false => ("memory", carried.memory, given.memory),
+            };
+            return Err(ArrivalError::Short { what, theirs, ours });
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Libvirtd lets go of it, and then its volumes are removed.

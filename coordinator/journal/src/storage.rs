@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::OpenError;
 
 /// What a journal needs of its file; a trait so that tests can let every call fail.
-pub trait Storage: Send {
+pub trait Storage: Send + Sync {
     /// In bytes.
     fn size(&mut self) -> io::Result<u64>;
 

@@ -14,7 +14,7 @@ use crate::site_ledger::decode;
 
 /// A place for one VM's files of each site, outside every disk that is copied; a trait so that tests can
 /// let every write of it fail.
-pub trait Shelf: Send {
+pub trait Shelf: Send + Sync {
     /// What a site's file is called, for messages.
     fn path(&self, site: &str, file: &str) -> PathBuf;
 

@@ -1,7 +1,9 @@
 //! Why a VM does not leave.
 
 use thiserror::Error;
+use units::Bytes;
 
+use crate::custody::HandoverError;
 use crate::domain::cookie::CookieError;
 use crate::domain::node::XmlError;
 use crate::ledger::LedgerError;
@@ -23,6 +25,12 @@ pub enum OutgoingError {
     Listen(#[from] ListenError),
     #[error("the mobility agent cannot keep records")]
     Ledger(#[from] LedgerError),
+    #[error("who may run the VM cannot be put on record at the source")]
+    Handover(#[from] HandoverError),
+    #[error("the other agent shows a key that is none")]
+    Key,
+    #[error("{ours} bytes of {what} left, and {theirs} arrived")]
+    Short { what: &'static str, ours: Bytes, theirs: Bytes },
     #[error("the system gives no random numbers")]
     Random(#[from] getrandom::Error),
     #[error("the other site is not reached")]

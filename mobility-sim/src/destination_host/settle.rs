@@ -15,7 +15,8 @@ use tracing::{Instrument, Span, error, info, info_span, warn};
 use units::{MigrationId, chain};
 
 use super::dial;
-use crate::ledger::{Entry, LedgerError, Source, Stage};
+use crate::custody::HandoverError;
+use crate::ledger::{Attempt, Entry, LedgerError, Source, Stage};
 use crate::serve::Agent;
 use crate::wan::Control;
 use crate::wan::message::{Decided, Decision, Message, Purpose};
@@ -66,23 +67,11 @@ async fn settle(
             Source::AttemptKnown => Source::Released,
             Source::FenceIntent => evidence(agent, id, over).await,
             Source::Fenced => {
-                let neighbour = &agent.config.neighbour.name;
-                match tell(agent, id, Decision::Grant, &mut control).await {
-                    Decided::Granted => info!("{name} has moved to {neighbour}"),
-                    decided => {
-                        error!(
-                            ?decided,
-                            "{name} is dead here, and {neighbour} has no copy to start"
-                        );
-                    }
-                }
+                granted(agent, id, &name, &mut control).await;
                 Source::Ended
             }
             Source::Released => {
-                match tell(agent, id, Decision::Revoke, &mut control).await {
-                    Decided::Granted => error!("{name} runs here, and was started there as well"),
-                    Decided::Revoked | Decided::Unknown => info!("{name} stays here"),
-                }
+                released(agent, id, &name, &mut control).await;
                 Source::Ended
             }
             Source::Ended => return Ok(()),
@@ -90,6 +79,70 @@ async fn settle(
         agent.ledger.record(id, Stage::Source(next)).await?;
     }
     Ok(())
+}
+
+/// With the receipt that the VM is dead here the destination decides; its grant ends it here.
+async fn granted(agent: &Agent, id: &MigrationId, name: &str, control: &mut Option<Control>) {
+    let neighbour = &agent.config.neighbour.name;
+    let Some(Entry { attempt: Some(attempt), carried: Some(carried), .. }) = agent.ledger.entry(id)
+    else {
+        return error!("{name} is dead here, and nothing is known of what came over");
+    };
+    let Attempt { paper, epoch } = &attempt;
+    let fence = until_done("the fence", || agent.custody.is_fenced(paper, *epoch, carried)).await;
+    let Some(fence) = fence else { return };
+    let decision = Decision::Grant { fence: fence.to_string() };
+    match tell(agent, id, decision, control).await {
+        Decided::Granted { receipt } => {
+            info!("{name} has moved to {neighbour}");
+            until_done("the grant", || agent.custody.retires(paper, *epoch, &receipt)).await;
+        }
+        decided => error!(?decided, "{name} is dead here, and {neighbour} has no copy to start"),
+    }
+}
+
+/// The destination gives up for good; with its receipt the VM is this site's as before.
+async fn released(agent: &Agent, id: &MigrationId, name: &str, control: &mut Option<Control>) {
+    let neighbour = &agent.config.neighbour.name;
+    match tell(agent, id, Decision::Revoke, control).await {
+        Decided::Granted { .. } => {
+            error!("{name} runs here, and was granted to {neighbour} as well");
+        }
+        Decided::Revoked { receipt } => {
+            info!("{name} stays here");
+            let entry = agent.ledger.entry(id);
+            let attempt = entry.and_then(|entry| entry.attempt);
+            if let (Some(receipt), Some(Attempt { paper, epoch })) = (receipt, attempt) {
+                until_done("the release", || agent.custody.is_released(&paper, epoch, &receipt))
+                    .await;
+            }
+        }
+        Decided::Unknown => info!("{name} stays here"),
+    }
+}
+
+/// As long as it takes, but for what asking again does not change.
+async fn until_done<T, F>(what: &str, act: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, HandoverError>>,
+{
+    let mut pauses = Pauses::default();
+    let mut told = false;
+    loop {
+        match act().await {
+            Ok(done) => return Some(done),
+            Err(error) if error.is_final() => {
+                error!("{what} is not on record, and will not be: {}", chain(&error));
+                return None;
+            }
+            Err(error) if !told => {
+                warn!("{what} is not on record yet: {}", chain(&error));
+                told = true;
+            }
+            Err(_) => {}
+        }
+        pauses.pause().await;
+    }
 }
 
 /// Looks at the source until its VM is known to be dead, or to run.
@@ -151,11 +204,11 @@ async fn tell(
     let mut told = false;
     loop {
         let asked = match control {
-            Some(control) => control.ask(Message::Decide(decision), DECIDE_MAX).await,
+            Some(control) => control.ask(Message::Decide(decision.clone()), DECIDE_MAX).await,
             None => match dial(agent, Purpose::Decision { id: id.clone() }).await {
                 Ok(stream) => {
                     let line = control.insert(Control::new(stream));
-                    line.ask(Message::Decide(decision), DECIDE_MAX).await
+                    line.ask(Message::Decide(decision.clone()), DECIDE_MAX).await
                 }
                 Err(error) => Err(error),
             },

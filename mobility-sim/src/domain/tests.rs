@@ -79,6 +79,7 @@ fn mapping() -> Mapping {
         nvram: None,
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
         same_processor: false,
+        arrival: None,
     }
 }
 

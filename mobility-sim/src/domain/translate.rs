@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use model::NetworkRef;
+use site_libvirt::ARRIVAL_NAMESPACE;
 use thiserror::Error;
+use units::{Epoch, MigrationId};
 
 use super::devices;
 use super::grammar::{self, Findings, Kind};
@@ -31,6 +33,8 @@ pub struct Mapping {
     pub listen: IpAddr,
     /// The two hosts have the same processor, by their administrators' word.
     pub same_processor: bool,
+    /// As what the destination knows it again, once its ledger has the attempt.
+    pub arrival: Option<(MigrationId, Epoch)>,
 }
 
 /// Where a disk comes to lie, created before.
@@ -81,6 +85,18 @@ pub(super) fn listed(refusals: &[Refusal]) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
+/// In its metadata, so that its mark can be written there, and what was left is found.
+fn known_by((migration, epoch): &(MigrationId, Epoch)) -> Element {
+    let placeholder = Element::new("causeway:placeholder")
+        .with("xmlns:causeway", ARRIVAL_NAMESPACE)
+        .with("migration", migration.as_str())
+        .with("epoch", epoch.to_string())
+        .with("state", "released");
+    let mut metadata = Element::new("metadata");
+    metadata.children.push(placeholder);
+    metadata
+}
+
 /// Every reason against it at once.
 ///
 /// # Errors
@@ -104,6 +120,7 @@ pub fn translate(xml: &str, mapping: &Mapping) -> Result<Translated, TranslateEr
     if !found.refused.is_empty() {
         return Err(TranslateError::Refused(Refusal::all(found)));
     }
+    made.children.extend(mapping.arrival.as_ref().map(known_by));
     Ok(Translated { xml: made.write(), name, uuid, warnings: found.warnings })
 }
 

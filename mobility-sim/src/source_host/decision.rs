@@ -11,7 +11,8 @@ use tokio::time::sleep;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 use units::{MigrationId, chain};
 
-use crate::ledger::{Destination, Entry, LedgerError, Stage, Then};
+use crate::custody::HandoverError;
+use crate::ledger::{Attempt, Destination, Entry, LedgerError, Stage, Then};
 use crate::libvirt::client::{Daemon, DaemonError};
 use crate::serve::Agent;
 use crate::wan::message::{Decided, Decision};
@@ -38,46 +39,67 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
     warn!(?stage, "not settled before this agent ended: going on");
 }
 
-/// Writes the source's word down, unless there is another one already, and acts upon what is
-/// written.
+/// Puts the source's word on record, unless there is another one already, and acts upon what is there.
 pub async fn decide(
     agent: &Arc<Agent>,
     id: &MigrationId,
     decision: Decision,
-) -> Result<Decided, LedgerError> {
+) -> Result<Decided, DecideError> {
     if decision == Decision::Revoke {
         agent.arrivals.end(id).await;
     }
     let Some(entry) = agent.ledger.entry(id) else { return Ok(Decided::Unknown) };
     let Stage::Destination(stage) = entry.stage else { return Ok(Decided::Unknown) };
+    let Some(Attempt { paper, epoch }) = entry.attempt.clone() else {
+        // No ledger ever had it.
+        undo(agent, id).await;
+        return Ok(Decided::Revoked { receipt: None });
+    };
     Ok(match (stage, decision) {
-        (Destination::Synced(then), Decision::Grant) => {
+        (Destination::Synced(then), Decision::Grant { fence }) => {
+            let grant = agent.custody.grants(&paper, epoch, &fence).await?;
             agent.ledger.record(id, Stage::Destination(Destination::Granted(then))).await?;
             begin(agent, entry, then);
-            Decided::Granted
+            Decided::Granted { receipt: grant.to_string() }
         }
-        (Destination::Granted(_) | Destination::Started, _) => Decided::Granted,
-        (Destination::AttemptKnown | Destination::Placed, Decision::Grant) => Decided::Unknown,
+        (Destination::Granted(_) | Destination::Started, _) => {
+            Decided::Granted { receipt: agent.custody.granted(&paper, epoch).await?.to_string() }
+        }
+        (Destination::AttemptKnown | Destination::Placed, Decision::Grant { .. }) => {
+            Decided::Unknown
+        }
+        (Destination::Revoked | Destination::Ended, Decision::Grant { .. }) => {
+            let receipt = agent.custody.revokes(&paper, epoch).await?;
+            Decided::Revoked { receipt: Some(receipt.to_string()) }
+        }
         (
             Destination::AttemptKnown
             | Destination::Placed
             | Destination::Synced(_)
-            | Destination::Revoked,
+            | Destination::Revoked
+            | Destination::Ended,
             Decision::Revoke,
         ) => {
-            agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
+            let receipt = agent.custody.revokes(&paper, epoch).await?;
             undo(agent, id).await;
-            Decided::Revoked
+            Decided::Revoked { receipt: Some(receipt.to_string()) }
         }
-        (Destination::Revoked | Destination::Ended, _) => Decided::Revoked,
     })
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
 }
 
 /// The VM is this site's. It is started until it runs.
 fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
     let agent = Arc::clone(agent);
     let begun = async move {
-        let Entry { id, vm, name, .. } = entry;
+        let Entry { id, vm, name, attempt, .. } = entry;
         loop {
             let started = match then {
                 Then::Runs => start(&agent, vm, &name).await,
@@ -92,6 +114,15 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
         match then {
             Then::Runs => info!("{name} runs here"),
             Then::StaysPaused => info!("{name} is here and stays paused, as was asked for"),
+        }
+        while let Some(Attempt { paper, epoch }) = &attempt
+            && let Err(error) = agent.custody.started(paper, *epoch).await
+        {
+            error!("that it was started is not on record: {}", chain(&error));
+            if error.is_final() {
+                break;
+            }
+            sleep(TRY_AGAIN_AFTER).await;
         }
         let started = agent.ledger.record(&id, Stage::Destination(Destination::Started)).await;
         if let Err(error) = started {
@@ -156,12 +187,21 @@ enum UndoError {
     Site(#[from] SiteError),
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     #[error("it runs here, although it was never started: nobody ends it but its operator")]
     Runs,
 }
 
 async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
-    let Entry { id, vm, was_defined, stage: held, .. } = entry;
+    let Entry { id, vm, was_defined, attempt, stage: held, .. } = entry;
+    if *held == Stage::Destination(Destination::Ended) {
+        return Ok(());
+    }
+    // Looked at before it is removed: a mark on it would say that it was decided otherwise.
+    if let Some(Attempt { paper, epoch }) = attempt {
+        agent.custody.revokes(paper, *epoch).await?;
+    }
     agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
     // Before, libvirtd held nothing for us: a VM of that id is somebody else's.
     if *held != Stage::Destination(Destination::AttemptKnown) {

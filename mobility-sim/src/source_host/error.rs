@@ -4,8 +4,9 @@ use model::{Power, SiteName};
 use rpc::error::{Code, Origin};
 use site::SiteError;
 use thiserror::Error;
-use units::chain;
+use units::{Bytes, chain};
 
+use crate::custody::HandoverError;
 use crate::domain::TranslateError;
 use crate::domain::cookie::CookieError;
 use crate::domain::node::XmlError;
@@ -37,6 +38,16 @@ pub enum ArrivalError {
     Daemon(#[from] DaemonError),
     #[error("the destination's agent cannot keep records")]
     Ledger(#[from] LedgerError),
+    #[error("who may run the VM cannot be put on record at the destination")]
+    Handover(#[from] HandoverError),
+    #[error("the source's agent shows a key that is none")]
+    Key,
+    #[error("{theirs} bytes of {what} left the source, and {ours} arrived")]
+    Short { what: &'static str, theirs: Bytes, ours: Bytes },
+    #[error(
+        "a definition of the VM is kept here, from which a later start would come up with other disks"
+    )]
+    IsDefined,
 }
 
 impl ArrivalError {

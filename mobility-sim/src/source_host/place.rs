@@ -11,6 +11,7 @@ use rpc::flags::Flags;
 use rpc::params::{Name, Params};
 use rpc::procedures::{self, Call, Reply};
 use site::Site;
+use site_ledger::NativePaper;
 use tracing::{debug, info, warn};
 use units::{MigrationId, chain};
 use uuid::Uuid;
@@ -23,12 +24,12 @@ use crate::domain::cookie::{Cookie, Neighbour};
 use crate::domain::node::Element;
 use crate::domain::{Mapping, Translated, translate};
 use crate::flags;
-use crate::ledger::{Destination, Entry, Stage, Then};
+use crate::ledger::{Attempt, Destination, Entry, Stage, Then};
 use crate::libvirt::Endpoint;
 use crate::libvirt::client::Daemon;
 use crate::ports::DataUri;
 use crate::serve::Agent;
-use crate::wan::message::{Finish, Finished, Prepare};
+use crate::wan::message::{Finish, Finished, Leaving, Prepare, Prepared};
 
 const LOOK_MAX: Duration = Duration::from_secs(30);
 /// It starts a QEMU, on a host that may be busy.
@@ -43,7 +44,8 @@ pub struct Placed {
     /// As long as it is open, libvirtd holds the VM.
     pub daemon: Daemon,
     pub data: Data,
-    cookie: String,
+    prepared: Option<Prepared>,
+    pub attempt: Attempt,
     mapping: Mapping,
     /// The definition that libvirtd has.
     xml: String,
@@ -75,19 +77,26 @@ pub async fn place(agent: &Agent, id: &MigrationId, ask: Prepare) -> Result<Plac
     if power.is_loaded() {
         return Err(ArrivalError::IsHere { power });
     }
+    if power == Power::Off && !asked.contains(Flags::PERSIST_DEST) {
+        return Err(ArrivalError::IsDefined);
+    }
     let entry = Entry {
         id: id.clone(),
         vm: VmId(vm),
         name: translated.name.clone(),
         was_defined: power == Power::Off,
+        attempt: None,
+        carried: None,
         stage: Stage::Destination(Destination::AttemptKnown),
     };
     agent.ledger.begin(entry).await?;
+    let attempt = open_attempt(agent, id, VmId(vm), &translated.name, &ask.leaving).await?;
     info!(flags = %asked, disks = wanted.len(), "{} is to come", translated.name);
     for warning in &translated.warnings {
         warn!("{warning}");
     }
     mapping.disks = disks::make(agent, id, &translated.name, &wanted).await?;
+    mapping.arrival = Some((id.clone(), attempt.epoch));
     let translated = translate(&ask.xml, &mapping)?;
 
     let flags = asked | Flags::PAUSED;
@@ -106,13 +115,37 @@ pub async fn place(agent: &Agent, id: &MigrationId, ask: Prepare) -> Result<Plac
     cookie.pop_if(|last| *last == 0);
     let cookie = String::from_utf8(cookie).map_err(|_| useless("the migration"))?;
     let Translated { name, xml, .. } = translated;
-    Ok(Placed { name, daemon, data, cookie, mapping, xml, uri, flags })
+    let key = agent.custody.key().await?.into();
+    let prepared = Some(Prepared { cookie, key, epoch: attempt.epoch });
+    Ok(Placed { name, daemon, data, prepared, attempt, mapping, xml, uri, flags })
+}
+
+/// In this site's ledger before anything is made: whoever finds what was left knows whose it is.
+async fn open_attempt(
+    agent: &Agent,
+    id: &MigrationId,
+    vm: VmId,
+    name: &str,
+    leaving: &Leaving,
+) -> Result<Attempt, ArrivalError> {
+    if leaving.vm != vm || leaving.name != name {
+        return Err(ArrivalError::Disks("the agents do not mean the same VM".to_owned()));
+    }
+    let there = (agent.config.neighbour.name.clone(), leaving.key.get().ok_or(ArrivalError::Key)?);
+    let here = (agent.config.site.name.clone(), agent.custody.key().await?);
+    let who = (vm, name.to_owned());
+    let paper = NativePaper::new(id.clone(), who, there, here, leaving.began_ms);
+    let epoch = agent.custody.opens(&paper, leaving.last).await?;
+    let attempt = Attempt { paper, epoch };
+    let learnt = attempt.clone();
+    agent.ledger.learn(id, move |entry| entry.attempt = Some(learnt)).await?;
+    Ok(attempt)
 }
 
 impl Placed {
-    /// What libvirtd answered to Prepare; once.
-    pub fn take_cookie(&mut self) -> String {
-        std::mem::take(&mut self.cookie)
+    /// The answer to Prepare; once.
+    pub fn take_prepared(&mut self) -> Option<Prepared> {
+        self.prepared.take()
     }
 
     /// The VM stands still here afterwards, and belongs to this host.
@@ -144,7 +177,8 @@ impl Placed {
         cookie.pop_if(|last| *last == 0);
         let cookie = String::from_utf8(cookie).map_err(|_| useless("the VM"))?;
         let procedures::Domain { name, uuid, id } = domain;
-        Ok((Finished { name, uuid: Uuid::from_bytes(uuid), id, cookie }, then))
+        let carried = ask.carried;
+        Ok((Finished { name, uuid: Uuid::from_bytes(uuid), id, cookie, carried }, then))
     }
 
     /// Libvirtd lets go of it. If it does not answer, it does so when the connection is closed.
@@ -225,6 +259,7 @@ async fn mapping(
         nvram: nvram.map(|dir| format!("{}/{name}_VARS.fd", dir.display())),
         listen: arrivals.listen,
         same_processor: arrivals.same_processor,
+        arrival: None,
     })
 }
 

@@ -61,15 +61,23 @@ pub struct Data {
 pub struct Opened<'a> {
     streams: &'a Streams,
     token: Token,
+    meters: Meters,
+}
+
+impl Opened<'_> {
+    pub const fn meters(&self) -> &Meters {
+        &self.meters
+    }
 }
 
 impl Streams {
     /// `end` closes them all.
     pub fn open(&self, token: Token, to: Data, end: &CancellationToken) -> Opened<'_> {
         let (memory, disks) = (Turn::new(), Turn::new());
-        let open = Open { to, end: end.clone(), meters: Meters::default(), memory, disks };
+        let meters = Meters::default();
+        let open = Open { to, end: end.clone(), meters: meters.clone(), memory, disks };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone(), open);
-        Opened { streams: self, token }
+        Opened { streams: self, token, meters }
     }
 
     fn find(&self, token: &Token) -> Option<Open> {

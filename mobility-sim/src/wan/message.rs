@@ -3,9 +3,13 @@
 
 use std::fmt;
 
+use handover::VerifyingKey;
+use model::VmId;
 use serde::{Deserialize, Serialize};
-use units::MigrationId;
+use units::{Epoch, MigrationId};
 use uuid::Uuid;
+
+use crate::custody::Carried;
 
 pub const VERSION: u16 = 1;
 
@@ -73,9 +77,7 @@ pub enum Message {
     /// Now and then, so that silence means something.
     Alive,
     Prepare(Prepare),
-    Prepared {
-        cookie: String,
-    },
+    Prepared(Prepared),
     Finish(Finish),
     /// The VM is there and stands still.
     Finished(Finished),
@@ -88,15 +90,60 @@ pub enum Message {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prepare {
+    pub leaving: Leaving,
     pub xml: String,
     pub cookie: String,
     pub flags: u32,
     pub params: Vec<Param>,
 }
 
+/// Who leaves, for the ledgers of both sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaving {
+    pub vm: VmId,
+    pub name: String,
+    /// Wall clock of the source's agent, milliseconds since 1970.
+    pub began_ms: i64,
+    /// Signs what the source's role says.
+    pub key: SiteKey,
+    /// The last attempt that the source knows of.
+    pub last: Epoch,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepared {
+    pub cookie: String,
+    /// Signs what the destination's role says.
+    pub key: SiteKey,
+    pub epoch: Epoch,
+}
+
+/// Of a site's role, hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SiteKey(String);
+
+impl From<VerifyingKey> for SiteKey {
+    fn from(key: VerifyingKey) -> Self {
+        Self(hex::encode(key.to_bytes()))
+    }
+}
+
+impl SiteKey {
+    /// `None`: it is none.
+    pub fn get(&self) -> Option<VerifyingKey> {
+        let bytes: [u8; 32] = hex::decode(&self.0).ok()?.try_into().ok()?;
+        VerifyingKey::from_bytes(&bytes).ok()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finish {
+    /// What the source's hypervisor has sent.
+    pub carried: Carried,
     pub cookie: String,
     pub flags: u32,
     pub params: Vec<Param>,
@@ -125,6 +172,8 @@ pub struct Finished {
     pub uuid: Uuid,
     pub id: i32,
     pub cookie: String,
+    /// What has reached the destination's hypervisor.
+    pub carried: Carried,
 }
 
 /// What the source's operator is shown, with libvirt's numbers for it.
@@ -137,21 +186,26 @@ pub struct Failed {
 }
 
 /// The source's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
-    /// The source's VM is dead: this one is it now.
-    Grant,
+    /// The source's VM is dead, as this receipt shows: this one is it now.
+    Grant { fence: String },
     /// The source's VM runs: this one never does.
     Revoke,
 }
 
-/// What is on record at the destination: written once, and never changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What is on record at the destination, with its receipt: written once, and never changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decided {
-    Granted,
-    Revoked,
+    Granted {
+        receipt: String,
+    },
+    /// Without one the attempt never was in a ledger.
+    Revoked {
+        receipt: Option<String>,
+    },
     /// Nothing was ever held here under that id.
     Unknown,
 }

@@ -51,17 +51,17 @@ async fn two_agents_that_know_each_other_talk_and_a_stranger_does_not() {
         let (stream, said) = answer(stream, my_key, &you).await.unwrap();
         assert_eq!(said, hello());
         let mut control = Control::new(stream);
-        assert_eq!(control.hear().await.unwrap(), Message::Decide(Decision::Grant));
-        control.say(Message::Decided(Decided::Granted)).await.unwrap();
+        assert_eq!(control.hear().await.unwrap(), Message::Decide(Decision::Revoke));
+        control.say(Message::Decided(Decided::Unknown)).await.unwrap();
         control.over.cancelled().await;
     });
     // Its handshake ends before it is judged.
     let _ = dial(address, your_key, &stranger, hello().purpose).await;
     let stream = dial(address, your_key, &me, hello().purpose).await.unwrap();
     let mut control = Control::new(stream);
-    let asked = Message::Decide(Decision::Grant);
+    let asked = Message::Decide(Decision::Revoke);
     let answered = control.ask(asked, Duration::from_secs(10)).await.unwrap();
-    assert_eq!(answered, Message::Decided(Decided::Granted));
+    assert_eq!(answered, Message::Decided(Decided::Unknown));
     drop(control);
     serving.await.unwrap();
 }

@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "model",
             "rpc",
             "site",
+            "site-ledger",
             "site-libvirt",
             "transfer",
             "units",

@@ -1,0 +1,187 @@
+//! Who may run the VM: this site's ledger, with the copy that the site keeps, and its role.
+//!
+//! Every question goes to crate `handover`; what its roles put on record is at the site and on this
+//! machine before anything is done on it. So whoever asks the sites (`causeway status`, `recover`)
+//! learns the same of a live migration as of any other.
+//!
+//! ```text
+//!  at the source:       begins ──► offers ──► is fenced ──► retires
+//!                         └──────────┴──► is released
+//!  at the destination:  begins ──► has it whole ──► grants ──► started
+//!                         └────────────┴──► revokes
+//! ```
+//! *Offers* is the fence's intent: from then on the source's own libvirt may end its VM.
+
+mod destination;
+mod source;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use handover::{DestinationRole, Identity, Refusal, SigningKey, SourceRole, VerifyingKey, VmKey};
+use journal::StoreId;
+use model::VmId;
+use serde::{Deserialize, Serialize};
+use site::{RecordKey, Site, SiteError};
+use site_ledger::{CustodyError, Folder, NativeError, NativePaper, Role, SiteLedger, native_key};
+use thiserror::Error;
+use tokio::sync::{Mutex, OnceCell};
+use units::{Bytes, Digest, Epoch};
+
+/// What came over, by which both ledgers mean the same: bytes of memory and of disks that left the
+/// source's hypervisor, and as many that reached the destination's. In between lies TLS, which changes
+/// and loses none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Carried {
+    pub memory: Bytes,
+    pub disks: Bytes,
+}
+
+/// The ledgers of all VMs of this site.
+pub struct Custody {
+    site: Arc<dyn Site>,
+    /// `FOLDER/SITE/VM/ledger`
+    folder: PathBuf,
+    key: OnceCell<SigningKey>,
+    /// A ledger's file is one process's, and one task's.
+    turn: Mutex<()>,
+}
+
+#[derive(Debug, Error)]
+pub enum HandoverError {
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
+    #[error("the other agent's papers do not hold")]
+    Paper(#[from] NativeError),
+    #[error("the key of this site cannot be had")]
+    Key(#[source] SiteError),
+    #[error("this site keeps a key that is none")]
+    NoKey,
+    #[error("the other agent shows a receipt that cannot be read")]
+    Receipt(#[from] handover::DecodeError),
+    #[error("the platform does not do what the ledger has")]
+    Site(#[from] SiteError),
+    #[error("the system gives no random numbers")]
+    Random(#[from] getrandom::Error),
+    #[error("the ledger hands out nothing where there should be {what}")]
+    Nothing { what: &'static str },
+    #[error("a definition of the VM does not hold it back at its source")]
+    FenceOpen,
+}
+
+impl HandoverError {
+    /// Asking again changes nothing.
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::Custody(CustodyError::Refused(refusal)) => {
+                !matches!(refusal, Refusal::MarkUnknown)
+            }
+            Self::Custody(CustodyError::TwoStories { .. } | CustodyError::Ledger(_))
+            | Self::Paper(_)
+            | Self::Receipt(_)
+            | Self::NoKey => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<Refusal> for HandoverError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Custody(refusal.into())
+    }
+}
+
+impl Custody {
+    pub fn new(site: Arc<dyn Site>, folder: PathBuf) -> Self {
+        Self { site, folder, key: OnceCell::new(), turn: Mutex::new(()) }
+    }
+
+    /// Signs what this site's roles say. The site keeps it: whoever runs them finds the same.
+    pub async fn key(&self) -> Result<VerifyingKey, HandoverError> {
+        Ok(self.signing_key().await?.verifying_key())
+    }
+
+    async fn signing_key(&self) -> Result<&SigningKey, HandoverError> {
+        self.key
+            .get_or_try_init(|| async {
+                let place: RecordKey = "site/key".parse().expect("a key of a record");
+                let failed = HandoverError::Key;
+                let mut kept = self.site.kept(&place).await.map_err(failed)?;
+                if kept.is_none() {
+                    let mut seed = [0; 32];
+                    getrandom::fill(&mut seed)?;
+                    let made = self.site.keep(&place, None, &seed).await;
+                    // Somebody else may have made one meanwhile.
+                    kept = self.site.kept(&place).await.map_err(failed)?;
+                    if kept.is_none() {
+                        made.map_err(failed)?;
+                    }
+                }
+                let bytes = kept.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+                Ok(SigningKey::from_bytes(&bytes.ok_or(HandoverError::NoKey)?))
+            })
+            .await
+    }
+
+    /// The last attempt that this site knows of to move the VM anywhere.
+    pub async fn last_epoch(&self, vm: VmId) -> Result<Epoch, HandoverError> {
+        let _turn = self.turn.lock().await;
+        let vm: VmKey = vm.to_string().parse().map_err(NativeError::from)?;
+        let records = site_ledger::copy_of_ledger(&*self.site, &vm).await?.unwrap_or_default();
+        let here = site_ledger::read_ledger(&self.shelf(&vm), self.site.name())?;
+        let epochs = records.iter().chain(here.iter().flatten()).map(|record| record.epoch);
+        Ok(epochs.max().unwrap_or_default())
+    }
+
+    async fn open<R: Role>(&self, paper: &NativePaper) -> Result<Open<R>, HandoverError> {
+        let key = self.signing_key().await?.clone();
+        let me: Identity = paper.identity(self.site.name(), Some(key))?;
+        let vm = paper.vm_key()?;
+        let shelf = self.shelf(&vm);
+        let mut id = [0; 16];
+        getrandom::fill(&mut id)?;
+        let ledger = SiteLedger::open(&shelf, Arc::clone(&self.site), me, vm, StoreId(id))?;
+        Ok(Open { shelf, ledger })
+    }
+
+    fn shelf(&self, vm: &VmKey) -> Folder {
+        Folder { path: self.folder.clone(), vm: vm.clone() }
+    }
+
+    /// What `causeway` reads; that of an earlier attempt has had its time.
+    async fn keep_paper<R: Role>(
+        &self,
+        ledger: &SiteLedger<R>,
+        paper: &NativePaper,
+        epoch: Epoch,
+    ) -> Result<(), HandoverError> {
+        ledger.keep(&native_key(ledger.vm(), epoch)?, &paper.bytes()).await?;
+        for earlier in (epoch.0.saturating_sub(EARLIER)..epoch.0).map(Epoch) {
+            // That it stays harms nobody: the last one is told.
+            let _ = self.site.forget(&native_key(ledger.vm(), earlier)?).await;
+        }
+        Ok(())
+    }
+}
+
+/// Papers of so many attempts before are looked for.
+const EARLIER: u64 = 4;
+
+struct Open<R> {
+    shelf: Folder,
+    ledger: SiteLedger<R>,
+}
+
+type AsSource = Open<SourceRole>;
+type AsDestination = Open<DestinationRole>;
+
+impl Carried {
+    fn content(self) -> Vec<Digest> {
+        let of = |what: &str, bytes: Bytes| {
+            let text = format!("causeway native {what} {}", bytes.0);
+            Digest(*blake3::hash(text.as_bytes()).as_bytes())
+        };
+        vec![of("memory", self.memory), of("disks", self.disks)]
+    }
+}

@@ -1,0 +1,125 @@
+//! The site that the VM leaves.
+
+use handover::{
+    Content, ContentBasis, Established, Fence, FenceLevel, FenceReceipt, MarkSeen, SourceEffect,
+    SourceRequest,
+};
+use model::{Power, VmId};
+use site::{FenceStage, PlaceholderState};
+use site_ledger::{NativePaper, mark_seen};
+use units::Epoch;
+
+use super::{AsSource, Carried, Custody, HandoverError};
+
+impl Custody {
+    /// The attempt is on record, after the destination has it.
+    pub async fn begins(&self, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
+        let _turn = self.turn.lock().await;
+        let AsSource { mut ledger, .. } = self.open(paper).await?;
+        let attempt = paper.attempt(epoch)?;
+        let mark = self.own_mark(paper.vm).await;
+        let actions = ledger.ask(|role| role.open(&attempt, &mark)).await?;
+        self.keep_paper(&ledger, paper, epoch).await?;
+        ledger.carry(actions).await?;
+        Ok(())
+    }
+
+    /// Success may be said to the source's libvirt once this returns, and there is no way back by
+    /// ourselves.
+    pub async fn offers(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+        carried: Carried,
+    ) -> Result<(), HandoverError> {
+        let _turn = self.turn.lock().await;
+        let AsSource { shelf, mut ledger } = self.open(paper).await?;
+        let undone_by = self.site.fence_capture(paper.vm, FenceStage::Definition).await?;
+        ledger.look().await?;
+        let unfence = ledger.keep_unfence(&shelf, epoch, &undone_by).await?;
+        let content = Some(content(carried)?);
+        // Nothing is made start-proof or powered off by us: libvirt ends the VM.
+        ledger.request(epoch, SourceRequest::Fence { unfence, content }).await?;
+        Ok(())
+    }
+
+    /// The VM was seen dead: what is left of it is kept from starting, and that is proven.
+    pub async fn is_fenced(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+        carried: Carried,
+    ) -> Result<FenceReceipt, HandoverError> {
+        let _turn = self.turn.lock().await;
+        let AsSource { shelf, mut ledger } = self.open(paper).await?;
+        ledger.look().await?;
+        let level = match self.site.power(paper.vm).await? {
+            Power::Absent => FenceLevel::Destroyed,
+            _ => {
+                let record = ledger.unfence_record(&shelf, epoch, FenceStage::Definition).await?;
+                let record = record.ok_or(HandoverError::Nothing { what: "an un-fence record" })?;
+                self.site.fence_apply(paper.vm, &record).await?;
+                let power = self.site.power(paper.vm).await?;
+                if power.is_loaded() || !self.site.fence_holds(paper.vm, &record).await? {
+                    return Err(HandoverError::FenceOpen);
+                }
+                FenceLevel::StartProof
+            }
+        };
+        let means =
+            "its libvirt ended it after success was said; off, or gone, when it was looked at";
+        let fence = Fence {
+            level,
+            established: Established::ByPlatform { means: means.into() },
+            content: content(carried)?,
+            // Suspended by its libvirt before the last byte left, and resumed by nobody.
+            basis: ContentBasis::DrainedBefore { shown_by: means.into() },
+        };
+        let effects = ledger.request(epoch, SourceRequest::FenceHolds(fence)).await?;
+        let receipt = effects.into_iter().find_map(|effect| match effect {
+            SourceEffect::Send(receipt) => Some(receipt),
+            _ => None,
+        });
+        receipt.ok_or(HandoverError::Nothing { what: "a fence receipt" })
+    }
+
+    /// The destination's grant is known. What is left at the source stays as it is, start-proof.
+    pub async fn retires(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+        grant: &str,
+    ) -> Result<(), HandoverError> {
+        let _turn = self.turn.lock().await;
+        let AsSource { mut ledger, .. } = self.open(paper).await?;
+        ledger.request(epoch, SourceRequest::Retire(grant.parse()?)).await?;
+        ledger.request(epoch, SourceRequest::Settled).await?;
+        Ok(())
+    }
+
+    /// The destination has given up. The VM runs, or was never ended by us: nothing of it was fenced.
+    pub async fn is_released(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+        revoked: &str,
+    ) -> Result<(), HandoverError> {
+        let _turn = self.turn.lock().await;
+        let AsSource { mut ledger, .. } = self.open(paper).await?;
+        ledger.request(epoch, SourceRequest::Release(revoked.parse()?)).await?;
+        ledger.request(epoch, SourceRequest::Settled).await?;
+        Ok(())
+    }
+
+    /// What the VM bears of how it came here, if it came by a migration.
+    async fn own_mark(&self, vm: VmId) -> MarkSeen {
+        match self.site.placeholder(vm).await {
+            Ok(PlaceholderState::Foreign { .. }) => MarkSeen::NoPlaceholder,
+            _ => mark_seen(&*self.site, vm).await,
+        }
+    }
+}
+
+fn content(carried: Carried) -> Result<Content, HandoverError> {
+    Content::new(carried.content()).map_err(|_| HandoverError::Nothing { what: "a content" })
+}
