@@ -301,6 +301,35 @@ mod tests {
         assert_eq!(ledger.entries(), before);
     }
 
+    /// Never edited: a ledger lives longer than a version.
+    #[test]
+    fn records_are_written_as_released() {
+        let stages = [
+            r#"{"source":"attempt_known"}"#,
+            r#"{"source":"fence_intent"}"#,
+            r#"{"source":"fenced"}"#,
+            r#"{"source":"released"}"#,
+            r#"{"source":"ended"}"#,
+            r#"{"destination":"attempt_known"}"#,
+            r#"{"destination":"placed"}"#,
+            r#"{"destination":{"synced":"runs"}}"#,
+            r#"{"destination":{"synced":"stays_paused"}}"#,
+            r#"{"destination":{"granted":"runs"}}"#,
+            r#"{"destination":{"granted":"stays_paused"}}"#,
+            r#"{"destination":"started"}"#,
+            r#"{"destination":"revoked"}"#,
+            r#"{"destination":"ended"}"#,
+        ];
+        for (stage, written) in ALL.into_iter().zip(stages) {
+            let json = format!(
+                "{{\"id\":\"a\",\"vm\":\"00000000-0000-0000-0000-000000000000\",\
+                 \"name\":\"web1\",\"was_defined\":false,\"stage\":{written}}}"
+            );
+            assert_eq!(serde_json::to_string(&entry("a", stage)).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), entry("a", stage));
+        }
+    }
+
     #[test]
     fn no_order_of_records_grants_what_was_revoked_or_releases_what_was_fenced() {
         // All that can be reached, with what was passed on the way.

@@ -65,3 +65,87 @@ async fn two_agents_that_know_each_other_talk_and_a_stranger_does_not() {
     drop(control);
     serving.await.unwrap();
 }
+
+/// As version 1 writes them. Never edited: another form is another version.
+#[test]
+fn messages_are_written_as_released() {
+    let id: units::MigrationId = "native-0011aabb".parse().unwrap();
+    let token = Token::new([7; 16]);
+    let shown = token.clone();
+    for (purpose, json) in [
+        (
+            Purpose::Migration { id: id.clone(), token },
+            r#"{"migration":{"id":"native-0011aabb","token":"07070707070707070707070707070707"}}"#,
+        ),
+        (
+            Purpose::Stream { token: shown, leads_to: Door::Memory, index: 2 },
+            r#"{"stream":{"token":"07070707070707070707070707070707","leads_to":"memory","index":2}}"#,
+        ),
+        (Purpose::Decision { id }, r#"{"decision":{"id":"native-0011aabb"}}"#),
+    ] {
+        let hello = Hello { version: 1, purpose };
+        let json = format!(r#"{{"version":1,"purpose":{json}}}"#);
+        assert_eq!(serde_json::to_string(&hello).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Hello>(&json).unwrap(), hello);
+    }
+    let param = |field: &str, value| message::Param { field: field.to_owned(), value };
+    let params = vec![
+        param("bandwidth", message::ParamValue::Ullong(8)),
+        param("parallel.connections", message::ParamValue::Int(2)),
+        param("migrate_disks", message::ParamValue::Text("vda".to_owned())),
+    ];
+    let written = concat!(
+        r#"[{"field":"bandwidth","value":{"ullong":8}},"#,
+        r#"{"field":"parallel.connections","value":{"int":2}},"#,
+        r#"{"field":"migrate_disks","value":{"text":"vda"}}]"#
+    );
+    let (xml, cookie) = ("<domain/>".to_owned(), "<qemu-migration/>".to_owned());
+    let finished = message::Finished {
+        name: "web1".to_owned(),
+        uuid: uuid::Uuid::nil(),
+        id: 3,
+        cookie: String::new(),
+    };
+    let failed = message::Failed { code: 9, origin: 10, text: "no".to_owned() };
+    for (message, json) in [
+        (Message::Alive, r#""alive""#.to_owned()),
+        (
+            Message::Prepare(message::Prepare {
+                xml,
+                cookie: cookie.clone(),
+                flags: 67,
+                params: params.clone(),
+            }),
+            format!(
+                r#"{{"prepare":{{"xml":"<domain/>","cookie":"<qemu-migration/>","flags":67,"params":{written}}}}}"#
+            ),
+        ),
+        (
+            Message::Prepared { cookie: cookie.clone() },
+            r#"{"prepared":{"cookie":"<qemu-migration/>"}}"#.to_owned(),
+        ),
+        (
+            Message::Finish(message::Finish { cookie, flags: 67, params }),
+            format!(
+                r#"{{"finish":{{"cookie":"<qemu-migration/>","flags":67,"params":{written}}}}}"#
+            ),
+        ),
+        (
+            Message::Finished(finished),
+            r#"{"finished":{"name":"web1","uuid":"00000000-0000-0000-0000-000000000000","id":3,"cookie":""}}"#
+                .to_owned(),
+        ),
+        (
+            Message::Failed(failed),
+            r#"{"failed":{"code":9,"origin":10,"text":"no"}}"#.to_owned(),
+        ),
+        (Message::Decide(Decision::Grant), r#"{"decide":"grant"}"#.to_owned()),
+        (Message::Decide(Decision::Revoke), r#"{"decide":"revoke"}"#.to_owned()),
+        (Message::Decided(Decided::Granted), r#"{"decided":"granted"}"#.to_owned()),
+        (Message::Decided(Decided::Revoked), r#"{"decided":"revoked"}"#.to_owned()),
+        (Message::Decided(Decided::Unknown), r#"{"decided":"unknown"}"#.to_owned()),
+    ] {
+        assert_eq!(serde_json::to_string(&message).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Message>(&json).unwrap(), message);
+    }
+}
