@@ -51,8 +51,10 @@ pub struct Entry {
     /// Its site had a definition of it before.
     pub was_defined: bool,
     /// What both sites' ledgers have of it, once it is in one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
     /// What came over, once the VM is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<Carried>,
     pub stage: Stage,
 }

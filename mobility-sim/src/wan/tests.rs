@@ -1,10 +1,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
+use handover::SigningKey;
+use model::VmId;
 use tokio::io::duplex;
 use tokio::net::TcpListener;
+use units::{Bytes, Epoch};
 
 use super::message::{Decided, Decision, Door, Token};
 use super::*;
+use crate::custody::Carried;
 
 fn hello() -> Hello {
     let token = Token::new([7; 16]);
@@ -100,49 +104,68 @@ fn messages_are_written_as_released() {
         r#"{"field":"migrate_disks","value":{"text":"vda"}}]"#
     );
     let (xml, cookie) = ("<domain/>".to_owned(), "<qemu-migration/>".to_owned());
+    let carried = Carried { memory: Bytes(1), disks: Bytes(2) };
     let finished = message::Finished {
         name: "web1".to_owned(),
         uuid: uuid::Uuid::nil(),
         id: 3,
         cookie: String::new(),
+        carried,
     };
+    let key = || message::SiteKey::from(SigningKey::from_bytes(&[1; 32]).verifying_key());
+    let (vm, epoch) = (VmId(uuid::Uuid::nil()), Epoch(4));
+    let leaving =
+        message::Leaving { vm, name: "web1".to_owned(), began_ms: 5, key: key(), last: Epoch(3) };
+    let hex = "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c";
     let failed = message::Failed { code: 9, origin: 10, text: "no".to_owned() };
     for (message, json) in [
         (Message::Alive, r#""alive""#.to_owned()),
         (
             Message::Prepare(message::Prepare {
+                leaving,
                 xml,
                 cookie: cookie.clone(),
                 flags: 67,
                 params: params.clone(),
             }),
             format!(
-                r#"{{"prepare":{{"xml":"<domain/>","cookie":"<qemu-migration/>","flags":67,"params":{written}}}}}"#
+                r#"{{"prepare":{{"leaving":{{"vm":"00000000-0000-0000-0000-000000000000","name":"web1","began_ms":5,"key":"{hex}","last":3}},"xml":"<domain/>","cookie":"<qemu-migration/>","flags":67,"params":{written}}}}}"#
             ),
         ),
         (
-            Message::Prepared { cookie: cookie.clone() },
-            r#"{"prepared":{"cookie":"<qemu-migration/>"}}"#.to_owned(),
+            Message::Prepared(message::Prepared { cookie: cookie.clone(), key: key(), epoch }),
+            format!(
+                r#"{{"prepared":{{"cookie":"<qemu-migration/>","key":"{hex}","epoch":4}}}}"#
+            ),
         ),
         (
-            Message::Finish(message::Finish { cookie, flags: 67, params }),
+            Message::Finish(message::Finish { carried, cookie, flags: 67, params }),
             format!(
-                r#"{{"finish":{{"cookie":"<qemu-migration/>","flags":67,"params":{written}}}}}"#
+                r#"{{"finish":{{"carried":{{"memory":1,"disks":2}},"cookie":"<qemu-migration/>","flags":67,"params":{written}}}}}"#
             ),
         ),
         (
             Message::Finished(finished),
-            r#"{"finished":{"name":"web1","uuid":"00000000-0000-0000-0000-000000000000","id":3,"cookie":""}}"#
+            r#"{"finished":{"name":"web1","uuid":"00000000-0000-0000-0000-000000000000","id":3,"cookie":"","carried":{"memory":1,"disks":2}}}"#
                 .to_owned(),
         ),
         (
             Message::Failed(failed),
             r#"{"failed":{"code":9,"origin":10,"text":"no"}}"#.to_owned(),
         ),
-        (Message::Decide(Decision::Grant), r#"{"decide":"grant"}"#.to_owned()),
+        (
+            Message::Decide(Decision::Grant { fence: "00".to_owned() }),
+            r#"{"decide":{"grant":{"fence":"00"}}}"#.to_owned(),
+        ),
         (Message::Decide(Decision::Revoke), r#"{"decide":"revoke"}"#.to_owned()),
-        (Message::Decided(Decided::Granted), r#"{"decided":"granted"}"#.to_owned()),
-        (Message::Decided(Decided::Revoked), r#"{"decided":"revoked"}"#.to_owned()),
+        (
+            Message::Decided(Decided::Granted { receipt: "01".to_owned() }),
+            r#"{"decided":{"granted":{"receipt":"01"}}}"#.to_owned(),
+        ),
+        (
+            Message::Decided(Decided::Revoked { receipt: None }),
+            r#"{"decided":{"revoked":{"receipt":null}}}"#.to_owned(),
+        ),
         (Message::Decided(Decided::Unknown), r#"{"decided":"unknown"}"#.to_owned()),
     ] {
         assert_eq!(serde_json::to_string(&message).unwrap(), json);

@@ -143,6 +143,7 @@ fn agents_that_die_at_the_handover_settle_it_when_they_are_back() {
     let settled =
         || Ok(agents.east.log().contains("has moved") || agents.east.log().contains("stays here"));
     println!("settled after {:?}", agents.until("it is settled", settled).unwrap());
+    println!("{}", agents.logs());
     if agents.east.log().contains("has moved") {
         agents.until_state(scene.west(), "running").unwrap();
         assert_ne!(agents.state(scene.east()), "running");
