@@ -245,8 +245,9 @@ async fn until_finish(
                 let mut params = flags::passed_on(&params);
                 let field = Name::DESTINATION_NAME.field.to_owned();
                 params.push(message::Param { field, value: message::ParamValue::Text(name) });
-                // One that was given up says nothing of use.
-                let cookie = text_of(cookie).unwrap_or_default();
+                // The other agent reads it, and refuses what is none.
+                let cookie = String::from_utf8_lossy(&cookie);
+                let cookie = cookie.trim_end_matches('\0').to_owned();
                 let carried = meters.taken();
                 let ask = message::Finish { carried, cookie, flags: flags.0, params };
                 return Some(Asking { serial, cancelled, ask });

@@ -12,7 +12,7 @@ use site_libvirt::{Acceleration, LibvirtConfig, LibvirtSite};
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 use transfer::secure::Identity;
@@ -55,6 +55,9 @@ pub struct Agent {
 /// How many may be at the door of the other agent's line at once, before they have shown a key.
 const STRANGERS_MAX: usize = 64;
 
+/// Connections of this site's hosts at once: each migration has one.
+const HOSTS_MAX: usize = 256;
+
 pub fn run(config: Config) -> Result<(), ServeError> {
     let identity = key::identity(&config.site.state_dir)?;
     let ledger = Ledger::open(&config.site.state_dir.join("ledger"))?;
@@ -67,7 +70,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         ..LibvirtConfig::new(config.site.name.clone(), config.site.uri.clone())
     };
     let site = Arc::new(LibvirtSite::new(libvirt));
-    let platform: Arc<dyn Site> = site.clone();
+    let platform: Arc<dyn Site> = Arc::<LibvirtSite>::clone(&site);
     let custody = Custody::new(platform, config.site.state_dir.join("custody"));
     let arrivals = source_host::Arrivals::default();
     let agent = Arc::new(Agent { config, identity, site, ledger, custody, arrivals });
@@ -82,11 +85,12 @@ pub fn run(config: Config) -> Result<(), ServeError> {
 async fn serve(agent: Arc<Agent>) -> Result<(), ServeError> {
     let listen = &agent.config.listen;
     let mut tasks = JoinSet::new();
+    let hosts = Arc::new(Semaphore::new(HOSTS_MAX));
     for address in &listen.libvirt {
-        tasks.spawn(hear_hosts(Arc::clone(&agent), bind(*address).await?));
+        tasks.spawn(hear_hosts(Arc::clone(&agent), bind(*address).await?, Arc::clone(&hosts)));
     }
     if let Some(path) = &listen.unix {
-        tasks.spawn(hear_hosts_here(Arc::clone(&agent), bind_unix(path)?));
+        tasks.spawn(hear_hosts_here(Arc::clone(&agent), bind_unix(path)?, hosts));
     }
     tasks.spawn(hear_neighbour(Arc::clone(&agent), bind(listen.wan).await?));
     go_on(&agent);
@@ -135,13 +139,13 @@ fn bind_unix(path: &PathBuf) -> Result<UnixListener, ServeError> {
     UnixListener::bind(path).map_err(listen)
 }
 
-async fn hear_hosts(agent: Arc<Agent>, listener: TcpListener) {
-    loop {
+async fn hear_hosts(agent: Arc<Agent>, listener: TcpListener, hosts: Arc<Semaphore>) {
+    while let Ok(place) = Arc::clone(&hosts).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 debug!(%peer, "a host connects");
                 if stream.set_nodelay(true).is_ok() {
-                    play_destination(&agent, Box::new(stream), false);
+                    play_destination(&agent, Box::new(stream), false, place);
                 }
             }
             Err(error) => out_of_breath(&error).await,
@@ -149,16 +153,21 @@ async fn hear_hosts(agent: Arc<Agent>, listener: TcpListener) {
     }
 }
 
-async fn hear_hosts_here(agent: Arc<Agent>, listener: UnixListener) {
-    loop {
+async fn hear_hosts_here(agent: Arc<Agent>, listener: UnixListener, hosts: Arc<Semaphore>) {
+    while let Ok(place) = Arc::clone(&hosts).acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => play_destination(&agent, Box::new(stream), true),
+            Ok((stream, _)) => play_destination(&agent, Box::new(stream), true, place),
             Err(error) => out_of_breath(&error).await,
         }
     }
 }
 
-fn play_destination(agent: &Arc<Agent>, stream: site::ByteStream, secure: bool) {
+fn play_destination(
+    agent: &Arc<Agent>,
+    stream: site::ByteStream,
+    secure: bool,
+    place: OwnedSemaphorePermit,
+) {
     let played = &agent.config.host;
     let host = Host {
         hostname: played.hostname.clone(),
@@ -173,7 +182,11 @@ fn play_destination(agent: &Arc<Agent>, stream: site::ByteStream, secure: bool) 
         refused_flags: flags::REFUSED,
     };
     let line = Line::serve(stream, |now| Session::new(host, Limits::default(), now));
-    tokio::spawn(destination_host::serve(Arc::clone(agent), line));
+    let agent = Arc::clone(agent);
+    tokio::spawn(async move {
+        destination_host::serve(agent, line).await;
+        drop(place);
+    });
 }
 
 async fn hear_neighbour(agent: Arc<Agent>, listener: TcpListener) {

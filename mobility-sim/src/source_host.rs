@@ -108,6 +108,10 @@ pub async fn receive(agent: &Arc<Agent>, id: MigrationId, token: Token, mut cont
 
 /// The whole story of one arrival, until the VM is here, or nothing of it is.
 async fn take_over(agent: &Arc<Agent>, id: &MigrationId, token: Token, control: &mut Control) {
+    // What is on record under this id is somebody's VM: nothing of it is undone.
+    if agent.ledger.entry(id).is_some() {
+        return warn!("a migration of this id has come in before");
+    }
     let Some(entered) = agent.arrivals.enter(id) else {
         return warn!("a migration of this id is coming in already");
     };

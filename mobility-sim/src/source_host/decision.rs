@@ -166,6 +166,15 @@ pub fn watch(agent: &Arc<Agent>, id: &MigrationId) {
 /// granted is left alone, and so is one that nobody began.
 pub async fn undo(agent: &Arc<Agent>, id: &MigrationId) {
     let Some(entry) = agent.ledger.entry(id) else { return };
+    if matches!(
+        entry.stage,
+        Stage::Source(_)
+            | Stage::Destination(
+                Destination::Granted(_) | Destination::Started | Destination::Ended
+            )
+    ) {
+        return;
+    }
     if let Err(error) = try_undo(agent, &entry).await {
         warn!("something is left of it, for now: {}", chain(&error));
         let agent = Arc::clone(agent);

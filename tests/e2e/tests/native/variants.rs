@@ -37,7 +37,7 @@ fn two_disks_in_parallel_for_good_and_paused_are_equal_byte_by_byte() {
     }
     agents.network_follows_to_west().unwrap();
     scene.west().virsh(&["resume", VM]).unwrap();
-    scene.ledger_is_whole(scene.at_east).unwrap();
+    agents.has_moved_whole().unwrap();
 }
 
 #[test]
@@ -69,8 +69,6 @@ fn what_cannot_be_is_refused_in_virshs_words_and_a_direct_one_to_named_ports_arr
     let neighbour = "qemu+unix:///system?socket=/run/mobility-east.sock";
     let took = agents.migrate(&[&[neighbour, "--copy-storage-all"], &uris[..]].concat()).unwrap();
     println!("direct, over a unix socket, with named ports: {took:?}");
-    agents.until_state(scene.west(), "running").unwrap();
-    assert_ne!(agents.state(scene.east()), "running");
     agents.network_follows_to_west().unwrap();
-    scene.ledger_is_whole(scene.at_east).unwrap();
+    agents.has_moved_whole().unwrap();
 }
