@@ -17,14 +17,15 @@ use crate::failure::{Failure, Kind};
 use crate::show;
 
 /// Those that the registered sites know of, told one by one: of `which`, a migration or a VM's name, or all.
-/// Answers how many there were, and the exit code.
+/// Answers how many there were, and the exit code. `silent` sites are not asked again.
 pub async fn tell(
     context: &Context,
     which: Option<&str>,
     from: Option<&SiteName>,
+    silent: &[SiteName],
 ) -> Result<(usize, u8), Failure> {
     let (mut told, mut code) = (0, exit::DONE);
-    for (epoch, paper) in ask(context, from).await?.into_values() {
+    for (epoch, paper) in ask(context, from, silent).await?.into_values() {
         let is_it = |which: &str| paper.name == which || paper.id.as_str() == which;
         if !which.is_none_or(is_it) {
             continue;
@@ -44,10 +45,14 @@ pub async fn tell(
 type Papers = BTreeMap<(i64, Digest), (Epoch, NativePaper)>;
 
 /// By when they began. Of two that say different things of one VM both are told.
-async fn ask(context: &Context, from: Option<&SiteName>) -> Result<Papers, Failure> {
+async fn ask(
+    context: &Context,
+    from: Option<&SiteName>,
+    silent: &[SiteName],
+) -> Result<Papers, Failure> {
     let mut papers = Papers::new();
     for name in context.sites()?.into_iter().map(|site| site.name) {
-        if from.is_some_and(|from| *from != name) {
+        if from.is_some_and(|from| *from != name) || silent.contains(&name) {
             continue;
         }
         let kept = match natives(&*context.site(&name)?).await {

@@ -63,7 +63,8 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         }
     }
     // Those its sites' agents settle: they are told, and left alone.
-    let (natives, told_code) = native::tell(context, args.which.as_deref(), None).await?;
+    let (natives, told_code) =
+        native::tell(context, args.which.as_deref(), None, &asked.silent).await?;
     code = worse(code, told_code);
     let mut known = natives > 0;
     let mut to_tell = Vec::new();

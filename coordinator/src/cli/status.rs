@@ -33,7 +33,7 @@ pub async fn status(
     let asked_for_one = id.is_some();
     let ids = match id.map(|which| find(context, which)) {
         Some(Ok(stored)) => vec![stored.plan.id.to_string()],
-        Some(Err(unknown)) => match native::tell(context, id, from.as_ref()).await? {
+        Some(Err(unknown)) => match native::tell(context, id, from.as_ref(), &[]).await? {
             (0, _) => return Err(unknown),
             (_, code) => return Ok(code),
         },
@@ -42,7 +42,7 @@ pub async fn status(
     // By its id it is asked for alone.
     let natives = id.filter(|id| ids.iter().any(|found| found == id)).is_none();
     let (told, mut code) = match natives {
-        true => native::tell(context, id, from.as_ref()).await?,
+        true => native::tell(context, id, from.as_ref(), &[]).await?,
         false => (0, exit::DONE),
     };
     if ids.is_empty() && told == 0 && !context.json {
