@@ -206,7 +206,14 @@ impl<'a> Agents<'a> {
             }
             sleep(Duration::from_millis(200));
         }
-        self.scene.ledger_is_whole(self.scene.at_east)
+        let whole = self.scene.ledger_is_whole(self.scene.at_east);
+        whole.or_else(|error| {
+            // Is it the guest's memory, or its disks?
+            let ssh = self.scene.ssh(self.scene.at_east)?;
+            ssh.run("sync; echo 3 > /proc/sys/vm/drop_caches")?;
+            let on_disk = self.scene.ledger_is_whole(self.scene.at_east);
+            Err(error.context(format!("read anew from its disks: {on_disk:?}")))
+        })
     }
 }
 
