@@ -7,16 +7,17 @@
 //!
 //! Both directions at once, each with an end of its own: QEMU closes the half that it does not need any
 //! more. Not a byte is changed or kept back: what was read is sent at once, but for the beginning of a
-//! page ([`REST_OF_A_PAGE`]), and no more is read than the other side takes, so that what QEMU measures is
-//! the line and not a buffer. Where the far side
-//! falls silent or breaks, the local connection is closed at once: QEMU then fails its migration and
-//! goes on at the source, while a peer that only hangs would hold it for ever.
+//! page (`REST_OF_A_PAGE`), and no more is read than the other side takes, so that what QEMU measures is
+//! the line and not a buffer. Where the far side falls silent or breaks, the local connection is closed
+//! at once: QEMU then fails its migration and goes on at the source, while a peer that only hangs would
+//! hold it for ever.
 //!
 //! What a connection carries may be known ([`StreamKind`]): then pages that the other end has are named
 //! instead of sent. What arrives is the same.
 
 mod block;
 mod codec;
+mod multifd;
 mod nbd;
 mod pace;
 mod parse;
@@ -81,9 +82,9 @@ pub struct Meter {
 /// What this site's hypervisor says on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamKind {
-    /// Nobody knows, or it is of no use to know: answers, multifd's channels.
+    /// Nobody knows, or it is of no use to know: answers.
     Opaque,
-    /// QEMU's migration stream.
+    /// QEMU's migration stream, or one of multifd's channels.
     Memory,
     /// An NBD client's requests.
     Disk,

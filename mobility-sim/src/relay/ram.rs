@@ -17,6 +17,9 @@
 //! A stream that is understood wrongly costs room on the line and nothing else: who puts it together
 //! again does not ask this parser.
 
+use std::collections::VecDeque;
+
+use super::multifd::{self, Unknown, packet};
 use super::parse::{Parser, Piece, at};
 
 #[cfg(test)]
@@ -53,6 +56,8 @@ enum State {
     Sizes(u64),
     /// Before what belongs to this header.
     Content(u64),
+    /// Before a packet of a channel, or among its pages.
+    Channel,
     /// It is not understood.
     Lost,
 }
@@ -67,11 +72,25 @@ pub(super) struct RamParser {
     /// Names seen before pages; the index of the one in force.
     blocks: Vec<Vec<u8>>,
     block: usize,
+    /// Pages of a channel's packet that are still to come.
+    coming: VecDeque<u64>,
 }
 
 impl RamParser {
     pub(super) const fn new() -> Self {
-        Self { state: State::Begin, section: None, skip: 0, blocks: Vec::new(), block: 0 }
+        Self {
+            state: State::Begin,
+            section: None,
+            skip: 0,
+            blocks: Vec::new(),
+            block: 0,
+            coming: VecDeque::new(),
+        }
+    }
+
+    /// Whether it is one of several channels for pages.
+    pub(super) fn is_channel(&self) -> bool {
+        self.state == State::Channel
     }
 
     /// `len` bytes that only have to be passed.
@@ -123,6 +142,33 @@ impl RamParser {
         }
     }
 
+    /// What follows is of the memory block of that name; `false` where there are too many.
+    fn enter(&mut self, name: &[u8]) -> bool {
+        let known = self.blocks.iter().position(|block| block == name);
+        self.block = known.unwrap_or(self.blocks.len());
+        if known.is_none() && self.blocks.len() < BLOCKS_MAX {
+            self.blocks.push(name.to_vec());
+        }
+        self.block < self.blocks.len()
+    }
+
+    fn channel(&mut self, bytes: &[u8]) -> Option<Piece> {
+        if let Some(page) = self.coming.front() {
+            bytes.get(..PAGE)?;
+            let place = (self.block, *page);
+            self.coming.pop_front();
+            return Some(Piece::Page { place });
+        }
+        match packet(bytes) {
+            Ok(None) => None,
+            Ok(Some(packet)) if self.enter(packet.block) => {
+                self.coming = packet.pages.into();
+                Some(Piece::Bytes(packet.len))
+            }
+            Ok(Some(_)) | Err(Unknown) => Some(self.lost(bytes.len())),
+        }
+    }
+
     fn header(&mut self, bytes: &[u8]) -> Option<Piece> {
         let header = u64::from_be_bytes(*at(bytes, 0)?);
         let flags = header & 0xfff;
@@ -133,13 +179,8 @@ impl RamParser {
             FLAG_ZERO | FLAG_PAGE | FLAG_XBZRLE => {
                 if flags & FLAG_CONTINUE == 0 {
                     let name = named(bytes, 8)?;
-                    let known = self.blocks.iter().position(|block| block == name);
-                    self.block = known.unwrap_or(self.blocks.len());
-                    if known.is_none() && self.blocks.len() == BLOCKS_MAX {
+                    if !self.enter(name) {
                         return Some(self.lost(bytes.len()));
-                    }
-                    if known.is_none() {
-                        self.blocks.push(name.to_vec());
                     }
                     self.state = State::Content(header);
                     return Some(Piece::Bytes(8 + 1 + name.len()));
@@ -192,6 +233,8 @@ impl Parser for RamParser {
                 let begins = at::<8>(bytes, 0)?;
                 Some(if begins == b"QEVM\0\0\0\x03" {
                     self.pass(8, State::Section, bytes.len())
+                } else if begins == multifd::MAGIC {
+                    self.pass(multifd::BEGIN, State::Channel, bytes.len())
                 } else {
                     self.lost(bytes.len())
                 })
@@ -200,6 +243,7 @@ impl Parser for RamParser {
             State::Pages => self.header(bytes),
             State::Sizes(left) => self.sizes(left, bytes),
             State::Content(header) => self.content(header, bytes),
+            State::Channel => self.channel(bytes),
             State::Lost => Some(Piece::Bytes(bytes.len())),
         }
     }

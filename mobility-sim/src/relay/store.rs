@@ -37,6 +37,9 @@ pub struct Room {
     pub disks: u64,
 }
 
+/// Channels among which the room for memory is shared; others, if there are more, have none.
+const CHANNELS: u32 = 4;
+
 impl Default for Room {
     /// 1 GiB together.
     fn default() -> Self {
@@ -110,9 +113,15 @@ impl Migration {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All the room that is left for pages of memory.
-    pub(super) fn take_memory(&self) -> u32 {
-        std::mem::take(&mut self.sent().memory_left)
+    /// Room for pages of memory of a connection: all that is left, or for one of several a share of
+    /// it.
+    pub(super) fn take_memory(&self, of_several: bool) -> u32 {
+        let mut sent = self.sent();
+        let all = Room::pages(self.room.memory);
+        let taken =
+            if of_several { (all / CHANNELS).min(sent.memory_left) } else { sent.memory_left };
+        sent.memory_left -= taken;
+        taken
     }
 
     /// A number for a disk that is sent; `None` where there are as many as can be counted.

@@ -1,9 +1,13 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use std::sync::Arc;
+
+use super::super::RelayError;
 use super::super::nbd::{NbdParser, tests::Client};
+use super::super::parse::AnyParser;
 use super::super::ram::{RamParser, tests::Stream};
-use super::super::store::Room;
+use super::super::store::{Migration, Room};
 use super::*;
 
 const SMALL: Room = Room { memory: 8 * PAGE as u64, disks: 8 * PAGE as u64 };

@@ -116,6 +116,44 @@ fn sample() -> Stream {
     stream
 }
 
+/// What one of multifd's channels says: two packets with pages, one between them with none.
+fn channel(flags: u32) -> Vec<u8> {
+    let mut bytes = multifd::MAGIC.to_vec();
+    bytes.resize(multifd::BEGIN, 7);
+    for (block, pages) in [("pc.ram", &[3_u64, 9][..]), ("", &[]), ("rom", &[4, 5])] {
+        bytes.extend(multifd::MAGIC);
+        let count = u32::try_from(pages.len()).unwrap();
+        // With no pages QEMU says the size of the packet before.
+        for number in [flags, 128, count, count.max(2) * 4096] {
+            bytes.extend(number.to_be_bytes());
+        }
+        bytes.extend([1; 8 + 32]);
+        let mut rest = vec![0; 256 + 128 * 8];
+        rest[..block.len()].copy_from_slice(block.as_bytes());
+        for (number, page) in pages.iter().enumerate() {
+            rest[256 + number * 8..][..8].copy_from_slice(&(page << 12).to_be_bytes());
+        }
+        bytes.extend(rest);
+        bytes.extend(pages.iter().flat_map(|page| [u8::try_from(*page).unwrap(); PAGE]));
+    }
+    bytes
+}
+
+#[test]
+fn pages_of_a_channel_are_found_wherever_it_is_cut() {
+    let bytes = channel(1);
+    let expected = pages(&pieces(&bytes, || usize::MAX / 2));
+    let places: Vec<_> = expected.iter().map(|(place, _)| *place).collect();
+    assert_eq!(places, [(0, 3), (0, 9), (2, 4), (2, 5)]);
+    for ((_, at), content) in expected.iter().zip([3, 9, 4, 5]) {
+        assert_eq!(bytes[*at..*at + PAGE], [content; PAGE]);
+    }
+    for cut in 0..bytes.len() {
+        let mut first = Some(cut);
+        assert_eq!(pages(&pieces(&bytes, || first.take().unwrap_or(bytes.len()))), expected);
+    }
+}
+
 #[test]
 fn every_page_is_found_with_its_place() {
     let bytes = sample().bytes;
@@ -145,9 +183,10 @@ fn what_is_not_understood_is_bytes_for_good() {
     let begin = Stream::begin().bytes;
     let later = &honest[begin.len()..];
     let multifd = [&[0x11, 0x22, 0x33, 0x44, 0, 0, 0, 1], &honest[..]].concat();
+    let compressed = channel(4);
     let other_section = [&begin[..], &[2, 0, 0, 0, 3], &later[5..]].concat();
     let unknown_flag = [&begin[..], &[2, 0, 0, 0, 2], &0x480_u64.to_be_bytes(), later].concat();
-    for bytes in [version_4, multifd, other_section, unknown_flag] {
+    for bytes in [version_4, multifd, compressed, other_section, unknown_flag] {
         assert_eq!(pages(&pieces(&bytes, || 1000)), []);
     }
 }
@@ -160,14 +199,16 @@ proptest! {
         cut in 1_usize..300,
     ) {
         let begin = if begins { Stream::begin().bytes } else { Vec::new() };
-        pieces(&[begin, bytes].concat(), || cut);
+        pieces(&[&begin[..], &bytes].concat(), || cut);
+        pieces(&[&channel(0)[..multifd::BEGIN + 8], &bytes].concat(), || cut);
     }
 
     #[test]
     fn a_bent_stream_does_not_either(at in 0_usize..20_000, to in any::<u8>(), cut in 1_usize..5000) {
-        let mut bytes = sample().bytes;
-        let at = at % bytes.len();
-        bytes[at] = to;
-        pieces(&bytes, || cut);
+        for mut bytes in [sample().bytes, channel(0)] {
+            let at = at % bytes.len();
+            bytes[at] = to;
+            pieces(&bytes, || cut);
+        }
     }
 }
