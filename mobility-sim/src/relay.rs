@@ -25,6 +25,7 @@ mod ram;
 mod store;
 #[cfg(test)]
 mod tests;
+mod toll;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,6 +45,7 @@ use pace::Pace;
 use parse::AnyParser;
 use ram::RamParser;
 pub use store::{Migration, Room};
+use toll::Toll;
 
 /// The other end says that it is there at least so often.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
@@ -220,6 +222,7 @@ where
     F: AsyncWrite + Unpin,
 {
     let (mut encoder, mut pace) = (Encoder::of_programs(reach), Pace::new());
+    let (mut toll, mut done) = (Toll::default(), Instant::now());
     let mut raw = vec![0; BLOCK_MAX];
     let mut held = 0;
     loop {
@@ -234,9 +237,9 @@ where
         };
         if let Some(len @ 1..) = read {
             let have = held + len;
-            let done = composer.compose(&raw[..have]);
-            raw.copy_within(done..have, 0);
-            held = have - done;
+            let composed = composer.compose(&raw[..have]);
+            raw.copy_within(composed..have, 0);
+            held = have - composed;
         } else {
             composer.rest(&raw[..held]);
         }
@@ -250,10 +253,16 @@ where
             let block = encoder.program(program);
             let packed = Instant::now();
             far.send(block).await?;
-            let (packing, len) = (packed - began, program.len() as u64);
-            if let Some(level) = pace.went(len, packing, packed.elapsed()) {
+            let (packing, sending) = (packed - began, packed.elapsed());
+            if let Some(level) = pace.went(program.len() as u64, packing, sending) {
                 encoder.set_level(level, reach);
             }
+            let took = done.elapsed();
+            let wait = toll.of(composer.pages(), packing + sending, took, composer.left());
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            done = Instant::now();
         }
         if read == Some(0) {
             return Ok(());

@@ -1,7 +1,7 @@
 //! What a parser of one direction of a connection says about it.
 
 use super::nbd::NbdParser;
-use super::ram::RamParser;
+use super::ram::{Progress, RamParser};
 
 /// What comes next in a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,16 @@ pub(super) trait Parser {
 pub(super) enum AnyParser {
     Ram(RamParser),
     Nbd(NbdParser),
+}
+
+impl AnyParser {
+    /// What of memory it has seen since it was asked last, if it is there for memory.
+    pub(super) fn take_progress(&mut self) -> Option<Progress> {
+        match self {
+            Self::Ram(parser) => Some(parser.take_progress()),
+            Self::Nbd(_) => None,
+        }
+    }
 }
 
 impl Parser for AnyParser {

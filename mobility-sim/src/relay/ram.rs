@@ -74,6 +74,15 @@ pub(super) struct RamParser {
     block: usize,
     /// Pages of a channel's packet that are still to come.
     coming: VecDeque<u64>,
+    progress: Progress,
+}
+
+/// Pages of a VM's memory.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) all: u64,
+    /// Those that were sent, again and again where they were.
+    pub(super) sent: u64,
 }
 
 impl RamParser {
@@ -85,7 +94,13 @@ impl RamParser {
             blocks: Vec::new(),
             block: 0,
             coming: VecDeque::new(),
+            progress: Progress { all: 0, sent: 0 },
         }
+    }
+
+    /// What it has seen since it was asked last.
+    pub(super) fn take_progress(&mut self) -> Progress {
+        std::mem::take(&mut self.progress)
     }
 
     /// Whether it is one of several channels for pages.
@@ -156,6 +171,7 @@ impl RamParser {
         if let Some(page) = self.coming.front() {
             bytes.get(..PAGE)?;
             let place = (self.block, *page);
+            self.progress.sent += 1;
             self.coming.pop_front();
             return Some(Piece::Page { place });
         }
@@ -173,7 +189,10 @@ impl RamParser {
         let header = u64::from_be_bytes(*at(bytes, 0)?);
         let flags = header & 0xfff;
         self.state = match flags & !FLAG_CONTINUE {
-            FLAG_MEM_SIZE => State::Sizes(header & !0xfff),
+            FLAG_MEM_SIZE => {
+                self.progress.all = header >> 12;
+                State::Sizes(header & !0xfff)
+            }
             FLAG_EOS => State::Section,
             FLAG_MULTIFD_FLUSH => State::Pages,
             FLAG_ZERO | FLAG_PAGE | FLAG_XBZRLE => {
@@ -194,18 +213,20 @@ impl RamParser {
 
     fn content(&mut self, header: u64, bytes: &[u8]) -> Option<Piece> {
         let have = bytes.len();
-        match header & 0xfff & !FLAG_CONTINUE {
+        let piece = match header & 0xfff & !FLAG_CONTINUE {
             FLAG_PAGE => {
                 bytes.get(..PAGE)?;
                 self.state = State::Pages;
-                Some(Piece::Page { place: (self.block, header >> 12) })
+                Piece::Page { place: (self.block, header >> 12) }
             }
             FLAG_XBZRLE => {
                 let len = u16::from_be_bytes(*at(bytes, 1)?);
-                Some(self.pass(3 + usize::from(len), State::Pages, have))
+                self.pass(3 + usize::from(len), State::Pages, have)
             }
-            _ => Some(self.pass(1, State::Pages, have)),
-        }
+            _ => self.pass(1, State::Pages, have),
+        };
+        self.progress.sent += 1;
+        Some(piece)
     }
 
     fn sizes(&mut self, left: u64, bytes: &[u8]) -> Option<Piece> {

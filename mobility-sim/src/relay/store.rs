@@ -12,9 +12,11 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::codec::{PAGE, Page};
+use super::ram::Progress;
 
 #[cfg(test)]
 mod tests;
@@ -59,6 +61,8 @@ impl Room {
 #[derive(Debug)]
 pub struct Migration {
     room: Room,
+    /// Of memory: pages there are, and pages that went.
+    progress: [AtomicU64; 2],
     sent: Mutex<Sent>,
     received: Mutex<Received>,
 }
@@ -94,6 +98,7 @@ impl Migration {
         let (blocks, disks) = (HashMap::new(), Vec::new());
         Self {
             room,
+            progress: [AtomicU64::new(0), AtomicU64::new(0)],
             sent: Mutex::new(Sent { memory_left, disks_left, blocks, disks }),
             received: Mutex::new(Received { memory_left, disks_left, disks: HashMap::new() }),
         }
@@ -102,6 +107,14 @@ impl Migration {
     /// Whether it was made to keep anything.
     pub(super) fn has_room(&self) -> bool {
         self.room != Room::NONE
+    }
+
+    /// One of its connections went so far. Pages of memory that none has sent yet.
+    pub(super) fn went(&self, progress: Progress) -> u64 {
+        let [all, sent] = [progress.all, progress.sent];
+        let [all_before, sent_before] = [(0, all), (1, sent)]
+            .map(|(at, new)| self.progress[at].fetch_add(new, Ordering::Relaxed));
+        (all_before + all).saturating_sub(sent_before + sent)
     }
 
     // Nothing below panics while it holds one of them.
@@ -264,8 +277,9 @@ impl IndexedRing {
     }
 
     /// A slot with this content.
-    pub(super) fn find(&self, hash: &Hash) -> Option<u64> {
-        self.by_hash.get(hash).copied()
+    pub(super) fn find(&self, hash: &Hash, page: &Page) -> Option<u64> {
+        let slot = *self.by_hash.get(hash)?;
+        (self.ring.get(slot)? == page).then_some(slot)
     }
 
     /// What was at this place, if it is still there.

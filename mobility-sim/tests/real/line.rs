@@ -211,13 +211,14 @@ struct Way {
 impl Way {
     async fn serve(self, listener: UnixListener) {
         let mut connections = JoinSet::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            connections.spawn(self.clone().carry(stream));
+        while let Ok((from, _)) = listener.accept().await {
+            // In their order: the first is the one that is not a channel.
+            let Ok(to) = UnixStream::connect(&self.to).await else { continue };
+            connections.spawn(self.clone().carry(from, to));
         }
     }
 
-    async fn carry(self, from: UnixStream) -> io::Result<()> {
-        let to = UnixStream::connect(&self.to).await?;
+    async fn carry(self, from: UnixStream, to: UnixStream) -> io::Result<()> {
         let ((mut from, source), (mut to, destination)) = (Tap::new(from), Tap::new(to));
         held(&self.heard).push([source, destination]);
         let ((mut near, near_end), (mut far, far_end)) = (loopback().await?, loopback().await?);

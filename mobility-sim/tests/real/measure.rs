@@ -67,7 +67,7 @@ fn bytes_and_seconds_of_one_guest_in_turns() {
 fn show(name: &str, took: &Took, first: &Took) {
     let mb = |bytes: u64| bytes as f64 / 1e6;
     println!(
-        "{name:<16}{:>10.1}{:>8.1}{:>10.1}{:>8.1}{:>8}{:>8}   memory {:.2} of the first's bytes, {:.2} of its time; carried {:.1} MB",
+        "{name:<16}{:>10.1}{:>8.1}{:>10.1}{:>8.1}{:>8}{:>8}   memory {:.2} of the first's bytes, {:.2} of its time; mirror's end {:?}, rest of memory {:?}; carried {:.1} MB",
         mb(took.bytes.memory),
         took.memory.as_secs_f64(),
         mb(took.bytes.disk),
@@ -76,6 +76,8 @@ fn show(name: &str, took: &Took, first: &Took) {
         took.rounds,
         mb(took.bytes.memory) / mb(first.bytes.memory),
         took.memory.as_secs_f64() / first.memory.as_secs_f64(),
+        took.mirror_end,
+        took.rest_of_memory,
         mb(took.carried),
     );
 }

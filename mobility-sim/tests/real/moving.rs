@@ -28,6 +28,9 @@ pub struct Took {
     pub disk: Duration,
     pub memory: Duration,
     pub downtime_ms: u64,
+    /// Of it, until the mirror had ended, and then until all of memory was there.
+    pub mirror_end: Duration,
+    pub rest_of_memory: Duration,
     pub rounds: u64,
 }
 
@@ -79,15 +82,18 @@ pub fn go(
     destination.execute("migrate-incoming", &uri(&memory_at));
     source.execute("migrate", &uri(&line.memory));
     source.until("query-migrate", PATIENCE, is("status", "pre-switchover"));
+    let paused = Instant::now();
     source.execute("block-job-cancel", &json!({ "device": "mirror" }));
     source.until("query-block-jobs", PATIENCE, |jobs| jobs.as_array().is_some_and(Vec::is_empty));
     source.execute("blockdev-del", &json!({ "node-name": "target" }));
+    let mirrored = paused.elapsed();
     source.execute("migrate-continue", &json!({ "state": "pre-switchover" }));
     let ended = |answer: &Value| {
         assert_ne!(answer["status"], "failed", "{answer}");
         answer["status"] == "completed"
     };
     let figures = source.until("query-migrate", PATIENCE, ended);
+    let rest = paused.elapsed() - mirrored;
     destination.until("query-migrate", PATIENCE, ended);
     destination.execute("nbd-server-stop", &json!({}));
     destination.execute("cont", &json!({}));
@@ -100,6 +106,8 @@ pub fn go(
         disk: disk_took,
         memory: memory_took,
         downtime_ms: figures["downtime"].as_u64().unwrap_or(0),
+        mirror_end: mirrored,
+        rest_of_memory: rest,
         rounds: figures["ram"]["dirty-sync-count"].as_u64().unwrap_or(0),
     };
     fs::remove_file(source_disk).expect("it was there");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::parse::{AnyParser, Parser, Piece};
 use super::super::store::{IndexedRing, Migration, hash};
+use super::super::toll::Pages;
 use super::{
     BLOCK, DELTA, DISK, ENCLOSED, HEADER, MEMORY, PAGE, PAGE_KEPT, Page, SAME, STEP, ZEROS,
     put_varint, relative, zigzag,
@@ -38,6 +39,8 @@ pub(in super::super) struct Composer {
     header: u64,
     slot: u64,
     block: u64,
+    pages: Pages,
+    left: u64,
 }
 
 impl Composer {
@@ -55,6 +58,8 @@ impl Composer {
             header: 0,
             slot: 0,
             block: 0,
+            pages: Pages::default(),
+            left: 0,
         }
     }
 
@@ -69,6 +74,7 @@ impl Composer {
     /// Makes a program for what the bytes begin with, and says how many of them are done with. The rest
     /// is fewer than a page, of which more has to come; they are to be shown again in front of it.
     pub(in super::super) fn compose(&mut self, bytes: &[u8]) -> usize {
+        self.pages = Pages::default();
         let mut at = 0;
         while let Some(piece) = self.parser.next(&bytes[at..]) {
             let len = match piece {
@@ -85,8 +91,20 @@ impl Composer {
             }
             at += len;
         }
+        self.left =
+            self.parser.take_progress().map_or(u64::MAX, |progress| self.migration.went(progress));
         self.finish();
         at
+    }
+
+    /// Pages of what was composed last.
+    pub(in super::super) const fn pages(&self) -> Pages {
+        self.pages
+    }
+
+    /// Pages of memory that no connection has carried yet; any number, where it is none of memory.
+    pub(in super::super) const fn left(&self) -> u64 {
+        self.left
     }
 
     /// Makes a program for what is left of them: nothing more has come. They are to be shown again all
@@ -95,6 +113,7 @@ impl Composer {
         let gone = self.gone.min(bytes.len());
         self.enclose(&bytes[gone..]);
         self.gone = bytes.len();
+        self.pages = Pages::default();
         self.finish();
     }
 
@@ -155,11 +174,13 @@ impl Composer {
             self.open();
         }
         if page.iter().all(|byte| *byte == 0) {
+            self.pages.named += 1;
             return self.say(ZEROS);
         }
         let hash = hash(page);
+        self.pages.named += 1;
         if let Kept::Memory(ring) = &mut self.kept
-            && let Some(slot) = ring.find(&hash)
+            && let Some(slot) = ring.find(&hash, page)
         {
             ring.place(place, slot);
             return self.name(SAME, slot);
@@ -171,6 +192,8 @@ impl Composer {
             put_varint(&mut self.instructions, relative(slot, &mut self.block));
             return;
         }
+        self.pages.named -= 1;
+        self.pages.sent += 1;
         match &mut self.kept {
             Kept::Nothing => self.enclose(page),
             Kept::Disk(number) => {

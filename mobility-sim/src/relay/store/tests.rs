@@ -27,18 +27,21 @@ fn a_ring_forgets_the_oldest_page_and_no_other() {
 fn what_an_indexed_ring_finds_is_what_is_there() {
     let mut ring = IndexedRing::new(2);
     let hashes = [0, 1, 2, 3].map(|seed| hash(&page(seed)));
+    let found = |ring: &IndexedRing| {
+        [0, 1, 2, 3].map(|seed| ring.find(&hashes[usize::from(seed)], &page(seed)))
+    };
     ring.push((0, 10), hashes[0], &page(0));
     ring.push((0, 11), hashes[1], &page(1));
     ring.replace(0, hashes[2], &page(2));
-    assert_eq!(hashes.map(|hash| ring.find(&hash)), [None, Some(1), Some(0), None]);
+    assert_eq!(found(&ring), [None, Some(1), Some(0), None]);
     assert_eq!(ring.before((0, 10)), Some((0, &page(2))));
     ring.push((0, 12), hashes[3], &page(3));
-    assert_eq!(hashes.map(|hash| ring.find(&hash)), [None, Some(1), None, Some(2)]);
+    assert_eq!(found(&ring), [None, Some(1), None, Some(2)]);
     assert_eq!(ring.before((0, 10)), None, "it is forgotten");
     // The same content in two slots: one of them goes.
     ring.replace(1, hashes[3], &page(3));
     ring.push((0, 13), hashes[0], &page(0));
-    assert_eq!(ring.find(&hashes[1]), None);
+    assert_eq!(found(&ring)[1], None);
 }
 
 #[test]
@@ -68,7 +71,7 @@ fn no_number_of_places_makes_an_index_grow_without_end() {
     for number in 0..1000 {
         let page = page(u8::try_from(number % 10).unwrap());
         let hash = hash(&page);
-        match ring.find(&hash) {
+        match ring.find(&hash, &page) {
             Some(slot) => ring.place((0, number), slot),
             None => assert!(ring.push((0, number), hash, &page)),
         }
