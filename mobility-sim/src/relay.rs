@@ -67,6 +67,8 @@ pub enum RelayError {
     Silent,
     #[error("the other agent broke the protocol: {what}")]
     Protocol { what: &'static str },
+    #[error("what is kept of a disk can be neither written nor read")]
+    Kept(#[source] io::Error),
 }
 
 /// Bytes so far, of one connection or of several.

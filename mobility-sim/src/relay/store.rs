@@ -7,19 +7,24 @@
 //! forgotten, and one is named on another connection only after the other end has said that it has it.
 //! So nobody ever waits for another connection, and none can hold another up.
 //!
-//! **What it costs.** At most the [`Room`] at the receiving end, plus indices. The sending end keeps
-//! pages of memory, against which it compares, and of the blocks of disks only their hashes.
+//! **What it costs.** At most the [`Room`] at the receiving end, plus indices; blocks of disks may be in a
+//! file. The sending end keeps pages of memory, against which it compares, and of the blocks of disks only
+//! their hashes.
+
+mod blocks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fs::File;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::codec::{PAGE, Page};
 use super::ram::Progress;
-
-#[cfg(test)]
-mod tests;
+use blocks::Blocks;
 
 /// Of a page's content. Guests choose their content, so that it has to be one that they cannot forge.
 pub(super) type Hash = [u8; 16];
@@ -89,18 +94,37 @@ struct DiskSent {
 struct Received {
     memory_left: u32,
     disks_left: u32,
-    disks: HashMap<u16, Vec<Box<Page>>>,
+    /// Of each disk the numbers of its blocks, by slot.
+    disks: HashMap<u16, Vec<u32>>,
+    blocks: Blocks,
 }
 
 impl Migration {
+    /// All that is kept is kept in memory.
     pub fn new(room: Room) -> Self {
+        Self::with(room, Blocks::Memory(Vec::new()))
+    }
+
+    /// Blocks of disks that come in are kept in an empty file, which may be one of no name: a page cache
+    /// has what is anywhere on a disk, and disks are larger than memory. The sending end needs memory for
+    /// one hundredth of them all the same.
+    pub fn in_file(room: Room, file: File) -> Self {
+        Self::with(room, Blocks::File(file, 0))
+    }
+
+    fn with(room: Room, kept: Blocks) -> Self {
         let (memory_left, disks_left) = (Room::pages(room.memory), Room::pages(room.disks));
         let (blocks, disks) = (HashMap::new(), Vec::new());
         Self {
             room,
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             sent: Mutex::new(Sent { memory_left, disks_left, blocks, disks }),
-            received: Mutex::new(Received { memory_left, disks_left, disks: HashMap::new() }),
+            received: Mutex::new(Received {
+                memory_left,
+                disks_left,
+                disks: HashMap::new(),
+                blocks: kept,
+            }),
         }
     }
 
@@ -109,12 +133,14 @@ impl Migration {
         self.room != Room::NONE
     }
 
-    /// One of its connections went so far. Pages of memory that none has sent yet.
+    /// One of its connections went so far. Pages of memory that none has sent yet; any number, as long
+    /// as it is not known how many there are.
     pub(super) fn went(&self, progress: Progress) -> u64 {
         let [all, sent] = [progress.all, progress.sent];
         let [all_before, sent_before] = [(0, all), (1, sent)]
             .map(|(at, new)| self.progress[at].fetch_add(new, Ordering::Relaxed));
-        (all_before + all).saturating_sub(sent_before + sent)
+        let (all, sent) = (all_before.wrapping_add(all), sent_before.wrapping_add(sent));
+        if all == 0 { u64::MAX } else { all.saturating_sub(sent) }
     }
 
     // Nothing below panics while it holds one of them.
@@ -194,20 +220,25 @@ impl Migration {
     }
 
     /// The slot that the block is in now; `None` where there is no room.
-    pub(super) fn receive_block(&self, disk: u16, block: &Page) -> Option<u32> {
+    pub(super) fn receive_block(&self, disk: u16, block: &Page) -> io::Result<Option<u32>> {
         let mut received = self.received();
-        received.disks_left = received.disks_left.checked_sub(1)?;
-        let blocks = received.disks.get_mut(&disk)?;
-        blocks.push(Box::new(*block));
-        u32::try_from(blocks.len() - 1).ok()
+        let received = &mut *received;
+        let Some(left) = received.disks_left.checked_sub(1) else { return Ok(None) };
+        let Some(slots) = received.disks.get_mut(&disk) else { return Ok(None) };
+        let Ok(slot) = u32::try_from(slots.len()) else { return Ok(None) };
+        slots.push(received.blocks.push(block)?);
+        received.disks_left = left;
+        Ok(Some(slot))
     }
 
-    /// Appends a block that came in.
-    pub(super) fn append_block(&self, disk: u16, slot: u32, to: &mut Vec<u8>) -> Option<()> {
+    /// Appends a block that came in; `false` where there is none.
+    pub(super) fn append_block(&self, disk: u16, slot: u32, to: &mut Vec<u8>) -> io::Result<bool> {
         let received = self.received();
-        let block = received.disks.get(&disk)?.get(usize::try_from(slot).ok()?)?;
-        to.extend_from_slice(&block[..]);
-        Some(())
+        let slots = received.disks.get(&disk);
+        let number = usize::try_from(slot).ok().and_then(|slot| slots?.get(slot));
+        let Some(number) = number else { return Ok(false) };
+        received.blocks.append(*number, to)?;
+        Ok(true)
     }
 }
 

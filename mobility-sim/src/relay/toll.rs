@@ -34,6 +34,9 @@ pub(super) struct Toll {
     took: Duration,
     /// Pages a second.
     rate: f64,
+    /// It has begun. It does not end: who is slower again has more left to be fast on, and is stopped
+    /// there.
+    begun: bool,
 }
 
 impl Toll {
@@ -60,7 +63,8 @@ impl Toll {
             (self.pages, self.took) = (0, Duration::ZERO);
         }
         let soon = Duration::try_from_secs_f64(left as f64 / self.rate);
-        if soon.is_ok_and(|soon| soon > AHEAD) {
+        self.begun |= soon.is_ok_and(|soon| soon <= AHEAD);
+        if !self.begun {
             return Duration::ZERO;
         }
         let wait = Duration::try_from_secs_f64(f64::from(pages.named) * self.per_page);
@@ -100,6 +104,7 @@ mod tests {
         // 12,800 pages a second: 7,680 are half a second and a bit.
         assert_eq!(toll.of(BOTH, 6 * MS, 10 * MS, 8_000), Duration::ZERO);
         assert!(toll.of(BOTH, 6 * MS, 10 * MS, 7_000) > Duration::ZERO);
+        assert!(toll.of(BOTH, 6 * MS, 10 * MS, 8_000) > Duration::ZERO, "it ends again");
     }
 
     #[test]
@@ -107,6 +112,7 @@ mod tests {
         assert_eq!(waits(Pages { named: 64, sent: 0 }, 0), Duration::ZERO);
         let mut toll = Toll::default();
         let huge = Pages { named: u32::MAX, sent: 1 };
-        assert_eq!(toll.of(huge, Duration::from_secs(1), MS, 0), AT_MOST);
+        let second = Duration::from_secs(1);
+        assert_eq!(toll.of(huge, second, second, 0), AT_MOST);
     }
 }

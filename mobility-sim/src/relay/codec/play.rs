@@ -1,5 +1,6 @@
 //! The end that receives: programs into a stream. What is played may be made up by anybody.
 
+use std::io;
 use std::sync::Arc;
 
 use super::super::RelayError;
@@ -15,6 +16,25 @@ enum Playing {
     Nothing,
     Memory(Ring),
     Disk { number: u16, slots: u32 },
+}
+
+/// Why a program is not played.
+enum Fault {
+    /// The other end lies.
+    Lie(&'static str),
+    Kept(io::Error),
+}
+
+impl From<&'static str> for Fault {
+    fn from(what: &'static str) -> Self {
+        Self::Lie(what)
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(cause: io::Error) -> Self {
+        Self::Kept(cause)
+    }
 }
 
 /// Plays the programs of one connection.
@@ -49,21 +69,28 @@ impl Player {
     /// What it amounts to, at most [`BLOCK_MAX`] bytes.
     pub(in super::super) fn play(&mut self, program: &[u8]) -> Result<&[u8], RelayError> {
         self.out.clear();
-        self.run(program).map_err(|what| RelayError::Protocol { what })?;
+        self.run(program).map_err(|fault| match fault {
+            Fault::Lie(what) => RelayError::Protocol { what },
+            Fault::Kept(cause) => RelayError::Kept(cause),
+        })?;
         Ok(&self.out)
     }
 
-    fn run(&mut self, mut program: &[u8]) -> Result<(), &'static str> {
+    fn run(&mut self, mut program: &[u8]) -> Result<(), Fault> {
         let len = usize::try_from(take_varint(&mut program)?).map_err(|_| SHORT)?;
         let (mut instructions, mut enclosed) = program.split_at_checked(len).ok_or(SHORT)?;
         while let Some((instruction, rest)) = instructions.split_first() {
             instructions = rest;
             self.step(*instruction, &mut instructions, &mut enclosed)?;
             if self.out.len() > BLOCK_MAX {
-                return Err("a program that amounts to more than a block");
+                return Err("a program that amounts to more than a block".into());
             }
         }
-        if enclosed.is_empty() { Ok(()) } else { Err("a program that leaves something over") }
+        if enclosed.is_empty() {
+            Ok(())
+        } else {
+            Err("a program that leaves something over".into())
+        }
     }
 
     fn step(
@@ -71,8 +98,8 @@ impl Player {
         instruction: u8,
         arguments: &mut &[u8],
         enclosed: &mut &[u8],
-    ) -> Result<(), &'static str> {
-        const UNKNOWN: &str = "a page that was never sent";
+    ) -> Result<(), Fault> {
+        const UNKNOWN: Fault = Fault::Lie("a page that was never sent");
         match instruction {
             ENCLOSED => {
                 let len = usize::try_from(take_varint(arguments)?).map_err(|_| SHORT)?;
@@ -99,7 +126,7 @@ impl Player {
                     Playing::Nothing => false,
                     Playing::Memory(ring) => ring.push(page),
                     Playing::Disk { number, slots } => {
-                        let slot = self.migration.receive_block(*number, page);
+                        let slot = self.migration.receive_block(*number, page)?;
                         slot.is_some_and(|slot| {
                             *slots = slot + 1;
                             true
@@ -107,7 +134,7 @@ impl Player {
                     }
                 };
                 if !kept {
-                    return Err("more pages to keep than there is room for");
+                    return Err("more pages to keep than there is room for".into());
                 }
             }
             SAME => {
@@ -119,7 +146,9 @@ impl Player {
                 let disk = u16::try_from(take_varint(arguments)?).map_err(|_| UNKNOWN)?;
                 let slot = absolute(take_varint(arguments)?, &mut self.block);
                 let slot = u32::try_from(slot).map_err(|_| UNKNOWN)?;
-                self.migration.append_block(disk, slot, &mut self.out).ok_or(UNKNOWN)?;
+                if !self.migration.append_block(disk, slot, &mut self.out)? {
+                    return Err(UNKNOWN);
+                }
             }
             DELTA => {
                 let slot = absolute(take_varint(arguments)?, &mut self.slot);
@@ -131,23 +160,23 @@ impl Player {
             }
             ZEROS => self.out.extend_from_slice(&[0; PAGE]),
             MEMORY | DISK if !matches!(self.kept, Playing::Nothing) => {
-                return Err("a connection of two kinds");
+                return Err("a connection of two kinds".into());
             }
             MEMORY => {
                 let room = u32::try_from(take_varint(arguments)?).map_err(|_| SHORT)?;
                 if !self.migration.grant_memory(room) {
-                    return Err("it wants more memory than it is given here");
+                    return Err("it wants more memory than it is given here".into());
                 }
                 self.kept = Playing::Memory(Ring::new(room));
             }
             DISK => {
                 let number = u16::try_from(take_varint(arguments)?).map_err(|_| SHORT)?;
                 if !self.migration.receive_disk(number) {
-                    return Err("two disks of one number");
+                    return Err("two disks of one number".into());
                 }
                 self.kept = Playing::Disk { number, slots: 0 };
             }
-            _ => return Err("an instruction that there is not"),
+            _ => return Err("an instruction that there is not".into()),
         }
         Ok(())
     }
