@@ -9,7 +9,7 @@
 //!
 //! **What it costs.** At most the [`Room`] at the receiving end, plus indices; blocks of disks may be in a
 //! file. The sending end keeps pages of memory, against which it compares, and of the blocks of disks only
-//! their hashes.
+//! their hashes. zstd has 128 MiB of its own for each connection of memory, at either end.
 
 mod blocks;
 #[cfg(test)]
@@ -68,6 +68,8 @@ pub struct Migration {
     room: Room,
     /// Of memory: pages there are, and pages that went.
     progress: [AtomicU64; 2],
+    /// Those that carry pages of memory.
+    connections: AtomicU64,
     sent: Mutex<Sent>,
     received: Mutex<Received>,
 }
@@ -118,6 +120,7 @@ impl Migration {
         Self {
             room,
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
+            connections: AtomicU64::new(0),
             sent: Mutex::new(Sent { memory_left, disks_left, blocks, disks }),
             received: Mutex::new(Received {
                 memory_left,
@@ -133,14 +136,16 @@ impl Migration {
         self.room != Room::NONE
     }
 
-    /// One of its connections went so far. Pages of memory that none has sent yet; any number, as long
-    /// as it is not known how many there are.
+    /// One of its connections went so far. Its share of the pages of memory that none has sent yet; any
+    /// number, as long as it is not known how many there are.
     pub(super) fn went(&self, progress: Progress) -> u64 {
         let [all, sent] = [progress.all, progress.sent];
         let [all_before, sent_before] = [(0, all), (1, sent)]
             .map(|(at, new)| self.progress[at].fetch_add(new, Ordering::Relaxed));
         let (all, sent) = (all_before.wrapping_add(all), sent_before.wrapping_add(sent));
-        if all == 0 { u64::MAX } else { all.saturating_sub(sent) }
+        // Connections that carry them at once are as fast together.
+        let connections = self.connections.load(Ordering::Relaxed).max(1);
+        if all == 0 { u64::MAX } else { all.saturating_sub(sent) / connections }
     }
 
     // Nothing below panics while it holds one of them.
@@ -155,6 +160,7 @@ impl Migration {
     /// Room for pages of memory of a connection: all that is left, or for one of several a share of
     /// it.
     pub(super) fn take_memory(&self, of_several: bool) -> u32 {
+        self.connections.fetch_add(1, Ordering::Relaxed);
         let mut sent = self.sent();
         let all = Room::pages(self.room.memory);
         let taken =

@@ -3,18 +3,18 @@
 //! QEMU stops the VM when what is left would take no longer than the downtime it was granted, at the rate
 //! that it measured last. Pages that are named go ten times as fast as others, and the rest of memory need
 //! not have any: measured on a guest with a large page cache, it was stopped for 2.8 s where 0.3 s were
-//! granted. So before so little is left, a named page begins to take as long as one that is sent. Until
-//! then, most of the way, it does not.
+//! granted. So the less is left, the slower named pages go, at the end as slowly as those that are sent:
+//! never so fast that QEMU would think it is done, and on most of the way as fast as they come.
 
 use std::time::Duration;
 
-/// What is left at the rate at hand when it begins. QEMU grants 0.3 s unless it is told otherwise.
-const AHEAD: Duration = Duration::from_millis(600);
+/// What is left takes at least so long at the rate that QEMU sees. It grants 0.3 s unless it is told
+/// otherwise, and where it is told more, it may be more.
+const AHEAD: Duration = Duration::from_millis(450);
 /// Over so many pages that are sent it is averaged what one takes.
 const AVERAGE_OVER: f64 = 1024.0;
-/// The rate is that of the last so long, as with QEMU.
-const RATE_OVER: Duration = Duration::from_millis(100);
-/// Nobody waits longer at a time: the other end hears from us meanwhile.
+/// Timers are no finer, and nobody waits longer at a time: the other end hears from us meanwhile.
+const AT_LEAST: Duration = Duration::from_millis(2);
 const AT_MOST: Duration = Duration::from_secs(1);
 
 /// Pages of one stretch of a stream.
@@ -29,19 +29,13 @@ pub(super) struct Pages {
 pub(super) struct Toll {
     /// Seconds that a page takes which is sent.
     per_page: f64,
-    /// Of the stretch since the rate was measured last.
-    pages: u32,
-    took: Duration,
-    /// Pages a second.
-    rate: f64,
-    /// It has begun. It does not end: who is slower again has more left to be fast on, and is stopped
-    /// there.
-    begun: bool,
+    /// Seconds, too few to wait for as yet.
+    owed: f64,
 }
 
 impl Toll {
-    /// It took so long to pack and send these pages, and so long since the ones before them were; so many
-    /// are left of memory. How long to wait before more are read.
+    /// It took so long to pack and send these pages, and so long since the ones before them were, waits
+    /// and all; so many are left of memory. How long to wait before more are read.
     pub(super) fn of(
         &mut self,
         pages: Pages,
@@ -49,29 +43,23 @@ impl Toll {
         took: Duration,
         left: u64,
     ) -> Duration {
+        let (named, sent) = (f64::from(pages.named), f64::from(pages.sent));
         if pages.sent > 0 {
-            let weight = f64::from(pages.sent) / (f64::from(pages.sent) + AVERAGE_OVER);
-            let each = work.as_secs_f64() / f64::from(pages.sent);
+            let each = work.as_secs_f64() / sent;
             // The first is all that is known.
             let before = if self.per_page > 0.0 { self.per_page } else { each };
-            self.per_page = before + weight * (each - before);
+            self.per_page = before + sent / (sent + AVERAGE_OVER) * (each - before);
         }
-        self.pages = self.pages.saturating_add(pages.named).saturating_add(pages.sent);
-        self.took += took;
-        if self.took >= RATE_OVER {
-            self.rate = f64::from(self.pages) / self.took.as_secs_f64();
-            (self.pages, self.took) = (0, Duration::ZERO);
-        }
-        let soon = Duration::try_from_secs_f64(left as f64 / self.rate);
-        self.begun |= soon.is_ok_and(|soon| soon <= AHEAD);
-        if !self.begun {
+        let fits = if left == 0 { f64::INFINITY } else { AHEAD.as_secs_f64() / left as f64 };
+        let each = self.per_page.min(fits);
+        let wait = ((named + sent) * each - took.as_secs_f64()).min(named * each);
+        self.owed += wait.max(0.0);
+        if self.owed < AT_LEAST.as_secs_f64() {
             return Duration::ZERO;
         }
-        let wait = Duration::try_from_secs_f64(f64::from(pages.named) * self.per_page);
-        // It belongs to what the pages took.
-        let wait = wait.unwrap_or(AT_MOST).min(AT_MOST);
-        self.took += wait;
-        wait
+        let wait = Duration::try_from_secs_f64(self.owed).unwrap_or(AT_MOST);
+        self.owed = 0.0;
+        wait.min(AT_MOST)
     }
 }
 
@@ -81,38 +69,54 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
     const BOTH: Pages = Pages { named: 64, sent: 64 };
+    const ALL: u64 = u64::MAX;
 
-    /// Each ten milliseconds that many pages.
-    fn waits(pages: Pages, left: u64) -> Duration {
-        let mut toll = Toll::default();
-        (0..100).map(|_| toll.of(pages, 6 * MS, 10 * MS, left)).max().unwrap()
-    }
-
-    #[test]
-    fn a_named_page_takes_as_long_as_a_sent_one_when_little_is_left() {
-        assert_eq!(waits(BOTH, 0).as_millis(), 6);
-        assert_eq!(waits(Pages { named: 128, ..BOTH }, 1000).as_millis(), 12);
-        assert_eq!(waits(Pages { named: 0, ..BOTH }, 0), Duration::ZERO);
-    }
-
-    #[test]
-    fn it_takes_nothing_on_most_of_the_way() {
+    /// Of a stream on which pages are sent in 0.1 ms each.
+    fn wait(pages: Pages, took: Duration, left: u64) -> Duration {
         let mut toll = Toll::default();
         for _ in 0..100 {
-            toll.of(BOTH, 6 * MS, 10 * MS, 1_000_000);
+            assert_eq!(toll.of(BOTH, Duration::from_micros(6400), 10 * MS, ALL), Duration::ZERO);
         }
-        // 12,800 pages a second: 7,680 are half a second and a bit.
-        assert_eq!(toll.of(BOTH, 6 * MS, 10 * MS, 8_000), Duration::ZERO);
-        assert!(toll.of(BOTH, 6 * MS, 10 * MS, 7_000) > Duration::ZERO);
-        assert!(toll.of(BOTH, 6 * MS, 10 * MS, 8_000) > Duration::ZERO, "it ends again");
+        toll.of(pages, Duration::from_micros(100) * pages.sent, took, left)
+    }
+
+    fn is(found: Duration, ms: f64) {
+        assert!((found.as_secs_f64() * 1000.0 - ms).abs() < 0.01, "{found:?}, not {ms} ms");
     }
 
     #[test]
-    fn who_sends_nothing_is_not_held() {
-        assert_eq!(waits(Pages { named: 64, sent: 0 }, 0), Duration::ZERO);
+    fn a_named_page_takes_as_long_as_a_sent_one_when_nothing_is_left() {
+        is(wait(BOTH, Duration::from_micros(6400), 0), 6.4);
+        is(wait(Pages { named: 128, sent: 0 }, MS, 0), 11.8);
+        is(wait(Pages { named: 0, sent: 100 }, MS, 0), 0.0);
+        is(wait(BOTH, 20 * MS, 0), 0.0);
+    }
+
+    #[test]
+    fn the_more_is_left_the_less_it_takes() {
+        let pages = Pages { named: 1000, sent: 0 };
+        is(wait(pages, Duration::ZERO, 4_000), 100.0);
+        is(wait(pages, Duration::ZERO, 9_000), 50.0);
+        is(wait(pages, Duration::ZERO, 90_000), 5.0);
+        is(wait(pages, Duration::ZERO, ALL), 0.0);
+    }
+
+    #[test]
+    fn what_is_too_short_to_wait_for_is_added_up() {
         let mut toll = Toll::default();
-        let huge = Pages { named: u32::MAX, sent: 1 };
-        let second = Duration::from_secs(1);
-        assert_eq!(toll.of(huge, second, second, 0), AT_MOST);
+        toll.of(BOTH, Duration::from_micros(6400), 10 * MS, ALL);
+        let few = Pages { named: 8, sent: 0 };
+        let waits: Vec<_> = (0..6).map(|_| toll.of(few, MS, Duration::ZERO, 0)).collect();
+        assert_eq!(waits.iter().filter(|wait| wait.is_zero()).count(), 4, "{waits:?}");
+        is(waits.iter().sum(), 4.8);
+    }
+
+    #[test]
+    fn who_sends_nothing_is_not_held_and_nobody_for_long() {
+        let mut toll = Toll::default();
+        let named = Pages { named: u32::MAX, sent: 0 };
+        assert_eq!(toll.of(named, MS, MS, 0), Duration::ZERO);
+        toll.of(BOTH, MS, MS, ALL);
+        assert_eq!(toll.of(named, MS, MS, 0), AT_MOST);
     }
 }
