@@ -107,8 +107,8 @@ where
     relay_known(local, far, StreamKind::Opaque, &nothing, meter).await
 }
 
-/// As [`relay`], for one connection of a migration of which the agents keep what they have carried.
-/// `kind` is what is sent from here: the other end finds out by itself.
+/// As [`relay`], for one connection of a migration of which the agents keep what they have carried; at
+/// both ends or at none. `kind` is what is sent from here: the other end finds out by itself.
 ///
 /// # Errors
 /// Where either breaks. Both are closed then.

@@ -79,3 +79,17 @@ fn no_number_of_places_makes_an_index_grow_without_end() {
     let lens = (ring.by_place.len(), ring.by_hash.len(), ring.known.len());
     assert!(lens.0 <= 10 && lens.1 <= 4 && lens.2 == 4, "{lens:?}");
 }
+
+#[test]
+fn what_is_left_is_shared_by_those_that_carry_it() {
+    let migration = Migration::new(Room::default());
+    let went = |all, sent| migration.went(Progress { all, sent });
+    assert_eq!(went(0, 10), u64::MAX, "it is not known how many there are");
+    assert_eq!(went(1000, 0), 990);
+    migration.take_memory(true);
+    assert_eq!(went(0, 190), 800);
+    migration.take_memory(true);
+    assert_eq!(went(0, 100), 350);
+    // They are sent again.
+    assert_eq!(went(0, 5000), 0);
+}
