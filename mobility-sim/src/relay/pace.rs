@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Levels of zstd. On one busy core, of a guest's memory: 110, 80 and 54 MB/s, and 0.86, 0.76 and 0.72
-/// of what level 1 makes of it without names for whole pages.
+/// Levels of zstd. Of a Debian guest's memory without its disk, level 3 makes 0.84 of what level 1 of
+/// plain blocks does, and level 6 0.80; all that is done with a page included, a core at 3 takes 130 MB/s
+/// of it, and at 6 some two thirds of that.
 const LEVELS: [i32; 3] = [1, 3, 6];
 pub(super) const BEGIN: i32 = LEVELS[1];
 
