@@ -32,7 +32,7 @@ agent: programs
 # The helper's image; the lab; fences and channels of a real libvirtd, and its protocol; guests that
 # move between real sites: the story, there and back, kills, refusals, lost coordinators. Their manifests say
 # `test = false`.
-REAL := boot death labs libvirtd real_libvirt threads moves native
+REAL := boot death labs libvirtd real_libvirt real_memory threads moves native
 # Moves that `make test` has no time for, and CI has.
 REST := rest
 # Longer: Debian, agents and trackers inside guests driven by hand, memory with a large disk.

@@ -6,31 +6,56 @@
 //! ```
 //!
 //! Both directions at once, each with an end of its own: QEMU closes the half that it does not need any
-//! more. Not a byte is changed or kept back: what was read is sent at once, and no more is read than
-//! the other side takes, so that what QEMU measures is the line and not a buffer. Where the far side
-//! falls silent or breaks, the local connection is closed at once: QEMU then fails its migration and
-//! goes on at the source, while a peer that only hangs would hold it for ever.
+//! more. Not a byte is changed or kept back: what was read is sent at once, but for the beginning of a
+//! page (`REST_OF_A_PAGE`), and no more is read than the other side takes, so that what QEMU measures is
+//! the line and not a buffer. Where the far side falls silent or breaks, the local connection is closed
+//! at once: QEMU then fails its migration and goes on at the source, while a peer that only hangs would
+//! hold it for ever.
+//!
+//! What a connection carries may be known ([`StreamKind`]): then pages that the other end has are named
+//! instead of sent. What arrives is the same.
 
 mod block;
+mod codec;
+mod multifd;
+mod nbd;
+mod pace;
+mod parse;
+mod ram;
+mod store;
 #[cfg(test)]
 mod tests;
+mod toll;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 
 pub use block::BLOCK_MAX;
-use block::{Decoder, Encoder, Said};
+use block::{Decoder, Encoder, Reach, Said};
+use codec::{Composer, Player};
+use nbd::NbdParser;
+use pace::Pace;
+use parse::AnyParser;
+use ram::RamParser;
+pub use store::{Migration, Room};
+use toll::Toll;
 
 /// The other end says that it is there at least so often.
 pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// One that has said nothing for so long is gone: below libvirt's own 30 s, so that its keepalive does
 /// not end the connection that the source waits on first.
 pub const DEAD_AFTER: Duration = Duration::from_secs(20);
+
+/// How long the beginning of a page waits for its rest. QEMU writes pages whole, and the rest is under
+/// way; other content never waits.
+const REST_OF_A_PAGE: Duration = Duration::from_millis(2);
 
 #[derive(Debug, Error)]
 pub enum RelayError {
@@ -42,6 +67,8 @@ pub enum RelayError {
     Silent,
     #[error("the other agent broke the protocol: {what}")]
     Protocol { what: &'static str },
+    #[error("what is kept of a disk can be neither written nor read")]
+    Kept(#[source] io::Error),
 }
 
 /// Bytes so far, of one connection or of several.
@@ -56,6 +83,17 @@ pub struct Meter {
     pub received: AtomicU64,
 }
 
+/// What this site's hypervisor says on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Nobody knows, or it is of no use to know: answers.
+    Opaque,
+    /// QEMU's migration stream, or one of multifd's channels.
+    Memory,
+    /// An NBD client's requests.
+    Disk,
+}
+
 /// Carries a connection to its end: both sides have said that nothing more comes.
 ///
 /// # Errors
@@ -65,68 +103,206 @@ where
     L: AsyncRead + AsyncWrite,
     F: AsyncRead + AsyncWrite,
 {
+    let nothing = Arc::new(Migration::new(Room::NONE));
+    relay_known(local, far, StreamKind::Opaque, &nothing, meter).await
+}
+
+/// As [`relay`], for one connection of a migration of which the agents keep what they have carried; at
+/// both ends or at none. `kind` is what is sent from here: the other end finds out by itself.
+///
+/// # Errors
+/// Where either breaks. Both are closed then.
+pub async fn relay_known<L, F>(
+    local: L,
+    far: F,
+    kind: StreamKind,
+    migration: &Arc<Migration>,
+    meter: &Meter,
+) -> Result<(), RelayError>
+where
+    L: AsyncRead + AsyncWrite,
+    F: AsyncRead + AsyncWrite,
+{
     let ((from_local, to_local), (from_far, to_far)) = (split(local), split(far));
-    let out = outwards(from_local, to_far, meter);
-    let back = inwards(from_far, to_local, meter);
+    let (keep, kept) = watch::channel(0);
+    let disk = OnceLock::new();
+    let mut to_far = ToFar { far: to_far, meter, said: Instant::now(), kept };
+    let composed = match kind {
+        StreamKind::Opaque => None,
+        StreamKind::Memory => Some((AnyParser::Ram(RamParser::new()), Reach::Far)),
+        StreamKind::Disk => Some((AnyParser::Nbd(NbdParser::new()), Reach::Near)),
+    };
+    let out = async {
+        if let Some((parser, reach)) = composed {
+            let composer = Composer::new(parser, Arc::clone(migration));
+            outwards_known(from_local, &mut to_far, composer, reach, &disk).await?;
+        } else {
+            outwards(from_local, &mut to_far).await?;
+        }
+        // Nothing more comes, and nobody waits for it any longer.
+        to_far.send(Encoder::end()).await
+    };
+    let player = Player::new(Arc::clone(migration));
+    let confirm = |blocks| disk.get().is_some_and(|disk| migration.confirm(*disk, blocks));
+    let back = inwards(from_far, to_local, player, &keep, confirm, meter);
     // The first error drops the other direction, and with it both connections.
     tokio::try_join!(out, back)?;
     Ok(())
 }
 
-async fn outwards<L, F>(mut local: L, mut far: F, meter: &Meter) -> Result<(), RelayError>
+/// The line to the other agent.
+struct ToFar<'a, F> {
+    far: F,
+    meter: &'a Meter,
+    said: Instant,
+    /// How many blocks of the disk that the other direction carries are here.
+    kept: watch::Receiver<u32>,
+}
+
+impl<F: AsyncWrite + Unpin> ToFar<'_, F> {
+    /// As long as it takes: the far hypervisor may be slow, and its agent says meanwhile that it is
+    /// there. A line that is cut the socket itself notices (`TCP_USER_TIMEOUT`).
+    async fn send(&mut self, block: &[u8]) -> Result<(), RelayError> {
+        self.far.write_all(block).await.map_err(RelayError::Far)?;
+        self.far.flush().await.map_err(RelayError::Far)?;
+        self.meter.sent.fetch_add(block.len() as u64, Ordering::Relaxed);
+        self.said = Instant::now();
+        Ok(())
+    }
+
+    fn taken(&self, read: io::Result<usize>) -> Result<usize, RelayError> {
+        let len = read.map_err(RelayError::Local)?;
+        self.meter.taken.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(len)
+    }
+
+    /// Reads, and says meanwhile what is to be said besides.
+    async fn read<L>(&mut self, local: &mut L, buffer: &mut [u8]) -> Result<usize, RelayError>
+    where
+        L: AsyncRead + Unpin,
+    {
+        loop {
+            tokio::select! {
+                biased;
+                Ok(()) = self.kept.changed() => {
+                    let kept = *self.kept.borrow_and_update();
+                    self.send(&Encoder::kept(kept)).await?;
+                }
+                read = local.read(buffer) => return self.taken(read),
+                () = sleep_until(self.said + ALIVE_EVERY) => self.send(Encoder::alive()).await?,
+            }
+        }
+    }
+}
+
+async fn outwards<L, F>(mut local: L, far: &mut ToFar<'_, F>) -> Result<(), RelayError>
 where
     L: AsyncRead + Unpin,
     F: AsyncWrite + Unpin,
 {
     let mut encoder = Encoder::new();
     let mut raw = vec![0; BLOCK_MAX];
-    let mut said = Instant::now();
     loop {
-        let block = tokio::select! {
-            read = local.read(&mut raw) => match read.map_err(RelayError::Local)? {
-                0 => break,
-                len => {
-                    meter.taken.fetch_add(len as u64, Ordering::Relaxed);
-                    encoder.block(&raw[..len])
-                }
-            },
-            () = sleep_until(said + ALIVE_EVERY) => Encoder::alive(),
-        };
-        send(&mut far, block, meter).await?;
-        said = Instant::now();
+        match far.read(&mut local, &mut raw).await? {
+            0 => return Ok(()),
+            len => far.send(encoder.block(&raw[..len])).await?,
+        }
     }
-    // Nothing more comes, and nobody waits for it any longer.
-    send(&mut far, Encoder::end(), meter).await
 }
 
-/// As long as it takes: the far hypervisor may be slow, and its agent says meanwhile that it is there. A
-/// line that is cut the socket itself notices (`TCP_USER_TIMEOUT`).
-async fn send<F>(far: &mut F, block: &[u8], meter: &Meter) -> Result<(), RelayError>
+/// What a page is cannot be said before all of it is there. Its beginning, which is of no use to the
+/// other end either, waits so long for the rest: a stream that pauses there is sent up to there.
+async fn outwards_known<L, F>(
+    mut local: L,
+    far: &mut ToFar<'_, F>,
+    mut composer: Composer,
+    reach: Reach,
+    disk: &OnceLock<u16>,
+) -> Result<(), RelayError>
 where
+    L: AsyncRead + Unpin,
     F: AsyncWrite + Unpin,
 {
-    far.write_all(block).await.map_err(RelayError::Far)?;
-    far.flush().await.map_err(RelayError::Far)?;
-    meter.sent.fetch_add(block.len() as u64, Ordering::Relaxed);
-    Ok(())
+    let (mut encoder, mut pace) = (Encoder::of_programs(reach), Pace::new());
+    let (mut toll, mut done) = (Toll::default(), Instant::now());
+    let mut raw = vec![0; BLOCK_MAX];
+    let mut held = 0;
+    loop {
+        let read = if composer.has_rest(&raw[..held]) {
+            tokio::select! {
+                biased;
+                read = local.read(&mut raw[held..]) => Some(far.taken(read)?),
+                () = sleep(REST_OF_A_PAGE) => None,
+            }
+        } else {
+            Some(far.read(&mut local, &mut raw[held..]).await?)
+        };
+        if let Some(len @ 1..) = read {
+            let have = held + len;
+            let composed = composer.compose(&raw[..have]);
+            raw.copy_within(composed..have, 0);
+            held = have - composed;
+        } else {
+            composer.rest(&raw[..held]);
+        }
+        // Before the other end can confirm anything of it.
+        if let Some(number) = composer.disk() {
+            disk.get_or_init(|| number);
+        }
+        let program = composer.program();
+        if !program.is_empty() {
+            let began = Instant::now();
+            let block = encoder.program(program);
+            let packed = Instant::now();
+            far.send(block).await?;
+            let (packing, sending) = (packed - began, packed.elapsed());
+            if let Some(level) = pace.went(program.len() as u64, packing, sending) {
+                encoder.set_level(level, reach);
+            }
+            let took = done.elapsed();
+            let wait = toll.of(composer.pages(), packing + sending, took, composer.left());
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            done = Instant::now();
+        }
+        if read == Some(0) {
+            return Ok(());
+        }
+    }
 }
 
-async fn inwards<F, L>(mut far: F, mut local: L, meter: &Meter) -> Result<(), RelayError>
+async fn inwards<F, L>(
+    mut far: F,
+    mut local: L,
+    mut player: Player,
+    keep: &watch::Sender<u32>,
+    confirm: impl Fn(u32) -> bool,
+    meter: &Meter,
+) -> Result<(), RelayError>
 where
     F: AsyncRead + Unpin,
     L: AsyncWrite + Unpin,
 {
-    let mut decoder = Decoder::new();
+    let reach = if player.has_room() { Reach::Far } else { Reach::Near };
+    let mut decoder = Decoder::new(reach);
     loop {
         let (said, len) = decoder.next(&mut far).await?;
         meter.received.fetch_add(len as u64, Ordering::Relaxed);
-        match said {
-            Said::Alive => {}
+        let bytes = match said {
+            Said::Alive => continue,
             Said::End => break,
-            Said::Bytes(bytes) => {
-                local.write_all(bytes).await.map_err(RelayError::Local)?;
-                meter.given.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Said::Kept(blocks) if confirm(blocks) => continue,
+            Said::Kept(_) => {
+                return Err(RelayError::Protocol { what: "it has what it was not sent" });
             }
+            Said::Bytes(bytes) => bytes,
+            Said::Program(program) => player.play(program)?,
+        };
+        local.write_all(bytes).await.map_err(RelayError::Local)?;
+        meter.given.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if let Some(blocks) = player.blocks() {
+            keep.send_if_modified(|kept| std::mem::replace(kept, blocks) != blocks);
         }
     }
     local.shutdown().await.map_err(RelayError::Local)

@@ -14,7 +14,7 @@ use super::error::OutgoingError;
 use crate::config::Host;
 use crate::ports::{self, DataUri};
 use crate::progress::Meters;
-use crate::relay::{Meter, RelayError, relay};
+use crate::relay::{Meter, Migration, RelayError, Room, StreamKind, relay_known};
 use crate::serve::Agent;
 use crate::wan::message::{Door, Purpose, Token};
 
@@ -72,6 +72,8 @@ impl Doors {
         broken: &CancellationToken,
     ) -> Carrying {
         let stop = CancellationToken::new();
+        // All connections of the migration know what the others have sent.
+        let known = Arc::new(Migration::new(Room::default()));
         let doors = [
             (Some(self.memory), Door::Memory, &meters.memory),
             (self.disks, Door::Disks, &meters.disks),
@@ -82,6 +84,7 @@ impl Doors {
                 agent: Arc::clone(agent),
                 token: token.clone(),
                 leads_to,
+                known: Arc::clone(&known),
                 meter: Arc::clone(meter),
                 broken: broken.clone(),
             };
@@ -105,6 +108,7 @@ struct Way {
     agent: Arc<Agent>,
     token: Token,
     leads_to: Door,
+    known: Arc<Migration>,
     meter: Arc<Meter>,
     broken: CancellationToken,
 }
@@ -133,12 +137,16 @@ async fn carry_all(listener: TcpListener, way: Way) {
 }
 
 async fn carry_one(local: TcpStream, index: u32, way: Way) {
-    let Way { agent, token, leads_to, meter, broken } = way;
+    let Way { agent, token, leads_to, known, meter, broken } = way;
+    let kind = match leads_to {
+        Door::Memory => StreamKind::Memory,
+        Door::Disks => StreamKind::Disk,
+    };
     let carried = async {
         local.set_nodelay(true).map_err(RelayError::Local)?;
         let far = super::dial(&agent, Purpose::Stream { token, leads_to, index }).await;
         let far = far.map_err(|error| RelayError::Far(std::io::Error::other(error)))?;
-        relay(local, far.stream, &meter).await
+        relay_known(local, far.stream, kind, &known, &meter).await
     };
     match carried.await {
         Ok(()) => debug!(%leads_to, "a connection has ended"),

@@ -1,13 +1,16 @@
 //! What agents say to each other on one connection: blocks of it.
 //!
 //! ```text
-//! 0  u8   what: 0 as it is, 1 zstd, 2 the end, 3 alive
+//! 0  u8   what: 0 as it is, 1 zstd, 2 the end, 3 alive, 4 a program, 5 a program in zstd, 6 kept
 //! 1  u24  little endian: bytes that follow
-//! 4  u32  little endian: bytes that they amount to
+//! 4  u32  little endian: bytes that they amount to; kept: how many
 //! 8  the bytes
 //! ```
 //! A block of zstd goes on from where the one before it ended: what repeats within the last 8 MiB costs
 //! next to nothing. Blocks that are sent as they are do not count for that.
+//!
+//! A program (`codec.rs`) amounts to bytes of the connection, as a block does, but names what the other
+//! end has already; its zstd may begin anew, at another level, and goes back 128 MiB. *Kept* says of the other direction how many blocks of its disk there are now.
 
 use std::io;
 
@@ -15,17 +18,21 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 use zstd::stream::raw::{CParameter, DParameter, InBuffer, Operation, OutBuffer};
 
-use super::{DEAD_AFTER, RelayError};
+use super::codec::PROGRAM_MAX;
+use super::{DEAD_AFTER, RelayError, pace};
 
 /// What one block amounts to, in bytes.
 pub const BLOCK_MAX: usize = 256 << 10;
 /// Frame, block headers and literals of what does not compress.
-const PACKED_MAX: usize = BLOCK_MAX + (16 << 10);
+const PACKED_MAX: usize = PROGRAM_MAX + (16 << 10);
 const HEAD: usize = 8;
 /// Fast enough for a line that hypervisors migrate over, on one core.
 const LEVEL: i32 = 1;
 /// 8 MiB.
 const WINDOW_LOG: u32 = 23;
+/// 128 MiB, in which only what is long is looked for: parts of pages, as whole ones are named. It takes
+/// 4 % off what is sent of a guest's memory, more would cost more than it takes.
+const LONG_WINDOW_LOG: u32 = 27;
 /// Blocks after which it is looked at again whether compressing is of use.
 const TRY_AGAIN_AFTER: u32 = 8;
 
@@ -33,9 +40,36 @@ const AS_IT_IS: u8 = 0;
 const ZSTD: u8 = 1;
 const END: u8 = 2;
 const ALIVE: u8 = 3;
+const PROGRAM: u8 = 4;
+const PROGRAM_ZSTD: u8 = 5;
+const KEPT: u8 = 6;
+
+/// How far back it is looked for what repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    Near,
+    Far,
+}
+
+type Packer = zstd::stream::raw::Encoder<'static>;
+
+fn packer(level: i32, reach: Reach) -> Packer {
+    let mut zstd = zstd::stream::raw::Encoder::new(level).expect("there is memory for it");
+    let mut set = |parameter| zstd.set_parameter(parameter).expect("it is in zstd's bounds");
+    match reach {
+        Reach::Near => set(CParameter::WindowLog(WINDOW_LOG)),
+        Reach::Far => {
+            set(CParameter::WindowLog(LONG_WINDOW_LOG));
+            set(CParameter::EnableLongDistanceMatching(true));
+        }
+    }
+    zstd
+}
 
 pub(super) struct Encoder {
-    zstd: zstd::stream::raw::Encoder<'static>,
+    zstd: Packer,
+    /// What takes its place.
+    anew: Option<Packer>,
     out: Vec<u8>,
     /// Blocks that go as they are before one is compressed again.
     skip: u32,
@@ -43,9 +77,21 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new() -> Self {
-        let mut zstd = zstd::stream::raw::Encoder::new(LEVEL).expect("there is memory for it");
-        zstd.set_parameter(CParameter::WindowLog(WINDOW_LOG)).expect("it is in zstd's bounds");
-        Self { zstd, out: Vec::new(), skip: 0 }
+        Self::of(packer(LEVEL, Reach::Near))
+    }
+
+    pub(super) fn of_programs(reach: Reach) -> Self {
+        Self::of(packer(pace::BEGIN, reach))
+    }
+
+    const fn of(zstd: Packer) -> Self {
+        Self { zstd, anew: None, out: Vec::new(), skip: 0 }
+    }
+
+    /// The next block begins anew at another level.
+    pub(super) fn set_level(&mut self, level: i32, reach: Reach) {
+        self.anew = Some(packer(level, reach));
+        self.skip = 0;
     }
 
     pub(super) const fn end() -> &'static [u8] {
@@ -56,17 +102,35 @@ impl Encoder {
         &[ALIVE, 0, 0, 0, 0, 0, 0, 0]
     }
 
+    pub(super) const fn kept(blocks: u32) -> [u8; HEAD] {
+        let [a, b, c, d] = blocks.to_le_bytes();
+        [KEPT, 0, 0, 0, a, b, c, d]
+    }
+
     /// At most [`BLOCK_MAX`] bytes.
     pub(super) fn block(&mut self, raw: &[u8]) -> &[u8] {
+        self.pack(raw, [AS_IT_IS, ZSTD])
+    }
+
+    /// At most [`PROGRAM_MAX`] bytes.
+    pub(super) fn program(&mut self, program: &[u8]) -> &[u8] {
+        self.pack(program, [PROGRAM, PROGRAM_ZSTD])
+    }
+
+    fn pack(&mut self, raw: &[u8], [as_it_is, packed]: [u8; 2]) -> &[u8] {
         self.out.clear();
         self.out.resize(HEAD, 0);
         if self.skip > 0 {
             self.skip -= 1;
             self.out.extend_from_slice(raw);
-            return self.headed(AS_IT_IS, raw.len());
+            return self.headed(as_it_is, raw.len());
         }
         self.out.resize(HEAD + PACKED_MAX, 0);
         let mut output = OutBuffer::around_pos(&mut self.out, HEAD);
+        if let Some(anew) = self.anew.take() {
+            while self.zstd.finish(&mut output, true).expect("an end fits") > 0 {}
+            self.zstd = anew;
+        }
         let mut input = InBuffer::around(raw);
         while input.pos() < raw.len() {
             self.zstd.run(&mut input, &mut output).expect("what fits is packed");
@@ -77,7 +141,7 @@ impl Encoder {
         if len - HEAD > raw.len() / 16 * 15 {
             self.skip = TRY_AGAIN_AFTER;
         }
-        self.headed(ZSTD, raw.len())
+        self.headed(packed, raw.len())
     }
 
     fn headed(&mut self, what: u8, amounts_to: usize) -> &[u8] {
@@ -92,8 +156,10 @@ impl Encoder {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said<'a> {
     Bytes(&'a [u8]),
+    Program(&'a [u8]),
     End,
     Alive,
+    Kept(u32),
 }
 
 pub(super) struct Decoder {
@@ -103,9 +169,13 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(reach: Reach) -> Self {
+        let window_log = match reach {
+            Reach::Near => WINDOW_LOG,
+            Reach::Far => LONG_WINDOW_LOG,
+        };
         let mut zstd = zstd::stream::raw::Decoder::new().expect("there is memory for it");
-        zstd.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).expect("it is in zstd's bounds");
+        zstd.set_parameter(DParameter::WindowLogMax(window_log)).expect("it is in zstd's bounds");
         Self { zstd, packed: Vec::new(), raw: Vec::new() }
     }
 
@@ -119,19 +189,28 @@ impl Decoder {
         fill(far, &mut head).await?;
         let len = u32::from_le_bytes([head[1], head[2], head[3], 0]) as usize;
         let raw = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let max = if matches!(head[0], PROGRAM | PROGRAM_ZSTD) { PROGRAM_MAX } else { BLOCK_MAX };
         match head[0] {
+            KEPT if len == 0 => {
+                let blocks = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+                return Ok((Said::Kept(blocks), HEAD));
+            }
+            KEPT => return Err(broken("a word with content")),
             END | ALIVE if len != 0 || raw != 0 => return Err(broken("a word with content")),
             END => return Ok((Said::End, HEAD)),
             ALIVE => return Ok((Said::Alive, HEAD)),
-            AS_IT_IS if len == raw && (1..=BLOCK_MAX).contains(&len) => {}
-            ZSTD if (1..=PACKED_MAX).contains(&len) && (1..=BLOCK_MAX).contains(&raw) => {}
-            AS_IT_IS | ZSTD => return Err(broken("a block of a size that none has")),
+            AS_IT_IS | PROGRAM if len == raw && (1..=max).contains(&len) => {}
+            ZSTD | PROGRAM_ZSTD if (1..=PACKED_MAX).contains(&len) && (1..=max).contains(&raw) => {}
+            AS_IT_IS | ZSTD | PROGRAM | PROGRAM_ZSTD => {
+                return Err(broken("a block of a size that none has"));
+            }
             _ => return Err(broken("a block of no kind that there is")),
         }
         self.packed.resize(len, 0);
         fill(far, &mut self.packed).await?;
-        if head[0] == AS_IT_IS {
-            return Ok((Said::Bytes(&self.packed), HEAD + len));
+        let said = if max == PROGRAM_MAX { Said::Program } else { Said::Bytes };
+        if matches!(head[0], AS_IT_IS | PROGRAM) {
+            return Ok((said(&self.packed), HEAD + len));
         }
         // One more shows that there would be more.
         self.raw.resize(raw + 1, 0);
@@ -153,7 +232,7 @@ impl Decoder {
             return Err(broken("a block that amounts to less than it says"));
         }
         self.raw.truncate(raw);
-        Ok((Said::Bytes(&self.raw), HEAD + len))
+        Ok((said(&self.raw), HEAD + len))
     }
 }
 

@@ -1,3 +1,5 @@
+mod known;
+
 use std::sync::Arc;
 
 use tokio::io::{DuplexStream, duplex};
@@ -14,13 +16,22 @@ struct Line {
 
 /// Two agents with a line of `room` bytes between them.
 fn line(room: usize) -> Line {
+    let nothing = || Arc::new(Migration::new(Room::NONE));
+    line_of(room, StreamKind::Opaque, &[nothing(), nothing()])
+}
+
+/// A connection of a migration, of which the agents at its ends keep what they have carried.
+fn line_of(room: usize, kind: StreamKind, migration: &[Arc<Migration>; 2]) -> Line {
+    let [from, to] = migration.clone();
     let (source, a) = duplex(64 << 10);
     let (destination, b) = duplex(64 << 10);
     let (a_far, b_far) = duplex(room);
     let [at_source, at_destination] = [(), ()].map(|()| Arc::new(Meter::default()));
     let meter = Arc::clone(&at_source);
-    let one = tokio::spawn(async move { relay(a, a_far, &meter).await });
-    let other = tokio::spawn(async move { relay(b, b_far, &at_destination).await });
+    let one = tokio::spawn(async move { relay_known(a, a_far, kind, &from, &meter).await });
+    let other = tokio::spawn(async move {
+        relay_known(b, b_far, StreamKind::Opaque, &to, &at_destination).await
+    });
     Line { source, destination, at_source, ends: [one, other] }
 }
 
@@ -181,7 +192,7 @@ async fn blocks_that_lie_are_refused_with_bounded_memory() {
             other => panic!("{what}: {other:?}"),
         }
     }
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::new(Reach::Near);
     let (said, _) = decoder.next(&mut &honest[..]).await.unwrap();
     assert_eq!(said, Said::Bytes(&[7; 1000]));
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use units::chain;
 
 use crate::progress::Meters;
-use crate::relay::{RelayError, relay};
+use crate::relay::{Migration, RelayError, Room, StreamKind, relay_known};
 use crate::serve::Agent;
 use crate::wan;
 use crate::wan::message::{Door, Token};
@@ -26,6 +26,8 @@ struct Open {
     to: Data,
     end: CancellationToken,
     meters: Meters,
+    /// What has come, for whatever names it again.
+    known: Arc<Migration>,
     memory: Turn,
     disks: Turn,
 }
@@ -75,7 +77,8 @@ impl Streams {
     pub fn open(&self, token: Token, to: Data, end: &CancellationToken) -> Opened<'_> {
         let (memory, disks) = (Turn::new(), Turn::new());
         let meters = Meters::default();
-        let open = Open { to, end: end.clone(), meters: meters.clone(), memory, disks };
+        let known = Arc::new(Migration::new(Room::default()));
+        let open = Open { to, end: end.clone(), meters: meters.clone(), known, memory, disks };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone(), open);
         Opened { streams: self, token, meters }
     }
@@ -93,7 +96,8 @@ impl Drop for Opened<'_> {
 
 /// One of them, to its end.
 pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, index: u32, stream: wan::Stream) {
-    let Some(Open { to, end, meters, memory, disks }) = agent.arrivals.streams.find(token) else {
+    let Some(Open { to, end, meters, known, memory, disks }) = agent.arrivals.streams.find(token)
+    else {
         return debug!(%leads_to, "a stream of no migration");
     };
     let (address, meter, turn) = match leads_to {
@@ -103,7 +107,7 @@ pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, index: u32, str
     let Some(address) = address else { return warn!("disks come where none are awaited") };
     let carried = async {
         let local = turn.connect(index, address).await.map_err(RelayError::Local)?;
-        relay(local, stream.stream, meter).await
+        relay_known(local, stream.stream, StreamKind::Opaque, &known, meter).await
     };
     let carried = tokio::select! {
         carried = carried => carried,

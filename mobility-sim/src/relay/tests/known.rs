@@ -1,0 +1,117 @@
+//! Connections of which it is known what they carry.
+
+use super::super::codec::PAGE;
+use super::super::nbd::tests::Client;
+use super::super::ram::tests::Stream;
+use super::*;
+
+fn migration() -> [Arc<Migration>; 2] {
+    [(); 2].map(|()| Arc::new(Migration::new(Room::default())))
+}
+
+fn sent(line: &Line) -> u64 {
+    line.at_source.sent.load(Ordering::Relaxed)
+}
+
+/// Says it, and sees it arrive.
+async fn carry(line: &mut Line, bytes: &[u8]) {
+    let mut arrived = vec![0; bytes.len()];
+    let (said, got) =
+        tokio::join!(line.source.write_all(bytes), line.destination.read_exact(&mut arrived));
+    said.unwrap();
+    got.unwrap();
+    assert!(arrived == bytes);
+}
+
+fn memory_of(pages: &[u8]) -> Vec<u8> {
+    let mut stream = Stream::begin();
+    stream.section(2);
+    for (number, page) in pages.chunks(PAGE).enumerate() {
+        stream.page("pc.ram", number as u64, page);
+    }
+    stream.end_section();
+    stream.bytes
+}
+
+#[tokio::test]
+async fn what_a_disk_brought_is_only_named_in_memory() {
+    let (migration, content) = (migration(), noise(100 * PAGE, 5));
+    let mut disk = line_of(64 << 10, StreamKind::Disk, &migration);
+    let mut client = Client::begin();
+    client.write(1 << 20, &content);
+    carry(&mut disk, &client.0).await;
+    let as_much = content.len() as u64;
+    assert!(sent(&disk) > as_much);
+    // It is confirmed before the server answers.
+    disk.destination.write_all(b"done").await.unwrap();
+    disk.source.read_exact(&mut [0; 4]).await.unwrap();
+    let mut memory = line_of(64 << 10, StreamKind::Memory, &migration);
+    carry(&mut memory, &memory_of(&content)).await;
+    assert!(sent(&memory) < as_much / 50, "{} of {as_much}", sent(&memory));
+    for Line { mut source, mut destination, ends, .. } in [disk, memory] {
+        source.shutdown().await.unwrap();
+        assert_eq!(destination.read(&mut [0; 8]).await.unwrap(), 0, "the end is not carried");
+        destination.shutdown().await.unwrap();
+        for end in ends {
+            end.await.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn half_a_page_does_not_wait_for_the_other_half() {
+    let mut line = line_of(1 << 20, StreamKind::Memory, &migration());
+    let stream = memory_of(&noise(3 * PAGE, 9));
+    for piece in stream.chunks(1000) {
+        carry(&mut line, piece).await;
+    }
+    let ends_in_a_page = &memory_of(&noise(PAGE, 1))[..500];
+    carry(&mut line, ends_in_a_page).await;
+    line.source.shutdown().await.unwrap();
+    assert_eq!(line.destination.read(&mut [0; 8]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn who_does_not_take_memory_holds_who_sends_it() {
+    let Line { mut source, destination, at_source, .. } =
+        line_of(8 << 10, StreamKind::Memory, &migration());
+    let stream = memory_of(&noise(16 << 20, 3));
+    let sends = tokio::spawn(async move { source.write_all(&stream).await });
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(!sends.is_finished());
+    let taken = at_source.taken.load(Ordering::Relaxed);
+    assert!(taken < 1 << 20, "{taken} bytes are kept");
+    drop(destination);
+    assert!(sends.await.unwrap().is_err(), "it is not told");
+}
+
+#[tokio::test]
+async fn who_has_what_it_was_not_sent_is_refused() {
+    for kind in [StreamKind::Opaque, StreamKind::Memory, StreamKind::Disk] {
+        let (_source, local) = duplex(64 << 10);
+        let (far, mut peer) = duplex(64 << 10);
+        let [from, _] = migration();
+        let relayed =
+            tokio::spawn(
+                async move { relay_known(local, far, kind, &from, &Meter::default()).await },
+            );
+        peer.write_all(&Encoder::kept(1)).await.unwrap();
+        let error = relayed.await.unwrap().unwrap_err();
+        assert!(matches!(error, RelayError::Protocol { what } if what.contains("not sent")));
+    }
+}
+
+#[tokio::test]
+async fn a_level_may_change_in_mid_stream() {
+    let mut encoder = Encoder::of_programs(Reach::Far);
+    let mut decoder = Decoder::new(Reach::Far);
+    for (round, level) in [3, 6, 1, 3].into_iter().enumerate() {
+        let content = vec![u8::try_from(round).unwrap(); 100_000];
+        let block = encoder.program(&content).to_vec();
+        let (said, _) = decoder.next(&mut &block[..]).await.unwrap();
+        assert_eq!(said, Said::Program(&content));
+        encoder.set_level(level, Reach::Far);
+    }
+}

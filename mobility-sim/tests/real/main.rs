@@ -1,0 +1,7 @@
+//! Real QEMUs that migrate through two relays in this process.
+
+mod line;
+mod measure;
+mod memory;
+mod moving;
+mod vm;
