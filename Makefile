@@ -8,7 +8,7 @@ THREADS  ?= 2
 # Programs for guests are linked by the tree's own (.cargo/config.toml).
 unexport RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER
 
-.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo bench load fuzz lint check clean
+.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo bench bench-native load fuzz lint check clean
 
 all: programs
 
@@ -101,6 +101,10 @@ fuzz: deps
 		--target $(FUZZ_HOST) --target-dir $(FUZZ)
 	@printf '%s\n' $(FUZZ_TARGETS) | xargs -P 2 -I '{}' \
 		tests/fuzz/run.sh $(FUZZ_PROGRAMS) $(FUZZ)/work '{}' $(SECONDS_EACH) $(RUNS)
+
+# QEMU's own multifd with zstd, plain blocks and named pages over one line, in turns: bytes, time, downtime.
+bench-native: deps
+	$(CARGO) test --locked --profile lab --workspace --test real_memory -- --ignored --nocapture
 
 # Migrations in memory, all at once in one coordinator on real files, which is killed: memory, how long
 # status, journal and ledgers take, and the way back. See tests/bench/README.md.
