@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
-use units::chain;
+use units::{MigrationId, chain};
 
 use crate::config::Config;
+use crate::destination_host::word;
 use crate::{key, serve};
 
 /// Lets VMs of one site move, live, to another: it plays the host next door.
@@ -43,6 +44,19 @@ enum Verb {
         #[arg(long, value_name = "DIR")]
         state_dir: PathBuf,
     },
+    /// Your word that a VM ended at its source when it was handed over, and never ran on there
+    ///
+    /// Needed only where the log of the source's agent asks for it: nobody saw how the VM ended. It is
+    /// recorded with your name; if it is wrong, an old copy of the VM starts at the destination.
+    Vouch {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// As the log has it: native-…
+        id: MigrationId,
+        /// What you base that on
+        #[arg(long, value_name = "WHY")]
+        reason: String,
+    },
     /// Say everything that is wrong with a configuration
     Check {
         #[arg(long, value_name = "FILE")]
@@ -70,6 +84,20 @@ pub fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(error) => failed(&error, REFUSED),
+        },
+        Verb::Vouch { config, id, reason } => match Config::load(&config) {
+            Ok(config) => {
+                let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+                let user = user.unwrap_or_else(|_| "operator".to_owned());
+                match word::give(&config.site.state_dir, &id, &user, &reason) {
+                    Ok(()) => {
+                        println!("noted; the agent takes it up within seconds, if it is needed");
+                        ExitCode::SUCCESS
+                    }
+                    Err(error) => failed(&error, REFUSED),
+                }
+            }
+            Err(error) => failed(&error, USAGE),
         },
         Verb::Check { config } => match Config::load(&config) {
             Ok(_) => ExitCode::SUCCESS,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use handover::{DestinationRole, Identity, Refusal, SigningKey, SourceRole, VerifyingKey, VmKey};
 use journal::StoreId;
-use model::VmId;
+use model::{Power, VmId};
 use serde::{Deserialize, Serialize};
 use site::{RecordKey, Site, SiteError};
 use site_ledger::{CustodyError, Folder, NativeError, NativePaper, Role, SiteLedger, native_key};
@@ -66,8 +66,13 @@ pub enum HandoverError {
     Random(#[from] getrandom::Error),
     #[error("the ledger hands out nothing where there should be {what}")]
     Nothing { what: &'static str },
+    /// Nothing was done to it.
+    #[error("the VM is {found} at its source")]
+    NotAsItShould { found: Power },
     #[error("a definition of the VM does not hold it back at its source")]
     FenceOpen,
+    #[error("attempt {theirs} does not follow {ours}: one of the two ledgers is another VM's")]
+    Epochs { ours: Epoch, theirs: Epoch },
 }
 
 impl HandoverError {
@@ -163,6 +168,17 @@ impl Custody {
         }
         Ok(())
     }
+}
+
+/// Nobody has made so many attempts that the other site has not heard of.
+const AHEAD_MAX: u64 = 1 << 20;
+
+/// A number from the other agent: one that is far ahead would use up all that there are.
+fn follows(ours: Epoch, theirs: Epoch) -> Result<(), HandoverError> {
+    if theirs.0 > ours.0.saturating_add(AHEAD_MAX) {
+        return Err(HandoverError::Epochs { ours, theirs });
+    }
+    Ok(())
 }
 
 /// Papers of so many attempts before are looked for.

@@ -11,6 +11,7 @@
 mod doors;
 mod error;
 mod settle;
+pub mod word;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use rpc::flags::Flags;
 use rpc::params::{Name, Params};
 use rpc::procedures::{Domain, Finished, Prepared};
 use rpc::server::Event;
+use site::Site;
 use site_ledger::NativePaper;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -40,8 +42,11 @@ use crate::wan::message::{self, Failed, Leaving, Message, Purpose, Token};
 use crate::wan::{self, Control};
 use doors::{Carrying, Doors};
 use error::OutgoingError;
+use settle::Watch;
 pub use settle::go_on;
 
+/// Of a VM's name, in bytes.
+const NAME_MAX: usize = 255;
 /// Volumes may be zeroed, and a hypervisor be asked for the first time what it can do.
 const PREPARE_MAX: Duration = Duration::from_secs(150);
 /// The destination loads what has come by then.
@@ -142,7 +147,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             info!("the VM is whole at {} and stands still", agent.config.neighbour.name);
             line.answer_finish(serial, Ok(finished)).await;
             goodbye(line).await;
-            settle::spawn(agent, id, Some(control), line.over.clone());
+            let watch = Watch { over: line.over.clone(), unbroken: true };
+            settle::spawn(agent, id, Some(control), watch);
         }
         Err(error) => {
             error!("not handed over: {}", chain(&error));
@@ -161,6 +167,10 @@ async fn prepare(
 ) -> Result<Outgoing, OutgoingError> {
     let (name, vm) = asked.who()?;
     let Asked { xml, params, cookie, flags } = asked;
+    // Its end must be seen: by the libvirtd that this agent looks at, and no other.
+    if !agent.site.power(vm).await?.is_loaded() {
+        return Err(OutgoingError::NotHere { name });
+    }
     let with_disks = flags.contains(Flags::NON_SHARED_DISK);
     // Before anything is asked of anybody: they are there when the source connects.
     let doors = Doors::open(&agent.config.host, &params, with_disks)?;
@@ -323,7 +333,8 @@ async fn goodbye(line: &mut Line) {
 /// source is told, if that is quick; and whatever happens, it goes.
 async fn tidy(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>) {
     let stands = control.as_ref().is_some_and(|control| !control.over.is_cancelled());
-    let settled = settle::spawn(agent, id, control, CancellationToken::new());
+    let watch = Watch { over: CancellationToken::new(), unbroken: true };
+    let settled = settle::spawn(agent, id, control, watch);
     if stands && timeout(TIDY_MAX, settled).await.is_err() {
         warn!("the destination does not answer; what is left there goes when it does");
     }
@@ -361,6 +372,7 @@ impl Asked {
         let text = |name: &str| definition.first(name).map(|element| element.text.clone());
         let uuid = text("uuid").and_then(|uuid| Uuid::parse_str(&uuid).ok());
         let name = text("name").filter(|name| !name.is_empty());
+        let name = name.filter(|name| name.len() <= NAME_MAX);
         name.zip(uuid.map(VmId)).ok_or(OutgoingError::Nameless)
     }
 

@@ -88,6 +88,7 @@ const fn by_reason(reason: sys::virDomainShutoffReason) -> Option<StoppedBy> {
         sys::VIR_DOMAIN_SHUTOFF_SHUTDOWN => StoppedBy::Shutdown,
         sys::VIR_DOMAIN_SHUTOFF_CRASHED => StoppedBy::Crashed,
         sys::VIR_DOMAIN_SHUTOFF_SAVED => StoppedBy::Saved,
+        sys::VIR_DOMAIN_SHUTOFF_MIGRATED => StoppedBy::Migrated,
         _ => StoppedBy::Other,
     })
 }

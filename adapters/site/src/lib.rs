@@ -193,6 +193,8 @@ pub enum StoppedBy {
     Crashed,
     /// Its memory was saved: a start goes on from there.
     Saved,
+    /// It went on at another host, by the platform's own live migration.
+    Migrated,
     Other,
 }
 

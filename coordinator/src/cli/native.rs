@@ -7,7 +7,7 @@ use engine::evidence::{self, About, Asked};
 use handover::{Next, Side, Verdict, VerdictKind, verdict};
 use model::SiteName;
 use serde_json::json;
-use site_ledger::{NativePaper, natives};
+use site_ledger::{NativePaper, copy_of_ledger, natives};
 use units::{Digest, Epoch, chain};
 
 use super::exit;
@@ -31,6 +31,15 @@ pub async fn tell(
             continue;
         }
         told += 1;
+        if is_followed(context, &paper, epoch, from).await? {
+            let (id, name) = (&paper.id, &paper.name);
+            let value = json!({
+                "id": id, "vm": name, "from": paper.from, "to": paper.to, "method": "native",
+                "superseded_by": "a later migration",
+            });
+            context.say(&format!("{id}   {name}   superseded by a later migration"), &value);
+            continue;
+        }
         code = code.max(match gather(context, &paper, epoch, from).await {
             Ok(verdict) => say(context, &paper, &verdict),
             Err(failure) => {
@@ -81,6 +90,29 @@ async fn ask(
         }
     }
     Ok(papers)
+}
+
+/// What both sites show by now is a later migration's doing, whoever made that.
+async fn is_followed(
+    context: &Context,
+    paper: &NativePaper,
+    epoch: Epoch,
+    from: Option<&SiteName>,
+) -> Result<bool, Failure> {
+    let Ok(vm) = paper.vm_key() else { return Ok(false) };
+    let registered: Vec<_> = context.sites()?.into_iter().map(|site| site.name).collect();
+    for name in [&paper.from, &paper.to] {
+        if from.is_some_and(|from| from != name) || !registered.contains(name) {
+            continue;
+        }
+        // One that does not answer is told of below.
+        if let Ok(Some(records)) = copy_of_ledger(&*context.site(name)?, &vm).await
+            && records.iter().any(|record| record.epoch > epoch)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn gather(

@@ -1,30 +1,35 @@
 //! The site that the VM moves to: it decides, once.
 
 use handover::{
-    Content, DestinationEffect, DestinationRequest, DestinationState, FenceReceipt, GrantReceipt,
-    MarkSeen, RevokeReceipt,
+    Attestation, Content, DestinationEffect, DestinationRequest, DestinationState, FenceReceipt,
+    GrantReceipt, MarkSeen, Refusal, RevokeReceipt,
 };
+use model::VmId;
 use site::PlaceholderState;
-use site_ledger::{NativePaper, mark_of, mark_seen};
+use site_ledger::{CustodyError, NativePaper, mark_of, mark_seen};
 use units::Epoch;
 
-use super::{AsDestination, Carried, Custody, HandoverError};
+use super::{AsDestination, Carried, Custody, HandoverError, follows};
 
 impl Custody {
-    /// Opens the next attempt, the first of both ledgers to have it. `theirs` is the last that the
-    /// source knows of.
-    pub async fn opens(&self, paper: &NativePaper, theirs: Epoch) -> Result<Epoch, HandoverError> {
-        let ours = self.last_epoch(paper.vm).await?;
+    /// The number of the next attempt. `theirs` is the last that the source knows of.
+    pub async fn next_epoch(&self, vm: VmId, theirs: Epoch) -> Result<Epoch, HandoverError> {
+        let ours = self.last_epoch(vm).await?;
+        follows(ours, theirs)?;
+        let next = ours.max(theirs).0.checked_add(1).map(Epoch);
+        next.ok_or(HandoverError::Epochs { ours, theirs })
+    }
+
+    /// Opens the attempt, the first of both ledgers to have it.
+    pub async fn opens(&self, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
         let _turn = self.turn.lock().await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
-        let next = ours.max(theirs).0.checked_add(1).map(Epoch);
-        let epoch = next.ok_or(HandoverError::Nothing { what: "an epoch" })?;
         let attempt = paper.attempt(epoch)?;
         let mark = self.seen(paper).await;
         let actions = ledger.ask(|role| role.open(&attempt, &mark)).await?;
         self.keep_paper(&ledger, paper, epoch).await?;
         ledger.carry(actions).await?;
-        Ok(epoch)
+        Ok(())
     }
 
     /// The VM is whole, stands still, and is ours to start or to end.
@@ -79,21 +84,38 @@ impl Custody {
     }
 
     /// The VM never runs here by this attempt. Decided before it is removed, so that no mark is missed.
+    /// `None`: the attempt was never opened here.
+    ///
+    /// A VM that waited and is gone with its host takes its mark along. Its ledger, here and at the site,
+    /// has no decision then; that is taken for this agent's word, and called so, not for proof.
     pub async fn revokes(
         &self,
         paper: &NativePaper,
         epoch: Epoch,
-    ) -> Result<RevokeReceipt, HandoverError> {
+    ) -> Result<Option<RevokeReceipt>, HandoverError> {
         let _turn = self.turn.lock().await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         let mark = self.seen(paper).await;
-        let request = DestinationRequest::Revoke { attested: None };
-        let effects = ledger.request(epoch, request, &mark).await?;
+        let revoke = |attested| DestinationRequest::Revoke { attested };
+        let refused = |error: &CustodyError, wanted: fn(&Refusal) -> bool| matches!(error, CustodyError::Refused(refusal) if wanted(refusal));
+        let effects = match ledger.request(epoch, revoke(None), &mark).await {
+            Err(error) if refused(&error, |it| matches!(it, Refusal::UnknownAttempt { .. })) => {
+                return Ok(None);
+            }
+            Err(error) if refused(&error, |it| matches!(it, Refusal::PlaceholderGone)) => {
+                let word = Attestation {
+                    by: "causeway-mobility".into(),
+                    reason: "the VM that waited is gone, and neither ledger has a decision".into(),
+                };
+                ledger.request(epoch, revoke(Some(word)), &mark).await?
+            }
+            effects => effects?,
+        };
         let receipt = effects.into_iter().find_map(|effect| match effect {
             DestinationEffect::SendRevoked(receipt) => Some(receipt),
             _ => None,
         });
-        receipt.ok_or(HandoverError::Nothing { what: "a revoke receipt" })
+        receipt.map(Some).ok_or(HandoverError::Nothing { what: "a revoke receipt" })
     }
 
     /// What was granted, for whoever asks again.

@@ -1,19 +1,20 @@
 //! The site that the VM leaves.
 
 use handover::{
-    Content, ContentBasis, Established, Fence, FenceLevel, FenceReceipt, MarkSeen, SourceEffect,
-    SourceRequest,
+    Attestation, Content, ContentBasis, Established, Fence, FenceLevel, FenceReceipt, MarkSeen,
+    SourceEffect, SourceRequest, SourceState,
 };
 use model::{Power, VmId};
 use site::{FenceStage, PlaceholderState};
 use site_ledger::{NativePaper, mark_seen};
 use units::Epoch;
 
-use super::{AsSource, Carried, Custody, HandoverError};
+use super::{AsSource, Carried, Custody, HandoverError, follows};
 
 impl Custody {
     /// The attempt is on record, after the destination has it.
     pub async fn begins(&self, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
+        follows(self.last_epoch(paper.vm).await?, epoch)?;
         let _turn = self.turn.lock().await;
         let AsSource { mut ledger, .. } = self.open(paper).await?;
         let attempt = paper.attempt(epoch)?;
@@ -34,6 +35,11 @@ impl Custody {
     ) -> Result<(), HandoverError> {
         let _turn = self.turn.lock().await;
         let AsSource { shelf, mut ledger } = self.open(paper).await?;
+        // Where its libvirt has it stand still. Another one's VM is nothing that we could see die.
+        match self.site.power(paper.vm).await? {
+            Power::Paused => {}
+            found => return Err(HandoverError::NotAsItShould { found }),
+        }
         let undone_by = self.site.fence_capture(paper.vm, FenceStage::Definition).await?;
         ledger.look().await?;
         let unfence = ledger.keep_unfence(&shelf, epoch, &undone_by).await?;
@@ -49,13 +55,17 @@ impl Custody {
         paper: &NativePaper,
         epoch: Epoch,
         carried: Carried,
+        word: Option<Attestation>,
     ) -> Result<FenceReceipt, HandoverError> {
         let _turn = self.turn.lock().await;
         let AsSource { shelf, mut ledger } = self.open(paper).await?;
         ledger.look().await?;
         let level = match self.site.power(paper.vm).await? {
             Power::Absent => FenceLevel::Destroyed,
-            _ => {
+            found @ (Power::Running | Power::Paused) => {
+                return Err(HandoverError::NotAsItShould { found });
+            }
+            Power::Off => {
                 let record = ledger.unfence_record(&shelf, epoch, FenceStage::Definition).await?;
                 let record = record.ok_or(HandoverError::Nothing { what: "an un-fence record" })?;
                 self.site.fence_apply(paper.vm, &record).await?;
@@ -70,7 +80,10 @@ impl Custody {
             "its libvirt ended it after success was said; off, or gone, when it was looked at";
         let fence = Fence {
             level,
-            established: Established::ByPlatform { means: means.into() },
+            established: match word {
+                Some(word) => Established::Attested(word),
+                None => Established::ByPlatform { means: means.into() },
+            },
             content: content(carried)?,
             // Suspended by its libvirt before the last byte left, and resumed by nobody.
             basis: ContentBasis::DrainedBefore { shown_by: means.into() },
@@ -97,7 +110,8 @@ impl Custody {
         Ok(())
     }
 
-    /// The destination has given up. The VM runs, or was never ended by us: nothing of it was fenced.
+    /// The destination has given up. The VM runs, or was never ended by us; a fence that was made all the
+    /// same is undone.
     pub async fn is_released(
         &self,
         paper: &NativePaper,
@@ -105,8 +119,18 @@ impl Custody {
         revoked: &str,
     ) -> Result<(), HandoverError> {
         let _turn = self.turn.lock().await;
-        let AsSource { mut ledger, .. } = self.open(paper).await?;
+        let AsSource { shelf, mut ledger } = self.open(paper).await?;
+        ledger.look().await?;
+        if ledger.role.state(epoch) == SourceState::Unknown {
+            return Ok(());
+        }
         ledger.request(epoch, SourceRequest::Release(revoked.parse()?)).await?;
+        let record = ledger.unfence_record(&shelf, epoch, FenceStage::Definition).await?;
+        if let Some(record) = record
+            && self.site.fence_holds(paper.vm, &record).await?
+        {
+            self.site.fence_undo(paper.vm, &record).await?;
+        }
         ledger.request(epoch, SourceRequest::Settled).await?;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Why a VM does not leave.
 
+use site::SiteError;
 use thiserror::Error;
 use units::Bytes;
 
@@ -15,8 +16,14 @@ use crate::wan::message::Failed;
 pub enum OutgoingError {
     #[error("the definition cannot be read")]
     Xml(#[from] XmlError),
-    #[error("the definition has no name or no UUID")]
+    #[error("the definition has no UUID, or no name that a VM has")]
     Nameless,
+    #[error(
+        "{name} does not run at the libvirtd that this agent looks at: its end would not be seen"
+    )]
+    NotHere { name: String },
+    #[error(transparent)]
+    Site(#[from] SiteError),
     #[error("the migration cookie is not text")]
     NotText,
     #[error(transparent)]

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use handover::Attestation;
 use model::Power;
 use site::{Site, StoppedBy};
 use tokio::task::JoinHandle;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 use units::{MigrationId, chain};
 
-use super::dial;
+use super::{dial, word};
 use crate::custody::HandoverError;
 use crate::ledger::{Attempt, Entry, LedgerError, Source, Stage};
 use crate::serve::Agent;
@@ -25,6 +26,8 @@ use crate::wan::message::{Decided, Decision, Message, Purpose};
 const DECIDE_MAX: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Between tries of what only a person can put right.
+const HOPELESS_PAUSE: Duration = Duration::from_secs(30);
 
 /// What an earlier life left open.
 pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
@@ -37,19 +40,26 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
     // Its connections ended with it.
     let over = CancellationToken::new();
     over.cancel();
-    spawn(agent, entry.id.clone(), None, over);
+    spawn(agent, entry.id.clone(), None, Watch { over, unbroken: false });
 }
 
-/// `over`: the source's connection has ended, so that nothing more comes of what it was told.
+/// How the source was looked at since success was said.
+pub struct Watch {
+    /// The source's connection has ended, so that nothing more comes of what it was told.
+    pub over: CancellationToken,
+    /// By this process, all the time.
+    pub unbroken: bool,
+}
+
 pub fn spawn(
     agent: &Arc<Agent>,
     id: MigrationId,
     control: Option<Control>,
-    over: CancellationToken,
+    watch: Watch,
 ) -> JoinHandle<()> {
     let agent = Arc::clone(agent);
     let settled = async move {
-        if let Err(error) = settle(&agent, &id, control, &over).await {
+        if let Err(error) = settle(&agent, &id, control, &watch).await {
             error!("not settled, and not before this agent is started again: {}", chain(&error));
         }
     };
@@ -60,64 +70,117 @@ async fn settle(
     agent: &Agent,
     id: &MigrationId,
     mut control: Option<Control>,
-    over: &CancellationToken,
+    watch: &Watch,
 ) -> Result<(), LedgerError> {
     while let Some(Entry { stage: Stage::Source(stage), name, .. }) = agent.ledger.entry(id) {
         let next = match stage {
-            Source::AttemptKnown => Source::Released,
-            Source::FenceIntent => evidence(agent, id, over).await,
-            Source::Fenced => {
-                granted(agent, id, &name, &mut control).await;
-                Source::Ended
-            }
-            Source::Released => {
-                released(agent, id, &name, &mut control).await;
-                Source::Ended
-            }
+            Source::AttemptKnown => Some(Source::Released),
+            Source::FenceIntent => Some(fenced(agent, id, &name, watch).await),
+            Source::Fenced => granted(agent, id, &name, &mut control).await,
+            Source::Released => released(agent, id, &name, &mut control).await,
             Source::Ended => return Ok(()),
         };
-        agent.ledger.record(id, Stage::Source(next)).await?;
+        match next {
+            Some(next) => agent.ledger.record(id, Stage::Source(next)).await?,
+            // It was told why. Whoever puts that right need not start this agent again.
+            None => sleep(HOPELESS_PAUSE).await,
+        }
     }
     Ok(())
 }
 
+/// Until the VM is known to be dead, and that is on record with its fence; or to run.
+async fn fenced(agent: &Agent, id: &MigrationId, name: &str, watch: &Watch) -> Source {
+    loop {
+        let Seen::Dead(word) = evidence(agent, id, watch).await else { return Source::Released };
+        let entry = agent.ledger.entry(id);
+        let Some(Entry { attempt: Some(attempt), carried: Some(carried), .. }) = entry else {
+            error!("{name} is dead here, and nothing is known of what came over");
+            sleep(HOPELESS_PAUSE).await;
+            continue;
+        };
+        let Attempt { paper, epoch } = &attempt;
+        match agent.custody.is_fenced(paper, *epoch, carried, word).await {
+            Ok(_) => return Source::Fenced,
+            // Somebody has started it meanwhile: it is looked at again.
+            Err(HandoverError::NotAsItShould { found }) => warn!("{name} is {found} here again"),
+            Err(error) => warn!("its fence is not on record yet: {}", chain(&error)),
+        }
+        sleep(LONGEST_PAUSE).await;
+    }
+}
+
 /// With the receipt that the VM is dead here the destination decides; its grant ends it here.
-async fn granted(agent: &Agent, id: &MigrationId, name: &str, control: &mut Option<Control>) {
+async fn granted(
+    agent: &Agent,
+    id: &MigrationId,
+    name: &str,
+    control: &mut Option<Control>,
+) -> Option<Source> {
     let neighbour = &agent.config.neighbour.name;
-    let Some(Entry { attempt: Some(attempt), carried: Some(carried), .. }) = agent.ledger.entry(id)
-    else {
-        return error!("{name} is dead here, and nothing is known of what came over");
+    let Entry { attempt, carried, .. } = agent.ledger.entry(id)?;
+    let (Attempt { paper, epoch }, carried) = (attempt?, carried?);
+    let fence = match agent.custody.is_fenced(&paper, epoch, carried, None).await {
+        Ok(fence) => fence,
+        // Nothing is granted yet: there is a way back.
+        Err(HandoverError::NotAsItShould { found }) => {
+            warn!("{name} is {found} here, fenced or not: it does not move");
+            return Some(Source::Released);
+        }
+        Err(error) => {
+            warn!("its fence cannot be shown yet: {}", chain(&error));
+            return None;
+        }
     };
-    let Attempt { paper, epoch } = &attempt;
-    let fence = until_done("the fence", || agent.custody.is_fenced(paper, *epoch, carried)).await;
-    let Some(fence) = fence else { return };
-    let decision = Decision::Grant { fence: fence.to_string() };
-    match tell(agent, id, decision, control).await {
+    match tell(agent, id, Decision::Grant { fence: fence.to_string() }, control).await {
         Decided::Granted { receipt } => {
             info!("{name} has moved to {neighbour}");
-            until_done("the grant", || agent.custody.retires(paper, *epoch, &receipt)).await;
+            let retires = || agent.custody.retires(&paper, epoch, &receipt);
+            until_done("the grant", retires).await.map(|()| Source::Ended)
         }
-        decided => error!(?decided, "{name} is dead here, and {neighbour} has no copy to start"),
+        Decided::Revoked { .. } => {
+            error!("{name} is off here, and {neighbour} has given it up: start it here");
+            Some(Source::Released)
+        }
+        Decided::Unknown => {
+            error!(
+                "{name} is dead here, and {neighbour} knows nothing of it: has its agent lost its state directory?"
+            );
+            None
+        }
     }
 }
 
 /// The destination gives up for good; with its receipt the VM is this site's as before.
-async fn released(agent: &Agent, id: &MigrationId, name: &str, control: &mut Option<Control>) {
+async fn released(
+    agent: &Agent,
+    id: &MigrationId,
+    name: &str,
+    control: &mut Option<Control>,
+) -> Option<Source> {
     let neighbour = &agent.config.neighbour.name;
+    let attempt = agent.ledger.entry(id)?.attempt;
     match tell(agent, id, Decision::Revoke, control).await {
         Decided::Granted { .. } => {
-            error!("{name} runs here, and was granted to {neighbour} as well");
+            error!("{name} is this site's, and was granted to {neighbour} as well: stop one");
+            None
         }
         Decided::Revoked { receipt } => {
             info!("{name} stays here");
-            let entry = agent.ledger.entry(id);
-            let attempt = entry.and_then(|entry| entry.attempt);
-            if let (Some(receipt), Some(Attempt { paper, epoch })) = (receipt, attempt) {
-                until_done("the release", || agent.custody.is_released(&paper, epoch, &receipt))
-                    .await;
-            }
+            let (Some(receipt), Some(Attempt { paper, epoch })) = (receipt, attempt) else {
+                return Some(Source::Ended);
+            };
+            let is_released = || agent.custody.is_released(&paper, epoch, &receipt);
+            until_done("the release", is_released).await.map(|()| Source::Ended)
         }
-        Decided::Unknown => info!("{name} stays here"),
+        Decided::Unknown if attempt.is_none() => {
+            info!("{name} stays here");
+            Some(Source::Ended)
+        }
+        Decided::Unknown => {
+            error!("{neighbour} knows nothing of {name}: has its agent lost its state directory?");
+            None
+        }
     }
 }
 
@@ -145,45 +208,73 @@ where
     }
 }
 
-/// Looks at the source until its VM is known to be dead, or to run.
-async fn evidence(agent: &Agent, id: &MigrationId, over: &CancellationToken) -> Source {
-    let Some(Entry { vm, name, .. }) = agent.ledger.entry(id) else { return Source::Released };
+/// What the source shows of its VM.
+enum Seen {
+    /// By its platform; or by its operator's word, where nobody saw it end.
+    Dead(Option<Attestation>),
+    Alive,
+}
+
+/// Looks at the source until its VM is known to be dead, or to run. Where this agent did not watch all
+/// the time, a VM that is gone or off may have run on before: only libvirt's own word that it was
+/// migrated away counts then, or its operator's.
+async fn evidence(agent: &Agent, id: &MigrationId, watch: &Watch) -> Seen {
+    let Some(Entry { vm, name, .. }) = agent.ledger.entry(id) else { return Seen::Alive };
+    let Watch { over, unbroken } = watch;
     let mut pauses = Pauses::default();
     let mut told = None;
     loop {
         let seen = agent.site.power(vm).await;
-        match &seen {
-            Ok(Power::Absent) => {
+        let stopped = match &seen {
+            Ok(Power::Off) => agent.site.stopped_by(vm).await.ok().flatten(),
+            _ => None,
+        };
+        match (&seen, stopped) {
+            (Ok(Power::Off), Some(StoppedBy::Migrated)) => {
+                info!("{name} is off at the source");
+                return Seen::Dead(None);
+            }
+            // Its libvirt has ended it, or its operator.
+            (Ok(Power::Absent), _)
+            | (Ok(Power::Off), Some(StoppedBy::Other | StoppedBy::PoweredOff))
+                if *unbroken =>
+            {
                 info!("{name} is gone from the source");
-                return Source::Fenced;
+                return Seen::Dead(None);
             }
-            Ok(Power::Off) => match agent.site.stopped_by(vm).await {
-                // Its libvirt has ended it, or its operator.
-                Ok(Some(StoppedBy::Other | StoppedBy::PoweredOff)) => {
-                    info!("{name} is off at the source");
-                    return Source::Fenced;
-                }
-                // It ran on there until its own end: what came over is older than its disks.
-                Ok(Some(StoppedBy::Shutdown | StoppedBy::Crashed | StoppedBy::Saved))
-                    if over.is_cancelled() =>
-                {
-                    warn!("{name} ran on at the source, and ended there: it was not handed over");
-                    return Source::Released;
-                }
-                Ok(_) | Err(_) => {}
-            },
+            // It ran on there until its own end: what came over is older than its disks.
+            (Ok(Power::Off), Some(StoppedBy::Shutdown | StoppedBy::Crashed | StoppedBy::Saved))
+                if over.is_cancelled() =>
+            {
+                warn!("{name} ran on at the source, and ended there: it was not handed over");
+                return Seen::Alive;
+            }
             // Whoever was told otherwise is still at it while its connection stands.
-            Ok(Power::Running) if over.is_cancelled() => {
+            (Ok(Power::Running), _) if over.is_cancelled() => {
                 warn!("{name} runs at the source again: it was not handed over");
-                return Source::Released;
+                return Seen::Alive;
             }
-            Ok(_) | Err(_) => {}
+            (Ok(Power::Absent | Power::Off), _) => {
+                if let Some(word) = word::given(&agent.config.site.state_dir, id) {
+                    warn!("{name} is taken for dead at the source, by word of {}", word.by);
+                    return Seen::Dead(Some(word));
+                }
+            }
+            _ => {}
         }
         let (state, hint) = match &seen {
+            Ok(power @ (Power::Absent | Power::Off)) => (
+                format!("is {power} at the source, and nobody saw how it ended"),
+                format!(
+                    "if it never ran on there: causeway-mobility vouch --config FILE {id} --reason WHY; if it did, start it there"
+                ),
+            ),
             Ok(power) => {
-                (format!("is {power} at the source"), "resume or start it there, or destroy it")
+                (format!("is {power} at the source"), "resume it there, or destroy it".to_owned())
             }
-            Err(error) => (format!("is not seen: {}", chain(error)), "bring its libvirt back"),
+            Err(error) => {
+                (format!("is not seen: {}", chain(error)), "bring its libvirt back".to_owned())
+            }
         };
         if pauses.are_long() && told.as_ref() != Some(&state) {
             warn!("{name} {state}; until that is settled it runs nowhere else: {hint}");

@@ -7,9 +7,10 @@ use std::time::Duration;
 use model::{Power, VmId};
 use rpc::procedures::{Call, Reply};
 use site::{Leftover, Site, SiteError};
+use site_ledger::NativePaper;
 use tokio::time::sleep;
 use tracing::{Instrument, Span, error, info, info_span, warn};
-use units::{MigrationId, chain};
+use units::{Epoch, MigrationId, chain};
 
 use crate::custody::HandoverError;
 use crate::ledger::{Attempt, Destination, Entry, LedgerError, Stage, Then};
@@ -69,8 +70,7 @@ pub async fn decide(
             Decided::Unknown
         }
         (Destination::Revoked | Destination::Ended, Decision::Grant { .. }) => {
-            let receipt = agent.custody.revokes(&paper, epoch).await?;
-            Decided::Revoked { receipt: Some(receipt.to_string()) }
+            Decided::Revoked { receipt: revoked(agent, &paper, epoch).await? }
         }
         (
             Destination::AttemptKnown
@@ -80,11 +80,21 @@ pub async fn decide(
             | Destination::Ended,
             Decision::Revoke,
         ) => {
-            let receipt = agent.custody.revokes(&paper, epoch).await?;
+            let receipt = revoked(agent, &paper, epoch).await?;
             undo(agent, id).await;
-            Decided::Revoked { receipt: Some(receipt.to_string()) }
+            Decided::Revoked { receipt }
         }
     })
+}
+
+/// `None`: the site's ledger never had the attempt.
+async fn revoked(
+    agent: &Agent,
+    paper: &NativePaper,
+    epoch: Epoch,
+) -> Result<Option<String>, HandoverError> {
+    let receipt = agent.custody.revokes(paper, epoch).await?;
+    Ok(receipt.map(|receipt| receipt.to_string()))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -179,8 +189,12 @@ pub async fn undo(agent: &Arc<Agent>, id: &MigrationId) {
         warn!("something is left of it, for now: {}", chain(&error));
         let agent = Arc::clone(agent);
         let undone = async move {
-            while try_undo(&agent, &entry).await.is_err() {
-                sleep(TRY_AGAIN_AFTER).await;
+            loop {
+                match try_undo(&agent, &entry).await {
+                    Ok(()) => break,
+                    Err(error @ UndoError::Runs) => return error!("{}", chain(&error)),
+                    Err(_) => sleep(TRY_AGAIN_AFTER).await,
+                }
             }
             info!("nothing is left of it");
         };
@@ -203,8 +217,9 @@ enum UndoError {
 }
 
 async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
-    let Entry { id, vm, was_defined, attempt, stage: held, .. } = entry;
-    if *held == Stage::Destination(Destination::Ended) {
+    let Entry { id, vm, attempt, .. } = entry;
+    let now = agent.ledger.entry(id).map(|entry| entry.stage);
+    if now == Some(Stage::Destination(Destination::Ended)) {
         return Ok(());
     }
     // Looked at before it is removed: a mark on it would say that it was decided otherwise.
@@ -212,13 +227,14 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
         agent.custody.revokes(paper, *epoch).await?;
     }
     agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
-    // Before, libvirtd held nothing for us: a VM of that id is somebody else's.
-    if *held != Stage::Destination(Destination::AttemptKnown) {
-        if agent.site.power(*vm).await? == Power::Running {
+    // What does not bear this migration's name is somebody else's, a later migration's perhaps.
+    if let Some(power) = ours(agent, entry).await? {
+        if power == Power::Running {
             return Err(UndoError::Runs);
         }
         agent.site.power_off(*vm).await?;
-        if !was_defined && agent.site.power(*vm).await? == Power::Off {
+        // It was to stay for good, and came with Finish.
+        if ours(agent, entry).await? == Some(Power::Off) {
             undefine(agent, *vm).await?;
         }
     }
@@ -231,11 +247,23 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
     Ok(())
 }
 
+/// How this migration's VM is, if the VM of its id is this migration's.
+async fn ours(agent: &Agent, entry: &Entry) -> Result<Option<Power>, SiteError> {
+    use site::PlaceholderState as P;
+    Ok(match agent.site.placeholder(entry.vm).await? {
+        P::Held { migration, power, .. } | P::Released { migration, power, .. }
+            if migration == entry.id =>
+        {
+            Some(power)
+        }
+        _ => None,
+    })
+}
+
 /// With what libvirt keeps beside a definition: saved memory, firmware variables.
 const WITH_ALL: u32 = 1 | 4;
 const LOOK_MAX: Duration = Duration::from_secs(30);
 
-/// It was to stay for good, and came with Finish.
 async fn undefine(agent: &Agent, vm: VmId) -> Result<(), DaemonError> {
     let daemon = Daemon::open(&agent.config.site.socket).await?;
     let found = daemon.call(Call::LookupByUuid(vm.0.into_bytes()), LOOK_MAX).await?;

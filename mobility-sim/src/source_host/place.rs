@@ -135,10 +135,12 @@ async fn open_attempt(
     let here = (agent.config.site.name.clone(), agent.custody.key().await?);
     let who = (vm, name.to_owned());
     let paper = NativePaper::new(id.clone(), who, there, here, leaving.began_ms);
-    let epoch = agent.custody.opens(&paper, leaving.last).await?;
+    let epoch = agent.custody.next_epoch(vm, leaving.last).await?;
     let attempt = Attempt { paper, epoch };
     let learnt = attempt.clone();
+    // First here: whatever becomes of the rest, it is known what is to be revoked.
     agent.ledger.learn(id, move |entry| entry.attempt = Some(learnt)).await?;
+    agent.custody.opens(&attempt.paper, epoch).await?;
     Ok(attempt)
 }
 

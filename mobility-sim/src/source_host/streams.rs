@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use units::chain;
@@ -43,14 +45,22 @@ impl Turn {
     }
 
     async fn connect(&self, index: u32, to: SocketAddr) -> io::Result<TcpStream> {
+        let mut turns = self.0.subscribe();
+        let mine = timeout(TURN_MAX, turns.wait_for(|turn| *turn == index)).await;
         // Its sender is in our hands.
-        let _ = self.0.subscribe().wait_for(|turn| *turn == index).await;
+        mine.map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, "an earlier connection is missing")
+        })?
+        .map_err(io::Error::other)?;
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         self.0.send_replace(index.saturating_add(1));
         Ok(stream)
     }
 }
+
+/// One before it that does not come by then never comes.
+const TURN_MAX: Duration = Duration::from_secs(30);
 
 /// Where the hypervisor listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
