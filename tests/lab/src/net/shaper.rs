@@ -104,13 +104,23 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     thread::Builder::new().name(name.to_owned()).spawn(run).context("cannot start a thread")
 }
 
+/// One of that name that was closed just now is busy for a moment more where another thread forks: its
+/// child has the descriptor until it executes something.
+const FORKS_TAKE: Duration = Duration::from_secs(10);
+
 fn tap(name: &str) -> Result<Arc<SyncDevice>> {
-    let tap = DeviceBuilder::new()
-        .name(name)
-        .layer(Layer::L2)
-        .enable(false)
-        .build_sync()
-        .with_context(|| format!("cannot make the TAP device {name}"))?;
+    let began = Instant::now();
+    let tap = loop {
+        let made = DeviceBuilder::new().name(name).layer(Layer::L2).enable(false).build_sync();
+        match made {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && began.elapsed() < FORKS_TAKE =>
+            {
+                thread::sleep(Duration::from_millis(10));
+            }
+            made => break made.with_context(|| format!("cannot make the TAP device {name}"))?,
+        }
+    };
     tap.set_nonblocking(true)?;
     Ok(Arc::new(tap))
 }
