@@ -51,6 +51,8 @@ pub struct DiskPlace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Translated {
     pub xml: String,
+    /// The same, for what has it as a part. Not to be read from `xml`: a reading knows no namespaces.
+    pub domain: Element,
     pub name: String,
     /// 36 characters, as in the definition.
     pub uuid: String,
@@ -121,7 +123,7 @@ pub fn translate(xml: &str, mapping: &Mapping) -> Result<Translated, TranslateEr
         return Err(TranslateError::Refused(Refusal::all(found)));
     }
     made.children.extend(mapping.arrival.as_ref().map(known_by));
-    Ok(Translated { xml: made.write(), name, uuid, warnings: found.warnings })
+    Ok(Translated { xml: made.write(), domain: made, name, uuid, warnings: found.warnings })
 }
 
 fn made_anew(

@@ -162,10 +162,7 @@ impl Placed {
         if !ask.cookie.is_empty() {
             let theirs = Cookie::parse(ask.cookie.as_bytes())?;
             let domain = match theirs.domain() {
-                Some(xml) => {
-                    let translated = translate(&xml, &self.mapping)?;
-                    Some(Element::parse(&translated.xml, "domain")?)
-                }
+                Some(xml) => Some(translate(&xml, &self.mapping)?.domain),
                 None => None,
             };
             cookie = theirs.handed_on(&ourselves(agent), None, domain)?;
