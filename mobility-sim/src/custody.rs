@@ -23,7 +23,9 @@ use journal::StoreId;
 use model::{Power, VmId};
 use serde::{Deserialize, Serialize};
 use site::{RecordKey, Site, SiteError};
-use site_ledger::{CustodyError, Folder, NativeError, NativePaper, Role, SiteLedger, native_key};
+use site_ledger::{
+    CustodyError, Folder, NativeError, NativePaper, Role, SiteLedger, native_key, own_mark,
+};
 use thiserror::Error;
 use tokio::sync::{Mutex, OnceCell};
 use units::{Bytes, Digest, Epoch};
@@ -148,6 +150,22 @@ impl Custody {
         getrandom::fill(&mut id)?;
         let ledger = SiteLedger::open(&shelf, Arc::clone(&self.site), me, vm, StoreId(id))?;
         Ok(Open { shelf, ledger })
+    }
+
+    /// The attempt is in this site's ledger, in whichever role, and its papers lie beside.
+    async fn take_up<R: Role>(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+    ) -> Result<(), HandoverError> {
+        let _turn = self.turn.lock().await;
+        let Open { mut ledger, .. } = self.open::<R>(paper).await?;
+        let attempt = paper.attempt(epoch)?;
+        let mark = own_mark(&*self.site, paper.vm).await;
+        let actions = ledger.ask(|role| role.open(&attempt, &mark)).await?;
+        self.keep_paper(&ledger, paper, epoch).await?;
+        ledger.carry(actions).await?;
+        Ok(())
     }
 
     fn shelf(&self, vm: &VmKey) -> Folder {

@@ -19,8 +19,8 @@ use handover::{
     SourceState, VmKey,
 };
 use journal::StoreId;
-use site::{FenceStage, PlaceholderState, Site, UnfenceRecord};
-use site_ledger::SiteLedger;
+use site::{FenceStage, Site, UnfenceRecord};
+use site_ledger::{SiteLedger, own_mark};
 use units::{Digest, Epoch, chain};
 
 pub use kept::{Papers, papers};
@@ -124,11 +124,7 @@ impl Custody {
         self.destination.has_key()?;
         let (source, destination) = (self.source.at(), self.destination.at());
         let mark = mark_seen(&*destination, vm).await;
-        let source_mark = match source.placeholder(vm).await {
-            // Never moved by us: there is no mark that it could bear.
-            Ok(PlaceholderState::Foreign { .. }) => MarkSeen::NoPlaceholder,
-            _ => mark_seen(&*source, vm).await,
-        };
+        let source_mark = own_mark(&*source, vm).await;
         let epoch = match self.attempt_under_way() {
             Some(epoch) => epoch,
             None => self.next_epoch()?,

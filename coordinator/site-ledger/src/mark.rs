@@ -24,3 +24,12 @@ pub async fn mark_seen(site: &dyn Site, vm: model::VmId) -> MarkSeen {
 pub fn mark_of(migration: &MigrationId, epoch: Epoch, receipt: &GrantReceipt) -> Mark {
     Mark { migration: migration.clone(), epoch, receipt: receipt.to_string() }
 }
+
+/// What the VM of this id bears of a migration that brought it here, or is bringing it. One that we never
+/// made, or keep since it left, bears nothing.
+pub async fn own_mark(site: &dyn Site, vm: model::VmId) -> MarkSeen {
+    match site.placeholder(vm).await {
+        Ok(PlaceholderState::Foreign { .. }) => MarkSeen::NoPlaceholder,
+        _ => mark_seen(site, vm).await,
+    }
+}

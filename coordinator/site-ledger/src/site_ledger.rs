@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use handover::{
-    Action, DestinationEffect, DestinationRequest, DestinationRole, Identity, LedgerError,
+    Action, Attempt, DestinationEffect, DestinationRequest, DestinationRole, Identity, LedgerError,
     MarkSeen, Record, Refusal, SourceEffect, SourceRequest, SourceRole, VmKey,
 };
 use journal::{Journal, StoreId};
@@ -32,27 +32,55 @@ pub struct SiteLedger<R> {
 }
 
 pub trait Role: Sized {
+    type Effect;
+
     fn replay(me: Identity, vm: VmKey, records: &[Record]) -> Result<Self, LedgerError>;
     fn apply(&mut self, record: &Record) -> Result<(), LedgerError>;
+    /// Takes up an attempt, given what the site's own VM of this id bears.
+    fn open(
+        &self,
+        attempt: &Attempt,
+        mark: &MarkSeen,
+    ) -> Result<Vec<Action<Self::Effect>>, Refusal>;
 }
 
 impl Role for SourceRole {
+    type Effect = SourceEffect;
+
     fn replay(me: Identity, vm: VmKey, records: &[Record]) -> Result<Self, LedgerError> {
         Self::replay(me, vm, records)
     }
 
     fn apply(&mut self, record: &Record) -> Result<(), LedgerError> {
         self.apply(record)
+    }
+
+    fn open(
+        &self,
+        attempt: &Attempt,
+        mark: &MarkSeen,
+    ) -> Result<Vec<Action<SourceEffect>>, Refusal> {
+        self.open(attempt, mark)
     }
 }
 
 impl Role for DestinationRole {
+    type Effect = DestinationEffect;
+
     fn replay(me: Identity, vm: VmKey, records: &[Record]) -> Result<Self, LedgerError> {
         Self::replay(me, vm, records)
     }
 
     fn apply(&mut self, record: &Record) -> Result<(), LedgerError> {
         self.apply(record)
+    }
+
+    fn open(
+        &self,
+        attempt: &Attempt,
+        mark: &MarkSeen,
+    ) -> Result<Vec<Action<DestinationEffect>>, Refusal> {
+        self.open(attempt, mark)
     }
 }
 

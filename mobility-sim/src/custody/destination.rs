@@ -1,12 +1,11 @@
 //! The site that the VM moves to: it decides, once.
 
 use handover::{
-    Attestation, Content, DestinationEffect, DestinationRequest, DestinationState, FenceReceipt,
-    GrantReceipt, MarkSeen, Refusal, RevokeReceipt,
+    Attestation, Content, DestinationEffect, DestinationRequest, DestinationRole, DestinationState,
+    FenceReceipt, GrantReceipt, Refusal, RevokeReceipt,
 };
 use model::VmId;
-use site::PlaceholderState;
-use site_ledger::{CustodyError, NativePaper, mark_of, mark_seen};
+use site_ledger::{CustodyError, NativePaper, mark_of, own_mark};
 use units::Epoch;
 
 use super::{AsDestination, Carried, Custody, HandoverError, follows};
@@ -22,14 +21,7 @@ impl Custody {
 
     /// Opens the attempt, the first of both ledgers to have it.
     pub async fn opens(&self, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
-        let _turn = self.turn.lock().await;
-        let AsDestination { mut ledger, .. } = self.open(paper).await?;
-        let attempt = paper.attempt(epoch)?;
-        let mark = self.seen(paper).await;
-        let actions = ledger.ask(|role| role.open(&attempt, &mark)).await?;
-        self.keep_paper(&ledger, paper, epoch).await?;
-        ledger.carry(actions).await?;
-        Ok(())
+        self.take_up::<DestinationRole>(paper, epoch).await
     }
 
     /// The VM is whole, stands still, and is ours to start or to end.
@@ -41,7 +33,7 @@ impl Custody {
     ) -> Result<(), HandoverError> {
         let _turn = self.turn.lock().await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
-        let mark = self.seen(paper).await;
+        let mark = own_mark(&*self.site, paper.vm).await;
         let id = paper.vm.to_string().as_str().into();
         ledger.request(epoch, DestinationRequest::Placeholder { id }, &mark).await?;
         let content = Content::new(carried.content());
@@ -60,14 +52,14 @@ impl Custody {
         let _turn = self.turn.lock().await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         let fence: FenceReceipt = fence.parse()?;
-        let mark = self.seen(paper).await;
+        let mark = own_mark(&*self.site, paper.vm).await;
         let effects = ledger.request(epoch, DestinationRequest::Grant(fence), &mark).await?;
         for effect in effects {
             if let DestinationEffect::WriteMark(grant) = effect {
                 self.site.write_mark(paper.vm, &mark_of(&paper.id, epoch, &grant)).await?;
             }
         }
-        let mark = self.seen(paper).await;
+        let mark = own_mark(&*self.site, paper.vm).await;
         ledger.request(epoch, DestinationRequest::MarkWritten, &mark).await?;
         ledger.request(epoch, DestinationRequest::Start, &mark).await?;
         granted(&ledger.role.state(epoch))
@@ -77,7 +69,7 @@ impl Custody {
     pub async fn started(&self, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
         let _turn = self.turn.lock().await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
-        let mark = self.seen(paper).await;
+        let mark = own_mark(&*self.site, paper.vm).await;
         ledger.request(epoch, DestinationRequest::Started, &mark).await?;
         ledger.request(epoch, DestinationRequest::Healthy, &mark).await?;
         Ok(())
@@ -95,7 +87,7 @@ impl Custody {
     ) -> Result<Option<RevokeReceipt>, HandoverError> {
         let _turn = self.turn.lock().await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
-        let mark = self.seen(paper).await;
+        let mark = own_mark(&*self.site, paper.vm).await;
         let revoke = |attested| DestinationRequest::Revoke { attested };
         let refused = |error: &CustodyError, wanted: fn(&Refusal) -> bool| matches!(error, CustodyError::Refused(refusal) if wanted(refusal));
         let effects = match ledger.request(epoch, revoke(None), &mark).await {
@@ -128,14 +120,6 @@ impl Custody {
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         ledger.look().await?;
         granted(&ledger.role.state(epoch))
-    }
-
-    async fn seen(&self, paper: &NativePaper) -> MarkSeen {
-        match self.site.placeholder(paper.vm).await {
-            // Kept here since it left, or somebody's: none of this attempt.
-            Ok(PlaceholderState::Foreign { .. }) => MarkSeen::NoPlaceholder,
-            _ => mark_seen(&*self.site, paper.vm).await,
-        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! The site that the VM leaves.
 
 use handover::{
-    Attestation, Content, ContentBasis, Established, Fence, FenceLevel, FenceReceipt, MarkSeen,
-    SourceEffect, SourceRequest, SourceState,
+    Attestation, Content, ContentBasis, Established, Fence, FenceLevel, FenceReceipt, SourceEffect,
+    SourceRequest, SourceRole, SourceState,
 };
-use model::{Power, VmId};
-use site::{FenceStage, PlaceholderState};
-use site_ledger::{NativePaper, mark_seen};
+use model::Power;
+use site::FenceStage;
+use site_ledger::NativePaper;
 use units::Epoch;
 
 use super::{AsSource, Carried, Custody, HandoverError, follows};
@@ -15,14 +15,7 @@ impl Custody {
     /// The attempt is on record, after the destination has it.
     pub async fn begins(&self, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
         follows(self.last_epoch(paper.vm).await?, epoch)?;
-        let _turn = self.turn.lock().await;
-        let AsSource { mut ledger, .. } = self.open(paper).await?;
-        let attempt = paper.attempt(epoch)?;
-        let mark = self.own_mark(paper.vm).await;
-        let actions = ledger.ask(|role| role.open(&attempt, &mark)).await?;
-        self.keep_paper(&ledger, paper, epoch).await?;
-        ledger.carry(actions).await?;
-        Ok(())
+        self.take_up::<SourceRole>(paper, epoch).await
     }
 
     /// Success may be said to the source's libvirt once this returns, and there is no way back by
@@ -133,14 +126,6 @@ impl Custody {
         }
         ledger.request(epoch, SourceRequest::Settled).await?;
         Ok(())
-    }
-
-    /// What the VM bears of how it came here, if it came by a migration.
-    async fn own_mark(&self, vm: VmId) -> MarkSeen {
-        match self.site.placeholder(vm).await {
-            Ok(PlaceholderState::Foreign { .. }) => MarkSeen::NoPlaceholder,
-            _ => mark_seen(&*self.site, vm).await,
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use handover::Attestation;
-use model::Power;
+use model::{Power, SiteName};
 use site::{Site, StoppedBy};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -142,12 +142,7 @@ async fn granted(
             error!("{name} is off here, and {neighbour} has given it up: start it here");
             Some(Source::Released)
         }
-        Decided::Unknown => {
-            error!(
-                "{name} is dead here, and {neighbour} knows nothing of it: has its agent lost its state directory?"
-            );
-            None
-        }
+        Decided::Unknown => knows_nothing(neighbour, name),
     }
 }
 
@@ -177,11 +172,14 @@ async fn released(
             info!("{name} stays here");
             Some(Source::Ended)
         }
-        Decided::Unknown => {
-            error!("{neighbour} knows nothing of {name}: has its agent lost its state directory?");
-            None
-        }
+        Decided::Unknown => knows_nothing(neighbour, name),
     }
+}
+
+/// It had the attempt, or this agent would not: what it says is no answer.
+fn knows_nothing(neighbour: &SiteName, name: &str) -> Option<Source> {
+    error!("{neighbour} knows nothing of {name}: has its agent lost its state directory?");
+    None
 }
 
 /// As long as it takes, but for what asking again does not change.

@@ -29,7 +29,7 @@ fn asked(name: &str, usual: u64) -> u64 {
 }
 
 #[test]
-#[ignore = "it takes minutes, and shows figures"]
+#[ignore = "a benchmark of ten minutes that asserts no figure; `make bench-native` runs it"]
 fn bytes_and_seconds_of_one_guest_in_turns() {
     let rates = env::var("RATES").unwrap_or_else(|_| "1 40".to_owned());
     let bytes_per_s = Some(asked("MBIT", 200) * 125_000).filter(|rate| *rate > 0);
