@@ -15,10 +15,15 @@
 mod destination;
 mod source;
 
+use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
-use handover::{DestinationRole, Identity, Refusal, SigningKey, SourceRole, VerifyingKey, VmKey};
+use handover::{
+    Content, DestinationRole, FenceReceipt, Identity, Refusal, SigningKey, SourceRole,
+    VerifyingKey, VmKey,
+};
 use journal::StoreId;
 use model::{Power, VmId};
 use serde::{Deserialize, Serialize};
@@ -27,8 +32,9 @@ use site_ledger::{
     CustodyError, Folder, NativeError, NativePaper, Role, SiteLedger, native_key, own_mark,
 };
 use thiserror::Error;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
 use units::{Bytes, Digest, Epoch};
+use zeroize::Zeroizing;
 
 /// What came over, by which both ledgers mean the same: bytes of memory and of disks that left the
 /// source's hypervisor, and as many that reached the destination's. In between lies TLS, which changes
@@ -46,8 +52,15 @@ pub struct Custody {
     /// `FOLDER/SITE/VM/ledger`
     folder: PathBuf,
     key: OnceCell<SigningKey>,
-    /// A ledger's file is one process's, and one task's.
-    turn: Mutex<()>,
+    /// Of each VM: a ledger's file is one process's, and one task's.
+    turns: StdMutex<HashMap<VmId, Arc<Mutex<()>>>>,
+}
+
+/// A source whose VM is dead.
+pub enum Fenced {
+    By(FenceReceipt),
+    /// The destination's grant is on record already.
+    Retired,
 }
 
 #[derive(Debug, Error)]
@@ -60,6 +73,10 @@ pub enum HandoverError {
     Key(#[source] SiteError),
     #[error("this site keeps a key that is none")]
     NoKey,
+    #[error("this site has lost the key that its ledgers were signed with: put it back")]
+    KeyLost,
+    #[error("the folder of the ledgers cannot be read")]
+    Folder(#[source] io::Error),
     #[error("the other agent shows a receipt that cannot be read")]
     Receipt(#[from] handover::DecodeError),
     #[error("the platform does not do what the ledger has")]
@@ -87,7 +104,8 @@ impl HandoverError {
             Self::Custody(CustodyError::TwoStories { .. } | CustodyError::Ledger(_))
             | Self::Paper(_)
             | Self::Receipt(_)
-            | Self::NoKey => true,
+            | Self::NoKey
+            | Self::KeyLost => true,
             _ => false,
         }
     }
@@ -101,7 +119,7 @@ impl From<Refusal> for HandoverError {
 
 impl Custody {
     pub fn new(site: Arc<dyn Site>, folder: PathBuf) -> Self {
-        Self { site, folder, key: OnceCell::new(), turn: Mutex::new(()) }
+        Self { site, folder, key: OnceCell::new(), turns: StdMutex::default() }
     }
 
     /// Signs what this site's roles say. The site keeps it: whoever runs them finds the same.
@@ -114,26 +132,47 @@ impl Custody {
             .get_or_try_init(|| async {
                 let place: RecordKey = "site/key".parse().expect("a key of a record");
                 let failed = HandoverError::Key;
-                let mut kept = self.site.kept(&place).await.map_err(failed)?;
+                let mut kept = self.site.kept(&place).await.map_err(failed)?.map(Zeroizing::new);
                 if kept.is_none() {
-                    let mut seed = [0; 32];
-                    getrandom::fill(&mut seed)?;
-                    let made = self.site.keep(&place, None, &seed).await;
+                    // Under another key all that was signed here would look forged.
+                    if self.has_ledgers()? {
+                        return Err(HandoverError::KeyLost);
+                    }
+                    let mut seed = Zeroizing::new([0; 32]);
+                    getrandom::fill(seed.as_mut_slice())?;
+                    let made = self.site.keep(&place, None, seed.as_slice()).await;
                     // Somebody else may have made one meanwhile.
-                    kept = self.site.kept(&place).await.map_err(failed)?;
+                    kept = self.site.kept(&place).await.map_err(failed)?.map(Zeroizing::new);
                     if kept.is_none() {
                         made.map_err(failed)?;
                     }
                 }
-                let bytes = kept.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+                let bytes = kept.and_then(|bytes| <[u8; 32]>::try_from(bytes.as_slice()).ok());
                 Ok(SigningKey::from_bytes(&bytes.ok_or(HandoverError::NoKey)?))
             })
             .await
     }
 
+    /// Was anything ever put on record here? What cannot be looked at may hold something.
+    fn has_ledgers(&self) -> Result<bool, HandoverError> {
+        match std::fs::read_dir(self.folder.join(self.site.name().as_str())) {
+            Ok(mut ledgers) => Ok(ledgers.next().is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(HandoverError::Folder(error)),
+        }
+    }
+
+    async fn turn(&self, vm: VmId) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(vm).or_default())
+        };
+        turn.lock_owned().await
+    }
+
     /// The last attempt that this site knows of to move the VM anywhere.
     pub async fn last_epoch(&self, vm: VmId) -> Result<Epoch, HandoverError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(vm).await;
         let vm: VmKey = vm.to_string().parse().map_err(NativeError::from)?;
         let records = site_ledger::copy_of_ledger(&*self.site, &vm).await?.unwrap_or_default();
         let here = site_ledger::read_ledger(&self.shelf(&vm), self.site.name())?;
@@ -158,8 +197,9 @@ impl Custody {
         paper: &NativePaper,
         epoch: Epoch,
     ) -> Result<(), HandoverError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(paper.vm).await;
         let Open { mut ledger, .. } = self.open::<R>(paper).await?;
+        ledger.look().await?;
         let attempt = paper.attempt(epoch)?;
         let mark = own_mark(&*self.site, paper.vm).await;
         let actions = ledger.ask(|role| role.open(&attempt, &mark)).await?;
@@ -211,11 +251,12 @@ type AsSource = Open<SourceRole>;
 type AsDestination = Open<DestinationRole>;
 
 impl Carried {
-    fn content(self) -> Vec<Digest> {
+    fn content(self) -> Result<Content, HandoverError> {
         let of = |what: &str, bytes: Bytes| {
             let text = format!("causeway native {what} {}", bytes.0);
             Digest(*blake3::hash(text.as_bytes()).as_bytes())
         };
-        vec![of("memory", self.memory), of("disks", self.disks)]
+        let content = Content::new(vec![of("memory", self.memory), of("disks", self.disks)]);
+        content.map_err(|_| HandoverError::Nothing { what: "a content" })
     }
 }

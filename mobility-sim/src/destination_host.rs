@@ -146,8 +146,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
         Ok(finished) => {
             info!("the VM is whole at {} and stands still", agent.config.neighbour.name);
             line.answer_finish(serial, Ok(finished)).await;
-            goodbye(line).await;
-            let watch = Watch { over: line.over.clone(), unbroken: true };
+            let took_leave = goodbye(line).await;
+            let watch = Watch { over: line.over.clone(), took_leave };
             settle::spawn(agent, id, Some(control), watch);
         }
         Err(error) => {
@@ -176,15 +176,8 @@ async fn prepare(
     let doors = Doors::open(&agent.config.host, &params, with_disks)?;
     let cookie = text_of(cookie)?;
     let stage = Stage::Source(Source::AttemptKnown);
-    let entry = Entry {
-        id: id.clone(),
-        vm,
-        name: name.clone(),
-        was_defined: true,
-        attempt: None,
-        carried: None,
-        stage,
-    };
+    let entry =
+        Entry { id: id.clone(), vm, name: name.clone(), attempt: None, carried: None, stage };
     agent.ledger.begin(entry).await?;
     let leaving = Leaving {
         vm,
@@ -315,15 +308,13 @@ async fn finish_there(
 }
 
 /// Success was offered: the source's libvirt ends its VM, and then takes leave. Neither is waited
-/// for without end; what it did is seen in its VM.
-async fn goodbye(line: &mut Line) {
+/// for without end; what it did is seen in its VM. Answers whether it took leave.
+async fn goodbye(line: &mut Line) -> bool {
     let until = Instant::now() + GOODBYE_MAX;
     loop {
         match timeout_at(until, line.next()).await {
-            Ok(Some(Event::Closing { after_handover: true, .. } | Event::Closed(_)) | None)
-            | Err(_) => {
-                return;
-            }
+            Ok(Some(Event::Closing { after_handover: true, .. })) => return true,
+            Ok(Some(Event::Closed(_)) | None) | Err(_) => return false,
             Ok(Some(_)) => {}
         }
     }
@@ -333,7 +324,7 @@ async fn goodbye(line: &mut Line) {
 /// source is told, if that is quick; and whatever happens, it goes.
 async fn tidy(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>) {
     let stands = control.as_ref().is_some_and(|control| !control.over.is_cancelled());
-    let watch = Watch { over: CancellationToken::new(), unbroken: true };
+    let watch = Watch { over: CancellationToken::new(), took_leave: false };
     let settled = settle::spawn(agent, id, control, watch);
     if stands && timeout(TIDY_MAX, settled).await.is_err() {
         warn!("the destination does not answer; what is left there goes when it does");

@@ -48,8 +48,6 @@ pub struct Entry {
     pub id: MigrationId,
     pub vm: VmId,
     pub name: String,
-    /// Its site had a definition of it before.
-    pub was_defined: bool,
     /// What both sites' ledgers have of it, once it is in one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
@@ -257,7 +255,7 @@ mod tests {
 
     fn entry(id: &str, stage: Stage) -> Entry {
         let (id, vm, name) = (id.parse().unwrap(), VmId(Uuid::nil()), "web1".to_owned());
-        Entry { id, vm, name, was_defined: false, attempt: None, carried: None, stage }
+        Entry { id, vm, name, attempt: None, carried: None, stage }
     }
 
     fn open(disk: &Disk) -> Result<Ledger, LedgerError> {
@@ -327,7 +325,7 @@ mod tests {
         for (stage, written) in ALL.into_iter().zip(stages) {
             let json = format!(
                 "{{\"id\":\"a\",\"vm\":\"00000000-0000-0000-0000-000000000000\",\
-                 \"name\":\"web1\",\"was_defined\":false,\"stage\":{written}}}"
+                 \"name\":\"web1\",\"stage\":{written}}}"
             );
             assert_eq!(serde_json::to_string(&entry("a", stage)).unwrap(), json);
             assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), entry("a", stage));

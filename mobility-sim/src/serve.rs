@@ -228,7 +228,7 @@ async fn play_source(agent: &Arc<Agent>, stream: wan::Stream, hello: message::He
             source_host::carry(agent, &token, leads_to, index, stream).await;
         }
         Purpose::Decision { id } => {
-            source_host::hear_decisions(agent, &id, Control::new(stream)).await;
+            source_host::hear_decisions(agent, &id, Control::new(stream), None).await;
         }
     }
 }

@@ -14,10 +14,11 @@ mod error;
 mod place;
 mod streams;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rpc::error::{Code, Origin};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, info, info_span, warn};
@@ -28,7 +29,7 @@ use crate::ledger::{Attempt, Destination, Stage};
 use crate::progress::Meters;
 use crate::serve::Agent;
 use crate::wan::Control;
-use crate::wan::message::{Decision, Finish, Finished, Message, Token};
+use crate::wan::message::{Decision, Failed, Finish, Finished, Message, Token};
 use decision::decide;
 pub use decision::go_on;
 use error::ArrivalError;
@@ -40,13 +41,15 @@ pub use streams::carry;
 const ASK_MAX: Duration = Duration::from_secs(30);
 /// What has come is counted by then.
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
-/// An arrival that was told to end takes so long at most: its libvirtd may be slow.
-const LEAVE_MAX: Duration = Duration::from_secs(150);
+/// So long it is waited for an arrival that was told to end; whoever asks for it asks again.
+const LEAVE_MAX: Duration = Duration::from_secs(20);
 
 /// VMs that are coming in now.
 #[derive(Default)]
 pub struct Arrivals {
     coming: Mutex<HashMap<MigrationId, Coming>>,
+    /// Those that something is left of, which is tried again and again.
+    undone: Mutex<HashSet<MigrationId>>,
     streams: Streams,
 }
 
@@ -77,15 +80,21 @@ impl Arrivals {
         Some(Entered { arrivals: self, id, end, _ended: ended.drop_guard() })
     }
 
-    /// Returns when it is not coming in any more, by its own end or by this.
-    async fn end(&self, id: &MigrationId) {
+    /// Whether it is not coming in any more, by its own end or by this.
+    async fn end(&self, id: &MigrationId) -> bool {
         let coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-        if let Some(Coming { end, ended }) = coming {
-            end.cancel();
-            if timeout(LEAVE_MAX, ended.cancelled()).await.is_err() {
-                warn!("its arrival does not end");
-            }
-        }
+        let Some(Coming { end, ended }) = coming else { return true };
+        end.cancel();
+        timeout(LEAVE_MAX, ended.cancelled()).await.is_ok()
+    }
+
+    /// Whether nobody undoes it yet; then whoever asks does.
+    fn undoes(&self, id: &MigrationId) -> bool {
+        self.undone.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone())
+    }
+
+    fn has_undone(&self, id: &MigrationId) {
+        self.undone.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 }
 
@@ -99,70 +108,81 @@ impl Drop for Entered<'_> {
 pub async fn receive(agent: &Arc<Agent>, id: MigrationId, token: Token, mut control: Control) {
     let span = info_span!("in", %id, vm = tracing::field::Empty);
     async {
-        take_over(agent, &id, token, &mut control).await;
-        hear_decisions(agent, &id, control).await;
+        let heard = take_over(agent, &id, token, &mut control).await;
+        hear_decisions(agent, &id, control, heard).await;
     }
     .instrument(span)
     .await;
 }
 
-/// The whole story of one arrival, until the VM is here, or nothing of it is.
-async fn take_over(agent: &Arc<Agent>, id: &MigrationId, token: Token, control: &mut Control) {
+/// The whole story of one arrival, until the VM is here, or nothing of it is. Answers with the source's word
+/// on it, if that has come already.
+async fn take_over(
+    agent: &Arc<Agent>,
+    id: &MigrationId,
+    token: Token,
+    control: &mut Control,
+) -> Option<Decision> {
     // What is on record under this id is somebody's VM: nothing of it is undone.
     if agent.ledger.entry(id).is_some() {
-        return warn!("a migration of this id has come in before");
+        warn!("a migration of this id has come in before");
+        return None;
     }
     let Some(entered) = agent.arrivals.enter(id) else {
-        return warn!("a migration of this id is coming in already");
+        warn!("a migration of this id is coming in already");
+        return None;
     };
     let Ok(Ok(Message::Prepare(ask))) = timeout(ASK_MAX, control.hear()).await else {
-        return warn!("the other agent did not say what is to come");
+        warn!("the other agent did not say what is to come");
+        return None;
     };
     // What was begun is ended before anybody undoes it, so nothing interrupts it.
-    let mut placed = match place(agent, id, ask).await {
+    let (placed, prepared) = match place(agent, id, ask).await {
         Ok(placed) => placed,
         Err(error) => {
             warn!("refused: {}", chain(&error));
-            return fail(agent, id, control, &error).await;
+            fail(agent, id, control, &error).await;
+            return None;
         }
     };
     let streams = agent.arrivals.streams.open(token, placed.data, &entered.end);
     info!("{} may come: memory and disks are taken in", placed.name);
-    let Some(prepared) = placed.take_prepared() else { return };
-    if control.say(Message::Prepared(prepared)).await.is_err() {
-        return give_up(agent, id, placed, "the line broke").await;
-    }
-    let next = tokio::select! {
-        next = control.hear() => Ok(next),
-        () = entered.end.cancelled() => Err("the source gave up"),
-        () = placed.daemon.over() => Err("libvirtd is gone"),
-    };
-    let next = match next {
-        Ok(next) => next,
-        Err(why) => return give_up(agent, id, placed, why).await,
-    };
-    match next {
-        Ok(Message::Finish(ask)) => match finish(agent, id, &placed, streams.meters(), ask).await {
-            Ok(finished) => {
-                info!("{} is whole and stands still: it waits for the source's word", placed.name);
-                decision::watch(agent, id);
-                // One that is not heard is asked for by the source's word.
-                let _ = control.say(Message::Finished(finished)).await;
-            }
-            Err(error) => {
-                warn!("not taken over: {}", chain(&error));
-                drop(placed);
-                fail(agent, id, control, &error).await;
-            }
-        },
-        Ok(Message::Decide(Decision::Revoke)) => {
-            give_up(agent, id, placed, "the source gave up").await;
-            if let Ok(decided) = decide(agent, id, Decision::Revoke).await {
-                let _ = control.say(Message::Decided(decided)).await;
-            }
+    let next = if control.say(Message::Prepared(prepared)).await.is_err() {
+        Err("the line broke")
+    } else {
+        tokio::select! {
+            next = control.hear() => next.map_err(|_| "the line broke"),
+            () = entered.end.cancelled() => Err("the source gave up"),
+            () = placed.daemon.over() => Err("libvirtd is gone"),
         }
-        _ => give_up(agent, id, placed, "the line broke").await,
-    }
+    };
+    let (why, heard) = match next {
+        Ok(Message::Finish(ask)) => {
+            match finish(agent, id, &placed, streams.meters(), ask).await {
+                Ok(finished) => {
+                    let name = &placed.name;
+                    info!("{name} is whole and stands still: it waits for the source's word");
+                    decision::watch(agent, id);
+                    // One that is not heard is asked for by the source's word.
+                    let _ = control.say(Message::Finished(finished)).await;
+                }
+                Err(error) => {
+                    warn!("not taken over: {}", chain(&error));
+                    drop(placed);
+                    fail(agent, id, control, &error).await;
+                }
+            }
+            return None;
+        }
+        Ok(Message::Decide(decision)) => ("the source gave up", Some(decision)),
+        Ok(_) => ("the other agent says what nobody says now", None),
+        Err(why) => (why, None),
+    };
+    warn!("{} does not come: {why}", placed.name);
+    // Libvirtd lets go of it, and then its volumes are removed.
+    placed.cancel().await;
+    decision::undo(agent, id).await;
+    heard
 }
 
 /// The VM is here when this returns, and durably known to be; it stands still.
@@ -203,13 +223,6 @@ async fn all_arrived(meters: &Meters, carried: Carried) -> Result<(), ArrivalErr
     }
 }
 
-/// Libvirtd lets go of it, and then its volumes are removed.
-async fn give_up(agent: &Arc<Agent>, id: &MigrationId, placed: Placed, why: &str) {
-    warn!("{} does not come: {why}", placed.name);
-    placed.cancel().await;
-    decision::undo(agent, id).await;
-}
-
 async fn fail(agent: &Arc<Agent>, id: &MigrationId, control: &Control, error: &ArrivalError) {
     decision::undo(agent, id).await;
     let failed = error.for_the_source(&agent.config.site.name);
@@ -217,17 +230,35 @@ async fn fail(agent: &Arc<Agent>, id: &MigrationId, control: &Control, error: &A
     let _ = control.say(Message::Failed(failed)).await;
 }
 
-/// The source's word on VMs that wait here, for as long as its line stands.
-pub async fn hear_decisions(agent: &Arc<Agent>, id: &MigrationId, mut control: Control) {
-    while let Ok(message) = control.hear().await {
+/// The source's word on VMs that wait here, for as long as its line stands; `heard` has come before.
+pub async fn hear_decisions(
+    agent: &Arc<Agent>,
+    id: &MigrationId,
+    mut control: Control,
+    heard: Option<Decision>,
+) {
+    let mut next = heard.map(Message::Decide);
+    loop {
+        let message = match next.take() {
+            Some(message) => message,
+            None => match control.hear().await {
+                Ok(message) => message,
+                Err(_) => return,
+            },
+        };
         let Message::Decide(decision) = message else {
             return warn!("the other agent says something else than its word");
         };
-        let decided = match decide(agent, id, decision).await {
-            Ok(decided) => decided,
-            Err(error) => return warn!("nothing was decided: {}", chain(&error)),
+        let answer = match decide(agent, id, decision).await {
+            Ok(decided) => Message::Decided(decided),
+            Err(error) => {
+                let text = chain(&error);
+                warn!("nothing was decided: {text}");
+                let (code, origin) = (Code::OPERATION_FAILED.0, Origin::QEMU.0);
+                Message::Failed(Failed { code, origin, text })
+            }
         };
-        if control.say(Message::Decided(decided)).await.is_err() {
+        if control.say(answer).await.is_err() {
             return;
         }
     }

@@ -1,7 +1,7 @@
 //! The site that the VM moves to: it decides, once.
 
 use handover::{
-    Attestation, Content, DestinationEffect, DestinationRequest, DestinationRole, DestinationState,
+    Attestation, DestinationEffect, DestinationRequest, DestinationRole, DestinationState,
     FenceReceipt, GrantReceipt, Refusal, RevokeReceipt,
 };
 use model::VmId;
@@ -31,14 +31,12 @@ impl Custody {
         epoch: Epoch,
         carried: Carried,
     ) -> Result<(), HandoverError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(paper.vm).await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         let mark = own_mark(&*self.site, paper.vm).await;
         let id = paper.vm.to_string().as_str().into();
         ledger.request(epoch, DestinationRequest::Placeholder { id }, &mark).await?;
-        let content = Content::new(carried.content());
-        let content = content.map_err(|_| HandoverError::Nothing { what: "a content" })?;
-        ledger.request(epoch, DestinationRequest::Synced(content), &mark).await?;
+        ledger.request(epoch, DestinationRequest::Synced(carried.content()?), &mark).await?;
         Ok(())
     }
 
@@ -49,7 +47,7 @@ impl Custody {
         epoch: Epoch,
         fence: &str,
     ) -> Result<GrantReceipt, HandoverError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(paper.vm).await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         let fence: FenceReceipt = fence.parse()?;
         let mark = own_mark(&*self.site, paper.vm).await;
@@ -67,7 +65,7 @@ impl Custody {
 
     /// It runs, or stands still as its operator wants it to.
     pub async fn started(&self, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(paper.vm).await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         let mark = own_mark(&*self.site, paper.vm).await;
         ledger.request(epoch, DestinationRequest::Started, &mark).await?;
@@ -85,7 +83,7 @@ impl Custody {
         paper: &NativePaper,
         epoch: Epoch,
     ) -> Result<Option<RevokeReceipt>, HandoverError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(paper.vm).await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         let mark = own_mark(&*self.site, paper.vm).await;
         let revoke = |attested| DestinationRequest::Revoke { attested };
@@ -116,7 +114,7 @@ impl Custody {
         paper: &NativePaper,
         epoch: Epoch,
     ) -> Result<GrantReceipt, HandoverError> {
-        let _turn = self.turn.lock().await;
+        let _turn = self.turn(paper.vm).await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         ledger.look().await?;
         granted(&ledger.role.state(epoch))

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use handover::Attestation;
-use model::{Power, SiteName};
-use site::{Site, StoppedBy};
+use model::{Power, SiteName, VmId};
+use site::{Site, SiteError, StoppedBy};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, error, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use units::{MigrationId, chain};
 
 use super::{dial, word};
-use crate::custody::HandoverError;
+use crate::custody::{Fenced, HandoverError};
 use crate::ledger::{Attempt, Entry, LedgerError, Source, Stage};
 use crate::serve::Agent;
 use crate::wan::Control;
@@ -40,15 +40,15 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
     // Its connections ended with it.
     let over = CancellationToken::new();
     over.cancel();
-    spawn(agent, entry.id.clone(), None, Watch { over, unbroken: false });
+    spawn(agent, entry.id.clone(), None, Watch { over, took_leave: false });
 }
 
-/// How the source was looked at since success was said.
+/// What is known of the source since success was said to it.
 pub struct Watch {
-    /// The source's connection has ended, so that nothing more comes of what it was told.
+    /// Its connection has ended, so that nothing more comes of what it was told.
     pub over: CancellationToken,
-    /// By this process, all the time.
-    pub unbroken: bool,
+    /// It took leave as one does whose VM is handed over.
+    pub took_leave: bool,
 }
 
 pub fn spawn(
@@ -72,12 +72,13 @@ async fn settle(
     mut control: Option<Control>,
     watch: &Watch,
 ) -> Result<(), LedgerError> {
-    while let Some(Entry { stage: Stage::Source(stage), name, .. }) = agent.ledger.entry(id) {
+    while let Some(entry) = agent.ledger.entry(id) {
+        let Stage::Source(stage) = entry.stage else { return Ok(()) };
         let next = match stage {
             Source::AttemptKnown => Some(Source::Released),
-            Source::FenceIntent => Some(fenced(agent, id, &name, watch).await),
-            Source::Fenced => granted(agent, id, &name, &mut control).await,
-            Source::Released => released(agent, id, &name, &mut control).await,
+            Source::FenceIntent => fenced(agent, &entry, watch).await,
+            Source::Fenced => granted(agent, &entry, &mut control).await,
+            Source::Released => released(agent, &entry, &mut control).await,
             Source::Ended => return Ok(()),
         };
         match next {
@@ -90,20 +91,28 @@ async fn settle(
 }
 
 /// Until the VM is known to be dead, and that is on record with its fence; or to run.
-async fn fenced(agent: &Agent, id: &MigrationId, name: &str, watch: &Watch) -> Source {
+async fn fenced(agent: &Agent, entry: &Entry, watch: &Watch) -> Option<Source> {
+    let Entry { id, name, attempt, carried, .. } = entry;
+    let (Some(Attempt { paper, epoch }), Some(carried)) = (attempt, carried) else {
+        error!("success was said for {name}, and nothing is known of what came over");
+        return None;
+    };
+    let mut watched = watch.took_leave;
     loop {
-        let Seen::Dead(word) = evidence(agent, id, watch).await else { return Source::Released };
-        let entry = agent.ledger.entry(id);
-        let Some(Entry { attempt: Some(attempt), carried: Some(carried), .. }) = entry else {
-            error!("{name} is dead here, and nothing is known of what came over");
-            sleep(HOPELESS_PAUSE).await;
-            continue;
+        let Seen::Dead(word) = evidence(agent, entry, &watch.over, &mut watched).await else {
+            return Some(Source::Released);
         };
-        let Attempt { paper, epoch } = &attempt;
-        match agent.custody.is_fenced(paper, *epoch, carried, word).await {
-            Ok(_) => return Source::Fenced,
+        match agent.custody.is_fenced(paper, *epoch, *carried, word).await {
+            Ok(_) => return Some(Source::Fenced),
             // Somebody has started it meanwhile: it is looked at again.
-            Err(HandoverError::NotAsItShould { found }) => warn!("{name} is {found} here again"),
+            Err(HandoverError::NotAsItShould { found }) => {
+                watched = false;
+                warn!("{name} is {found} here again");
+            }
+            Err(error) if error.is_final() => {
+                error!("{id} stops here, since its fence is refused: {}", chain(&error));
+                return None;
+            }
             Err(error) => warn!("its fence is not on record yet: {}", chain(&error)),
         }
         sleep(LONGEST_PAUSE).await;
@@ -111,20 +120,16 @@ async fn fenced(agent: &Agent, id: &MigrationId, name: &str, watch: &Watch) -> S
 }
 
 /// With the receipt that the VM is dead here the destination decides; its grant ends it here.
-async fn granted(
-    agent: &Agent,
-    id: &MigrationId,
-    name: &str,
-    control: &mut Option<Control>,
-) -> Option<Source> {
+async fn granted(agent: &Agent, entry: &Entry, control: &mut Option<Control>) -> Option<Source> {
     let neighbour = &agent.config.neighbour.name;
-    let Entry { attempt, carried, .. } = agent.ledger.entry(id)?;
-    let (Attempt { paper, epoch }, carried) = (attempt?, carried?);
-    let fence = match agent.custody.is_fenced(&paper, epoch, carried, None).await {
-        Ok(fence) => fence,
-        // Nothing is granted yet: there is a way back.
+    let Entry { id, name, attempt, carried, .. } = entry;
+    let (Attempt { paper, epoch }, carried) = (attempt.as_ref()?, (*carried)?);
+    let fence = match agent.custody.is_fenced(paper, *epoch, carried, None).await {
+        Ok(Fenced::By(fence)) => fence,
+        // A crash came before that was recorded here.
+        Ok(Fenced::Retired) => return Some(Source::Ended),
         Err(HandoverError::NotAsItShould { found }) => {
-            warn!("{name} is {found} here, fenced or not: it does not move");
+            warn!("{name} is {found} here, fenced or not: it does not move, unless it did already");
             return Some(Source::Released);
         }
         Err(error) => {
@@ -135,7 +140,7 @@ async fn granted(
     match tell(agent, id, Decision::Grant { fence: fence.to_string() }, control).await {
         Decided::Granted { receipt } => {
             info!("{name} has moved to {neighbour}");
-            let retires = || agent.custody.retires(&paper, epoch, &receipt);
+            let retires = || agent.custody.retires(paper, *epoch, &receipt);
             until_done("the grant", retires).await.map(|()| Source::Ended)
         }
         Decided::Revoked { .. } => {
@@ -147,14 +152,9 @@ async fn granted(
 }
 
 /// The destination gives up for good; with its receipt the VM is this site's as before.
-async fn released(
-    agent: &Agent,
-    id: &MigrationId,
-    name: &str,
-    control: &mut Option<Control>,
-) -> Option<Source> {
+async fn released(agent: &Agent, entry: &Entry, control: &mut Option<Control>) -> Option<Source> {
     let neighbour = &agent.config.neighbour.name;
-    let attempt = agent.ledger.entry(id)?.attempt;
+    let Entry { id, name, attempt, .. } = entry;
     match tell(agent, id, Decision::Revoke, control).await {
         Decided::Granted { .. } => {
             error!("{name} is this site's, and was granted to {neighbour} as well: stop one");
@@ -165,7 +165,7 @@ async fn released(
             let (Some(receipt), Some(Attempt { paper, epoch })) = (receipt, attempt) else {
                 return Some(Source::Ended);
             };
-            let is_released = || agent.custody.is_released(&paper, epoch, &receipt);
+            let is_released = || agent.custody.is_released(paper, *epoch, &receipt);
             until_done("the release", is_released).await.map(|()| Source::Ended)
         }
         Decided::Unknown if attempt.is_none() => {
@@ -213,61 +213,62 @@ enum Seen {
     Alive,
 }
 
-/// Looks at the source until its VM is known to be dead, or to run. Where this agent did not watch all
-/// the time, a VM that is gone or off may have run on before: only libvirt's own word that it was
-/// migrated away counts then, or its operator's.
-async fn evidence(agent: &Agent, id: &MigrationId, watch: &Watch) -> Seen {
-    let Some(Entry { vm, name, .. }) = agent.ledger.entry(id) else { return Seen::Alive };
-    let Watch { over, unbroken } = watch;
+/// Looks at the source until its VM is known to be dead, or to run. `watched`: it took leave as one does
+/// whose VM is handed over, and was seen all the time since; not so any more where a look fails, or shows
+/// the VM running. Then one that is gone or off may have run on before, and only libvirt's own word that it
+/// was migrated away counts, or its operator's.
+async fn evidence(
+    agent: &Agent,
+    entry: &Entry,
+    over: &CancellationToken,
+    watched: &mut bool,
+) -> Seen {
+    let Entry { id, vm, name, .. } = entry;
     let mut pauses = Pauses::default();
     let mut told = None;
     loop {
-        let seen = agent.site.power(vm).await;
-        let stopped = match &seen {
-            Ok(Power::Off) => agent.site.stopped_by(vm).await.ok().flatten(),
-            _ => None,
-        };
-        match (&seen, stopped) {
-            (Ok(Power::Off), Some(StoppedBy::Migrated)) => {
+        let seen = look(agent, *vm).await;
+        match &seen {
+            Ok((Power::Off, Some(StoppedBy::Migrated))) => {
                 info!("{name} is off at the source");
                 return Seen::Dead(None);
             }
             // Its libvirt has ended it, or its operator.
-            (Ok(Power::Absent), _)
-            | (Ok(Power::Off), Some(StoppedBy::Other | StoppedBy::PoweredOff))
-                if *unbroken =>
-            {
+            Ok(
+                (Power::Absent, _) | (Power::Off, Some(StoppedBy::Other | StoppedBy::PoweredOff)),
+            ) if *watched => {
                 info!("{name} is gone from the source");
                 return Seen::Dead(None);
             }
             // It ran on there until its own end: what came over is older than its disks.
-            (Ok(Power::Off), Some(StoppedBy::Shutdown | StoppedBy::Crashed | StoppedBy::Saved))
+            Ok((Power::Off, Some(StoppedBy::Shutdown | StoppedBy::Crashed | StoppedBy::Saved)))
                 if over.is_cancelled() =>
             {
                 warn!("{name} ran on at the source, and ended there: it was not handed over");
                 return Seen::Alive;
             }
             // Whoever was told otherwise is still at it while its connection stands.
-            (Ok(Power::Running), _) if over.is_cancelled() => {
+            Ok((Power::Running, _)) if over.is_cancelled() => {
                 warn!("{name} runs at the source again: it was not handed over");
                 return Seen::Alive;
             }
-            (Ok(Power::Absent | Power::Off), _) => {
+            Ok((Power::Running, _)) | Err(_) => *watched = false,
+            Ok((Power::Absent | Power::Off, _)) => {
                 if let Some(word) = word::given(&agent.config.site.state_dir, id) {
                     warn!("{name} is taken for dead at the source, by word of {}", word.by);
                     return Seen::Dead(Some(word));
                 }
             }
-            _ => {}
+            Ok((Power::Paused, _)) => {}
         }
         let (state, hint) = match &seen {
-            Ok(power @ (Power::Absent | Power::Off)) => (
+            Ok((power @ (Power::Absent | Power::Off), _)) => (
                 format!("is {power} at the source, and nobody saw how it ended"),
                 format!(
                     "if it never ran on there: causeway-mobility vouch --config FILE {id} --reason WHY; if it did, start it there"
                 ),
             ),
-            Ok(power) => {
+            Ok((power, _)) => {
                 (format!("is {power} at the source"), "resume it there, or destroy it".to_owned())
             }
             Err(error) => {
@@ -282,6 +283,13 @@ async fn evidence(agent: &Agent, id: &MigrationId, watch: &Watch) -> Seen {
     }
 }
 
+/// How it is, and how it came to a stop, if it did.
+async fn look(agent: &Agent, vm: VmId) -> Result<(Power, Option<StoppedBy>), SiteError> {
+    let power = agent.site.power(vm).await?;
+    let stopped = if power == Power::Off { agent.site.stopped_by(vm).await? } else { None };
+    Ok((power, stopped))
+}
+
 /// Until the other agent has it on record.
 async fn tell(
     agent: &Agent,
@@ -290,7 +298,7 @@ async fn tell(
     control: &mut Option<Control>,
 ) -> Decided {
     let mut pauses = Pauses::default();
-    let mut told = false;
+    let mut told: Option<String> = None;
     loop {
         let asked = match control {
             Some(control) => control.ask(Message::Decide(decision.clone()), DECIDE_MAX).await,
@@ -304,13 +312,23 @@ async fn tell(
         };
         match asked {
             Ok(Message::Decided(decided)) => return decided,
-            // An answer to something else, which came too late.
-            Ok(_) => *control = None,
+            Ok(Message::Failed(failed)) => {
+                *control = None;
+                if told.as_ref() != Some(&failed.text) {
+                    warn!(?decision, "the other agent does not: {}", failed.text);
+                    told = Some(failed.text);
+                }
+            }
+            Ok(_) => {
+                *control = None;
+                debug!("an answer to something else, which came too late");
+            }
             Err(error) => {
                 *control = None;
-                if pauses.are_long() && !told {
-                    warn!(?decision, "the other agent is not told yet: {}", chain(&error));
-                    told = true;
+                if pauses.are_long() && told.is_none() {
+                    let why = chain(&error);
+                    warn!(?decision, "the other agent is not told yet: {why}");
+                    told = Some(why);
                 }
             }
         }

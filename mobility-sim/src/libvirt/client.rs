@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use rpc::client::{CALLS_MAX, Client, Event, Limits};
+use rpc::client::{CALLS_MAX, CallRefused, Client, Event, Limits};
 use rpc::error::RemoteError;
 use rpc::feature::Feature;
 use rpc::procedures::{Call, Reply};
@@ -27,7 +27,7 @@ pub struct Daemon {
 
 struct Ask {
     call: Call,
-    answer: oneshot::Sender<Result<Reply, RemoteError>>,
+    answer: oneshot::Sender<Result<Reply, DaemonError>>,
 }
 
 #[derive(Debug, Error)]
@@ -37,6 +37,9 @@ pub enum DaemonError {
     /// In its own words.
     #[error("{0}")]
     Refused(RemoteError),
+    /// Nothing was said to it.
+    #[error("the destination's libvirtd is not to be asked that")]
+    NotAsked(#[from] CallRefused),
     #[error("the connection to the destination's libvirtd broke")]
     Lost,
     #[error("the destination's libvirtd did not answer within {} s", .0.as_secs())]
@@ -69,7 +72,7 @@ impl Daemon {
         let (answer, answered) = oneshot::channel();
         let asking = async {
             self.asks.send(Ask { call, answer }).await.map_err(|_| DaemonError::Lost)?;
-            answered.await.map_err(|_| DaemonError::Lost)?.map_err(DaemonError::Refused)
+            answered.await.map_err(|_| DaemonError::Lost)?
         };
         timeout(within, asking).await.map_err(|_| DaemonError::TimedOut(within))?
     }
@@ -91,7 +94,7 @@ async fn drive(stream: ByteStream, mut asks: mpsc::Receiver<Ask>, over: Cancella
         while let Some(event) = client.event() {
             let (serial, answer) = match event {
                 Event::Reply { serial, reply } => (serial, Ok(reply)),
-                Event::Failed { serial, error } => (serial, Err(error)),
+                Event::Failed { serial, error } => (serial, Err(DaemonError::Refused(error))),
                 Event::Closed(ended) => {
                     tracing::debug!(%ended, "connection to libvirtd is over");
                     return;
@@ -116,7 +119,8 @@ async fn drive(stream: ByteStream, mut asks: mpsc::Receiver<Ask>, over: Cancella
             ask = asks.recv(), if waiting.len() < CALLS_MAX => match ask {
                 Some(Ask { call, answer }) => match client.call(&call) {
                     Ok(serial) => drop(waiting.insert(serial, answer)),
-                    Err(refused) => tracing::error!(%refused, "libvirtd was not called"),
+                    // Whoever asked may have given up.
+                    Err(refused) => drop(answer.send(Err(refused.into()))),
                 },
                 None => return,
             },

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use handover::Refusal;
 use model::{Power, VmId};
 use rpc::procedures::{Call, Reply};
 use site::{Leftover, Site, SiteError};
-use site_ledger::NativePaper;
+use site_ledger::{CustodyError, NativePaper};
 use tokio::time::sleep;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 use units::{Epoch, MigrationId, chain};
@@ -46,8 +47,8 @@ pub async fn decide(
     id: &MigrationId,
     decision: Decision,
 ) -> Result<Decided, DecideError> {
-    if decision == Decision::Revoke {
-        agent.arrivals.end(id).await;
+    if decision == Decision::Revoke && !agent.arrivals.end(id).await {
+        return Err(DecideError::Coming);
     }
     let Some(entry) = agent.ledger.entry(id) else { return Ok(Decided::Unknown) };
     let Stage::Destination(stage) = entry.stage else { return Ok(Decided::Unknown) };
@@ -58,10 +59,19 @@ pub async fn decide(
     };
     Ok(match (stage, decision) {
         (Destination::Synced(then), Decision::Grant { fence }) => {
-            let grant = agent.custody.grants(&paper, epoch, &fence).await?;
-            agent.ledger.record(id, Stage::Destination(Destination::Granted(then))).await?;
-            begin(agent, entry, then);
-            Decided::Granted { receipt: grant.to_string() }
+            match agent.custody.grants(&paper, epoch, &fence).await {
+                Ok(grant) => {
+                    agent.ledger.record(id, Stage::Destination(Destination::Granted(then))).await?;
+                    begin(agent, entry, then);
+                    Decided::Granted { receipt: grant.to_string() }
+                }
+                // The VM that waited is gone with its host, before anything was decided.
+                Err(HandoverError::Custody(CustodyError::Refused(Refusal::PlaceholderGone))) => {
+                    error!("{} waited here, and is gone: it is given up", entry.name);
+                    revoke(agent, id, &paper, epoch).await?
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         (Destination::Granted(_) | Destination::Started, _) => {
             Decided::Granted { receipt: agent.custody.granted(&paper, epoch).await?.to_string() }
@@ -69,36 +79,32 @@ pub async fn decide(
         (Destination::AttemptKnown | Destination::Placed, Decision::Grant { .. }) => {
             Decided::Unknown
         }
-        (Destination::Revoked | Destination::Ended, Decision::Grant { .. }) => {
-            Decided::Revoked { receipt: revoked(agent, &paper, epoch).await? }
-        }
-        (
-            Destination::AttemptKnown
-            | Destination::Placed
-            | Destination::Synced(_)
-            | Destination::Revoked
-            | Destination::Ended,
-            Decision::Revoke,
-        ) => {
-            let receipt = revoked(agent, &paper, epoch).await?;
-            undo(agent, id).await;
-            Decided::Revoked { receipt }
+        (_, Decision::Revoke) | (Destination::Revoked | Destination::Ended, _) => {
+            revoke(agent, id, &paper, epoch).await?
         }
     })
 }
 
-/// `None`: the site's ledger never had the attempt.
-async fn revoked(
-    agent: &Agent,
+/// For good, and then nothing is left of it.
+async fn revoke(
+    agent: &Arc<Agent>,
+    id: &MigrationId,
     paper: &NativePaper,
     epoch: Epoch,
-) -> Result<Option<String>, HandoverError> {
+) -> Result<Decided, DecideError> {
     let receipt = agent.custody.revokes(paper, epoch).await?;
-    Ok(receipt.map(|receipt| receipt.to_string()))
+    let now = agent.ledger.entry(id).map(|entry| entry.stage);
+    if now != Some(Stage::Destination(Destination::Ended)) {
+        agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
+        undo(agent, id).await;
+    }
+    Ok(Decided::Revoked { receipt: receipt.map(|receipt| receipt.to_string()) })
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum DecideError {
+    #[error("its arrival is being ended still: ask again")]
+    Coming,
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -185,20 +191,39 @@ pub async fn undo(agent: &Arc<Agent>, id: &MigrationId) {
     ) {
         return;
     }
-    if let Err(error) = try_undo(agent, &entry).await {
-        warn!("something is left of it, for now: {}", chain(&error));
-        let agent = Arc::clone(agent);
-        let undone = async move {
-            loop {
-                match try_undo(&agent, &entry).await {
-                    Ok(()) => break,
-                    Err(error @ UndoError::Runs) => return error!("{}", chain(&error)),
-                    Err(_) => sleep(TRY_AGAIN_AFTER).await,
+    let Err(error) = try_undo(agent, &entry).await else { return };
+    warn!("something is left of it, for now: {}", chain(&error));
+    if !agent.arrivals.undoes(id) {
+        return;
+    }
+    let agent = Arc::clone(agent);
+    let undone = async move {
+        match until_undone(&agent, &entry).await {
+            Ok(()) => info!("nothing is left of it"),
+            Err(error) => error!("something is left of it, and stays: {}", chain(&error)),
+        }
+        agent.arrivals.has_undone(&entry.id);
+    };
+    tokio::spawn(undone.instrument(Span::current()));
+}
+
+/// As long as asking again may help.
+async fn until_undone(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
+    let mut told = String::new();
+    loop {
+        match try_undo(agent, entry).await {
+            Err(UndoError::Handover(error)) if error.is_final() => return Err(error.into()),
+            Err(error @ (UndoError::Runs | UndoError::Ledger(_))) => return Err(error),
+            Err(error) => {
+                let why = chain(&error);
+                if told != why {
+                    warn!("not removed yet: {why}");
+                    told = why;
                 }
             }
-            info!("nothing is left of it");
-        };
-        tokio::spawn(undone.instrument(Span::current()));
+            Ok(()) => return Ok(()),
+        }
+        sleep(TRY_AGAIN_AFTER).await;
     }
 }
 
@@ -222,11 +247,13 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
     if now == Some(Stage::Destination(Destination::Ended)) {
         return Ok(());
     }
-    // Looked at before it is removed: a mark on it would say that it was decided otherwise.
-    if let Some(Attempt { paper, epoch }) = attempt {
-        agent.custody.revokes(paper, *epoch).await?;
+    if now != Some(Stage::Destination(Destination::Revoked)) {
+        // Looked at before it is removed: a mark on it would say that it was decided otherwise.
+        if let Some(Attempt { paper, epoch }) = attempt {
+            agent.custody.revokes(paper, *epoch).await?;
+        }
+        agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
     }
-    agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
     // What does not bear this migration's name is somebody else's, a later migration's perhaps.
     if let Some(power) = ours(agent, entry).await? {
         if power == Power::Running {

@@ -26,7 +26,7 @@ use crate::domain::{Mapping, Translated, translate};
 use crate::flags;
 use crate::ledger::{Attempt, Destination, Entry, Stage, Then};
 use crate::libvirt::Endpoint;
-use crate::libvirt::client::Daemon;
+use crate::libvirt::client::{Daemon, DaemonError};
 use crate::ports::DataUri;
 use crate::serve::Agent;
 use crate::wan::message::{Finish, Finished, Leaving, Prepare, Prepared};
@@ -44,7 +44,6 @@ pub struct Placed {
     /// As long as it is open, libvirtd holds the VM.
     pub daemon: Daemon,
     pub data: Data,
-    prepared: Option<Prepared>,
     pub attempt: Attempt,
     mapping: Mapping,
     /// The definition that libvirtd has.
@@ -54,7 +53,11 @@ pub struct Placed {
     flags: Flags,
 }
 
-pub async fn place(agent: &Agent, id: &MigrationId, ask: Prepare) -> Result<Placed, ArrivalError> {
+pub async fn place(
+    agent: &Agent,
+    id: &MigrationId,
+    ask: Prepare,
+) -> Result<(Placed, Prepared), ArrivalError> {
     let definition = Element::parse(&ask.xml, "domain")?;
     let theirs = Cookie::parse(ask.cookie.as_bytes())?;
     let params = flags::taken(&ask.params).map_err(|_| ArrivalError::Params)?;
@@ -84,7 +87,6 @@ pub async fn place(agent: &Agent, id: &MigrationId, ask: Prepare) -> Result<Plac
         id: id.clone(),
         vm: VmId(vm),
         name: translated.name.clone(),
-        was_defined: power == Power::Off,
         attempt: None,
         carried: None,
         stage: Stage::Destination(Destination::AttemptKnown),
@@ -104,8 +106,21 @@ pub async fn place(agent: &Agent, id: &MigrationId, ask: Prepare) -> Result<Plac
     let mut prepare = params;
     prepare.replace(&Name::DESTINATION_XML, &*translated.xml).map_err(|_| ArrivalError::Params)?;
     let call = Call::Prepare(procedures::Prepare { params: prepare, cookie, flags });
-    let Reply::Prepared(prepared) = daemon.call(call, PREPARE_MAX).await? else {
-        return Err(useless("where it listens"));
+    let prepared = match daemon.call(call, PREPARE_MAX).await {
+        Ok(Reply::Prepared(prepared)) => prepared,
+        Err(error @ DaemonError::Refused(_)) => return Err(error.into()),
+        // It is not known whether it was carried out, or will be: it is told to let go.
+        unknown => {
+            let mut params = Params::default();
+            params
+                .replace(&Name::DESTINATION_NAME, &*translated.name)
+                .map_err(|_| ArrivalError::Params)?;
+            let cookie = Vec::new();
+            let call = procedures::Finish { params, cookie, flags, cancelled: true };
+            let told = daemon.call(Call::Finish(call), CANCEL_MAX).await;
+            debug!(?told, "libvirtd was told to let go");
+            return Err(unknown.err().map_or_else(|| useless("where it listens"), Into::into));
+        }
     };
     agent.ledger.record(id, Stage::Destination(Destination::Placed)).await?;
     let uri = prepared.uri.ok_or_else(|| useless("where it listens"))?;
@@ -116,8 +131,8 @@ pub async fn place(agent: &Agent, id: &MigrationId, ask: Prepare) -> Result<Plac
     let cookie = String::from_utf8(cookie).map_err(|_| useless("the migration"))?;
     let Translated { name, xml, .. } = translated;
     let key = agent.custody.key().await?.into();
-    let prepared = Some(Prepared { cookie, key, epoch: attempt.epoch });
-    Ok(Placed { name, daemon, data, prepared, attempt, mapping, xml, uri, flags })
+    let prepared = Prepared { cookie, key, epoch: attempt.epoch };
+    Ok((Placed { name, daemon, data, attempt, mapping, xml, uri, flags }, prepared))
 }
 
 /// In this site's ledger before anything is made: whoever finds what was left knows whose it is.
@@ -145,11 +160,6 @@ async fn open_attempt(
 }
 
 impl Placed {
-    /// The answer to Prepare; once.
-    pub fn take_prepared(&mut self) -> Option<Prepared> {
-        self.prepared.take()
-    }
-
     /// The VM stands still here afterwards, and belongs to this host.
     pub async fn finish(
         &self,
@@ -168,7 +178,8 @@ impl Placed {
             cookie = theirs.handed_on(&ourselves(agent), None, domain)?;
         }
         let flags = asked.without(flags::REFUSED | Flags::UNKNOWN) | Flags::PAUSED;
-        let call = self.finish_call(flags::taken(&ask.params).ok(), cookie, flags, false)?;
+        let params = flags::taken(&ask.params).map_err(|_| ArrivalError::Params)?;
+        let call = self.finish_call(Some(params), cookie, flags, false)?;
         let Reply::Finished(finished) = self.daemon.call(call, FINISH_MAX).await? else {
             return Err(useless("the VM"));
         };

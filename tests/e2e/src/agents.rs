@@ -152,12 +152,19 @@ impl<'a> Agents<'a> {
 
     pub fn until_state(&self, site: &Site, state: &str) -> Result<Duration> {
         let what = format!("{VM} is {state} at {}", site.name());
-        self.until(&what, || Ok(self.state(site) == state))
+        // A libvirtd that has been killed is back some time.
+        self.until(&what, || Ok(self.state(site).is_ok_and(|found| found == state)))
     }
 
-    /// What libvirt says of the VM; nothing if there is none.
-    pub fn state(&self, site: &Site) -> String {
-        site.virsh(&["domstate", VM]).map_or_else(|_| String::new(), |said| said.trim().to_owned())
+    /// What libvirt says of the VM; nothing if there is none. That it does not answer says nothing.
+    pub fn state(&self, site: &Site) -> Result<String> {
+        match site.virsh(&["domstate", VM]) {
+            Ok(said) => Ok(said.trim().to_owned()),
+            Err(error) if format!("{error:#}").contains("failed to get domain") => {
+                Ok(String::new())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The guest keeps its address when it moves live: whoever moves it has its network at both
@@ -196,7 +203,7 @@ impl<'a> Agents<'a> {
     pub fn has_moved_whole(&self) -> Result<()> {
         let (east, west) = (self.scene.east(), self.scene.west());
         self.until_state(west, "running")?;
-        ensure!(self.state(east) != "running", "it runs at both");
+        ensure!(self.state(east)? != "running", "it runs at both");
         let began = Instant::now();
         while west.virsh(&["domblkstat", VM, "vda"])?.contains("wr_req 0\n") {
             if began.elapsed() > SPINS_AFTER {

@@ -104,9 +104,9 @@ fn a_finish_whose_reply_is_lost_with_the_agent_never_makes_two() {
     lose_replies(&scene, "-A");
     agents.until("it is offered", || Ok(agents.east.log().contains("stands still"))).unwrap();
     agents.east.kill().unwrap();
-    assert_eq!(agents.state(scene.west()), "paused", "it was started without a word");
+    assert_eq!(agents.state(scene.west()).unwrap(), "paused", "it was started without a word");
     agents.start_east().unwrap();
-    assert_eq!(agents.state(scene.west()), "paused", "it was started without a word");
+    assert_eq!(agents.state(scene.west()).unwrap(), "paused", "it was started without a word");
 
     let (took, said) = fails(migrating);
     println!("reply lost: {took:?}: {said}");
@@ -134,7 +134,7 @@ fn agents_that_die_at_the_handover_settle_it_when_they_are_back() {
     agents.east.kill().unwrap();
     agents.west.kill().unwrap();
     let output = migrating.wait_with_output().unwrap();
-    let (east, west) = (agents.state(scene.east()), agents.state(scene.west()));
+    let (east, west) = (agents.state(scene.east()).unwrap(), agents.state(scene.west()).unwrap());
     println!("virsh: {}; east {east:?}, west {west:?}", output.status);
     agents.start_west().unwrap();
     sleep(Duration::from_secs(2));
@@ -148,14 +148,15 @@ fn agents_that_die_at_the_handover_settle_it_when_they_are_back() {
         agents.network_follows_to_west().unwrap();
         agents.has_moved_whole().unwrap();
     } else {
-        assert_eq!(agents.state(scene.east()), "running");
+        assert_eq!(agents.state(scene.east()).unwrap(), "running");
         nothing_is_left(&agents, &scene);
         scene.ledger_is_whole(scene.at_east).unwrap();
     }
 }
 
 fn both_run(agents: &Agents<'_>, scene: &Scene) -> bool {
-    agents.state(scene.east()) == "running" && agents.state(scene.west()) == "running"
+    agents.state(scene.east()).unwrap() == "running"
+        && agents.state(scene.west()).unwrap() == "running"
 }
 
 #[test]
@@ -208,8 +209,8 @@ fn while_the_source_has_not_ended_it_and_while_nobody_can_tell_it_runs_nowhere_e
     agents.until("it is offered", || Ok(agents.east.log().contains("stands still"))).unwrap();
     // The source's libvirt does not know yet.
     sleep(Duration::from_secs(7));
-    assert_eq!(agents.state(scene.east()), "paused");
-    assert_eq!(agents.state(scene.west()), "paused");
+    assert_eq!(agents.state(scene.east()).unwrap(), "paused");
+    assert_eq!(agents.state(scene.west()).unwrap(), "paused");
     let told = scene.causeway(&["status", VM]).unwrap().must_exit(5).stdout;
     assert!(told.contains("in handover"), "{told}");
     // Now it does, and nobody can tell the destination.
@@ -218,8 +219,8 @@ fn while_the_source_has_not_ended_it_and_while_nobody_can_tell_it_runs_nowhere_e
     let output = migrating.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     sleep(Duration::from_secs(7));
-    assert_eq!(agents.state(scene.east()), "shut off");
-    assert_eq!(agents.state(scene.west()), "paused", "it was started without a word");
+    assert_eq!(agents.state(scene.east()).unwrap(), "shut off");
+    assert_eq!(agents.state(scene.west()).unwrap(), "paused", "it was started without a word");
     scene.lab.heal(Between::Operator("east")).unwrap();
     println!("it runs after {:?}", agents.until_state(scene.west(), "running").unwrap());
     agents.network_follows_to_west().unwrap();
