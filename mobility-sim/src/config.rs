@@ -38,6 +38,7 @@ use thiserror::Error;
 use transfer::secure::PublicKey;
 use uuid::Uuid;
 
+use crate::domain::cookie;
 use crate::libvirt::Endpoint;
 use crate::ports::PortRange;
 
@@ -102,6 +103,13 @@ pub struct Host {
     pub data_address: IpAddr,
     #[serde(default, deserialize_with = "parsed")]
     pub ports: PortRange,
+}
+
+impl Host {
+    /// As this site's hosts see it in a cookie.
+    pub fn in_cookies(&self) -> cookie::Neighbour {
+        cookie::Neighbour { hostname: self.hostname.clone(), host_uuid: self.uuid.to_string() }
+    }
 }
 
 /// The other agent.

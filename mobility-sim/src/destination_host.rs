@@ -31,7 +31,7 @@ use units::{MigrationId, chain};
 use uuid::Uuid;
 
 use crate::custody::Carried;
-use crate::domain::cookie::{Cookie, Neighbour};
+use crate::domain::cookie::{self, Cookie};
 use crate::domain::node::Element;
 use crate::flags;
 use crate::ledger::{Attempt, Entry, Source, Stage};
@@ -174,7 +174,7 @@ async fn prepare(
     let with_disks = flags.contains(Flags::NON_SHARED_DISK);
     // Before anything is asked of anybody: they are there when the source connects.
     let doors = Doors::open(&agent.config.host, &params, with_disks)?;
-    let cookie = text_of(cookie)?;
+    let cookie = cookie::text(&cookie)?.to_owned();
     let stage = Stage::Source(Source::AttemptKnown);
     let entry =
         Entry { id: id.clone(), vm, name: name.clone(), attempt: None, carried: None, stage };
@@ -210,7 +210,7 @@ async fn prepare(
     agent.ledger.learn(id, move |entry| entry.attempt = Some(learnt)).await?;
     agent.custody.begins(&attempt.paper, attempt.epoch).await?;
     let disks_port = theirs.nbd_port()?.and(doors.disks_port);
-    let cookie = theirs.handed_on(&ourselves(agent), disks_port, None)?;
+    let cookie = theirs.handed_on(&agent.config.host.in_cookies(), disks_port, None)?;
     let prepared = Prepared { cookie, uri: doors.uri.clone() };
     let (meters, broken) = (Meters::default(), CancellationToken::new());
     let carrying = doors.carry(agent, &token, &meters, &broken);
@@ -296,9 +296,11 @@ async fn finish_there(
             let domain = Domain { name, uuid: uuid.into_bytes(), id };
             let cookie = match cookie.is_empty() {
                 true => Vec::new(),
-                false => {
-                    Cookie::parse(cookie.as_bytes())?.handed_on(&ourselves(agent), None, None)?
-                }
+                false => Cookie::parse(cookie.as_bytes())?.handed_on(
+                    &agent.config.host.in_cookies(),
+                    None,
+                    None,
+                )?,
             };
             Ok((Finished { domain, cookie }, carried))
         }
@@ -336,24 +338,10 @@ async fn dial(agent: &Agent, purpose: Purpose) -> Result<wan::Stream, wan::WanEr
     wan::dial(neighbour.address, neighbour.key, &agent.identity, purpose).await
 }
 
-/// The host that this site's hosts see.
-fn ourselves(agent: &Agent) -> Neighbour {
-    let host = &agent.config.host;
-    Neighbour { hostname: host.hostname.clone(), host_uuid: host.uuid.to_string() }
-}
-
 /// For people; nothing rests on it.
 fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.ok().and_then(|since| since.as_millis().try_into().ok()).unwrap_or_default()
-}
-
-/// A cookie is XML with a NUL behind it.
-fn text_of(mut cookie: Vec<u8>) -> Result<String, OutgoingError> {
-    if cookie.last() == Some(&0) {
-        cookie.pop();
-    }
-    String::from_utf8(cookie).map_err(|_| OutgoingError::NotText)
 }
 
 impl Asked {

@@ -1,10 +1,11 @@
 //! The agent's own key, kept in its state directory, readable by nobody else.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use site_ledger::keep_file;
 use thiserror::Error;
 use transfer::secure::{Identity, KeptKeyError};
 
@@ -30,23 +31,12 @@ pub fn identity(state_dir: &Path) -> Result<Identity, KeyError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let bytes = Identity::generate_pkcs8();
             // Whole, or not there at all: another key would be another agent.
-            let new = state_dir.join("key.new");
-            write(&new, &bytes).map_err(io("write", &new))?;
-            fs::rename(&new, &path).map_err(io("write", &path))?;
-            let synced = File::open(state_dir).and_then(|dir| dir.sync_all());
-            synced.map_err(io("sync", state_dir))?;
+            keep_file(&path, &bytes).map_err(io("write", &path))?;
             bytes
         }
         Err(error) => return Err(io("read", &path)(error)),
     };
     Identity::from_pkcs8(&bytes).map_err(|source| KeyError::NoKey { path, source })
-}
-
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = File::options();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 #[cfg(test)]

@@ -345,12 +345,7 @@ impl Custody {
 
     /// The grant receipt that leaves the destination once the mark stands.
     pub fn granted(&self, epoch: Epoch) -> Option<GrantReceipt> {
-        match self.destination.role.state(epoch) {
-            DestinationState::Marked(receipt)
-            | DestinationState::Started(receipt)
-            | DestinationState::Healthy(receipt) => Some(receipt),
-            _ => None,
-        }
+        self.destination.role.state(epoch).grant_receipt().cloned()
     }
 
     /// Was it decided for the destination, marked or not?

@@ -66,6 +66,21 @@ pub enum DestinationEffect {
 }
 
 impl DestinationState {
+    /// The grant receipt that leaves the destination once the mark stands.
+    pub const fn grant_receipt(&self) -> Option<&GrantReceipt> {
+        match self {
+            Self::Marked(receipt) | Self::Started(receipt) | Self::Healthy(receipt) => {
+                Some(receipt)
+            }
+            Self::Unknown
+            | Self::Known
+            | Self::Placed
+            | Self::Synced(_)
+            | Self::Granted(_)
+            | Self::Revoked(_) => None,
+        }
+    }
+
     /// Was it decided for the destination, marked or not?
     pub const fn is_granted(&self) -> bool {
         match self {

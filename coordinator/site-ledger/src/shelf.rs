@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use handover::{Record, VmKey};
 use journal::{FileStorage, OpenError, Storage};
@@ -64,15 +64,7 @@ impl Shelf for Folder {
     }
 
     fn keep(&self, site: &str, file: &str, body: &[u8]) -> io::Result<()> {
-        let path = self.path(site, file);
-        let temporary = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        let mut open =
-            options.create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-        open.write_all(body)?;
-        open.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(self.of(site))?.sync_all()
+        keep_file(&self.path(site, file), body)
     }
 
     fn kept(&self, site: &str, file: &str) -> io::Result<Vec<u8>> {
@@ -90,4 +82,16 @@ pub fn read_ledger(folder: &Folder, site: &SiteName) -> Result<Option<Vec<Record
         read => read.map_err(|cause| CustodyError::Open { path: path.clone(), cause })?,
     };
     contents.map(|contents| decode(&path, &contents.records)).transpose()
+}
+
+/// Keeps a file that nobody else reads. Durable when this returns; a crash leaves all of it or nothing, or
+/// what was there before.
+pub fn keep_file(path: &Path, body: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut open = options.create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    open.write_all(body)?;
+    open.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()
 }

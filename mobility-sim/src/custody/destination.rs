@@ -122,10 +122,5 @@ impl Custody {
 }
 
 fn granted(state: &DestinationState) -> Result<GrantReceipt, HandoverError> {
-    match state {
-        DestinationState::Marked(grant)
-        | DestinationState::Started(grant)
-        | DestinationState::Healthy(grant) => Ok(grant.clone()),
-        _ => Err(HandoverError::Nothing { what: "a grant" }),
-    }
+    state.grant_receipt().cloned().ok_or(HandoverError::Nothing { what: "a grant" })
 }

@@ -24,8 +24,6 @@ pub enum OutgoingError {
     NotHere { name: String },
     #[error(transparent)]
     Site(#[from] SiteError),
-    #[error("the migration cookie is not text")]
-    NotText,
     #[error(transparent)]
     DataUri(#[from] DataUriError),
     #[error(transparent)]

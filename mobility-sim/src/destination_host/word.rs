@@ -1,11 +1,13 @@
 //! An operator's word that a VM is dead at its source, where nobody saw it end. It lies in the agent's
 //! own directory, is recorded with the fence, and is never called proof.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use handover::Attestation;
+use site_ledger::keep_file;
+use tracing::warn;
 use units::MigrationId;
 
 fn file(state_dir: &Path, id: &MigrationId) -> PathBuf {
@@ -14,18 +16,22 @@ fn file(state_dir: &Path, id: &MigrationId) -> PathBuf {
 
 /// For whoever runs the agent: it is taken up within seconds, if it is needed.
 pub fn give(state_dir: &Path, id: &MigrationId, by: &str, reason: &str) -> io::Result<()> {
-    let new = state_dir.join(format!("word-{id}.new"));
-    let mut opened = File::create(&new)?;
     let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    write!(opened, "{}\n{}\n", line(by), line(reason))?;
-    opened.sync_all()?;
-    fs::rename(new, file(state_dir, id))?;
-    File::open(state_dir)?.sync_all()
+    keep_file(&file(state_dir, id), format!("{}\n{}\n", line(by), line(reason)).as_bytes())
 }
 
 /// `None`: none was given, or it cannot be read.
 pub fn given(state_dir: &Path, id: &MigrationId) -> Option<Attestation> {
-    let text = fs::read_to_string(file(state_dir, id)).ok()?;
+    let path = file(state_dir, id);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                warn!(%error, "{} cannot be read: is it this agent's user's?", path.display());
+            }
+            return None;
+        }
+    };
     let (by, reason) = text.trim_end().split_once('\n')?;
     Some(Attestation { by: by.into(), reason: reason.into() })
 }

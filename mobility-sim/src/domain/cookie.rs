@@ -37,15 +37,22 @@ pub struct Cookie {
     root: Element,
 }
 
+/// Without the NUL behind it.
+///
+/// # Errors
+/// Where it is not text.
+pub fn text(bytes: &[u8]) -> Result<&str, CookieError> {
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|_| CookieError::NotText)
+}
+
 impl Cookie {
     /// As libvirt sends it: XML that ends with a NUL.
     ///
     /// # Errors
     /// Where it is none.
     pub fn parse(bytes: &[u8]) -> Result<Self, CookieError> {
-        let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-        let text = std::str::from_utf8(bytes).map_err(|_| CookieError::NotText)?;
-        Ok(Self { root: Element::parse(text, "qemu-migration")? })
+        Ok(Self { root: Element::parse(text(bytes)?, "qemu-migration")? })
     }
 
     /// The port of the NBD server, where there is one.

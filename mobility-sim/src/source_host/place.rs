@@ -20,7 +20,7 @@ use super::disks;
 use super::error::ArrivalError;
 use super::streams::Data;
 use crate::config::Arrivals;
-use crate::domain::cookie::{Cookie, Neighbour};
+use crate::domain::cookie::{self, Cookie};
 use crate::domain::node::Element;
 use crate::domain::{Mapping, Translated, translate};
 use crate::flags;
@@ -102,7 +102,7 @@ pub async fn place(
     let translated = translate(&ask.xml, &mapping)?;
 
     let flags = asked | Flags::PAUSED;
-    let cookie = theirs.handed_on(&ourselves(agent), None, None)?;
+    let cookie = theirs.handed_on(&agent.config.host.in_cookies(), None, None)?;
     let mut prepare = params;
     prepare.replace(&Name::DESTINATION_XML, &*translated.xml).map_err(|_| ArrivalError::Params)?;
     let call = Call::Prepare(procedures::Prepare { params: prepare, cookie, flags });
@@ -126,9 +126,7 @@ pub async fn place(
     let uri = prepared.uri.ok_or_else(|| useless("where it listens"))?;
     let data = data(&agent.config.site.socket, &uri, &prepared.cookie)?;
     debug!(?data, "libvirtd awaits it");
-    let mut cookie = prepared.cookie;
-    cookie.pop_if(|last| *last == 0);
-    let cookie = String::from_utf8(cookie).map_err(|_| useless("the migration"))?;
+    let cookie = cookie::text(&prepared.cookie)?.to_owned();
     let Translated { name, xml, .. } = translated;
     let key = agent.custody.key().await?.into();
     let prepared = Prepared { cookie, key, epoch: attempt.epoch };
@@ -175,7 +173,7 @@ impl Placed {
                 Some(xml) => Some(translate(&xml, &self.mapping)?.domain),
                 None => None,
             };
-            cookie = theirs.handed_on(&ourselves(agent), None, domain)?;
+            cookie = theirs.handed_on(&agent.config.host.in_cookies(), None, domain)?;
         }
         let flags = asked.without(flags::REFUSED | Flags::UNKNOWN) | Flags::PAUSED;
         let params = flags::taken(&ask.params).map_err(|_| ArrivalError::Params)?;
@@ -183,9 +181,8 @@ impl Placed {
         let Reply::Finished(finished) = self.daemon.call(call, FINISH_MAX).await? else {
             return Err(useless("the VM"));
         };
-        let procedures::Finished { domain, mut cookie } = finished;
-        cookie.pop_if(|last| *last == 0);
-        let cookie = String::from_utf8(cookie).map_err(|_| useless("the VM"))?;
+        let procedures::Finished { domain, cookie } = finished;
+        let cookie = cookie::text(&cookie)?.to_owned();
         let procedures::Domain { name, uuid, id } = domain;
         let carried = ask.carried;
         Ok((Finished { name, uuid: Uuid::from_bytes(uuid), id, cookie, carried }, then))
@@ -223,12 +220,6 @@ impl Placed {
 
 const fn useless(what: &'static str) -> ArrivalError {
     ArrivalError::Useless { what }
-}
-
-/// The host that this site's hosts see.
-fn ourselves(agent: &Agent) -> Neighbour {
-    let host = &agent.config.host;
-    Neighbour { hostname: host.hostname.clone(), host_uuid: host.uuid.to_string() }
 }
 
 /// Where data goes. The host's own name for itself may be known to nobody else: its address is that
