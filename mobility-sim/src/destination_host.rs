@@ -40,6 +40,7 @@ use crate::progress::Meters;
 use crate::serve::{Agent, new_id};
 use crate::wan::message::{self, Failed, Leaving, Message, Purpose, Token};
 use crate::wan::{self, Control};
+pub use doors::CONNECTIONS_MAX;
 use doors::{Carrying, Doors};
 use error::OutgoingError;
 use settle::Watch;

@@ -67,8 +67,6 @@ pub enum RelayError {
     Silent,
     #[error("the other agent broke the protocol: {what}")]
     Protocol { what: &'static str },
-    #[error("what is kept of a disk can be neither written nor read")]
-    Kept(#[source] io::Error),
 }
 
 /// Bytes so far, of one connection or of several.
@@ -83,42 +81,47 @@ pub struct Meter {
     pub received: AtomicU64,
 }
 
-/// What this site's hypervisor says on a connection.
+/// What the source's hypervisor says on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamKind {
-    /// Nobody knows, or it is of no use to know: answers.
-    Opaque,
     /// QEMU's migration stream, or one of multifd's channels.
     Memory,
     /// An NBD client's requests.
     Disk,
 }
 
+/// What an end is to a connection. Both ends mean the same one by kind and index: the one that so many to
+/// that door came before.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// It is of no use to know what is carried.
+    Opaque,
+    /// The source's end: what the other one has already is named to it.
+    Sends { kind: StreamKind, index: u32, migration: Arc<Migration> },
+    /// The destination's, which finds out by itself what comes.
+    Takes { kind: StreamKind, index: u32, migration: Arc<Migration> },
+}
+
+impl Part {
+    /// How far back the source's end may look on it: each that looks far costs 128 MiB at either end.
+    fn reach(&self) -> Reach {
+        match self {
+            Self::Sends { kind: StreamKind::Memory, index, migration }
+            | Self::Takes { kind: StreamKind::Memory, index, migration }
+                if *index <= store::CHANNELS && migration.has_room() =>
+            {
+                Reach::Far
+            }
+            _ => Reach::Near,
+        }
+    }
+}
+
 /// Carries a connection to its end: both sides have said that nothing more comes.
 ///
 /// # Errors
 /// Where either breaks. Both are closed then.
-pub async fn relay<L, F>(local: L, far: F, meter: &Meter) -> Result<(), RelayError>
-where
-    L: AsyncRead + AsyncWrite,
-    F: AsyncRead + AsyncWrite,
-{
-    let nothing = Arc::new(Migration::new(Room::NONE));
-    relay_known(local, far, StreamKind::Opaque, &nothing, meter).await
-}
-
-/// As [`relay`], for one connection of a migration of which the agents keep what they have carried; at
-/// both ends or at none. `kind` is what is sent from here: the other end finds out by itself.
-///
-/// # Errors
-/// Where either breaks. Both are closed then.
-pub async fn relay_known<L, F>(
-    local: L,
-    far: F,
-    kind: StreamKind,
-    migration: &Arc<Migration>,
-    meter: &Meter,
-) -> Result<(), RelayError>
+pub async fn relay<L, F>(local: L, far: F, part: Part, meter: &Meter) -> Result<(), RelayError>
 where
     L: AsyncRead + AsyncWrite,
     F: AsyncRead + AsyncWrite,
@@ -127,24 +130,37 @@ where
     let (keep, kept) = watch::channel(0);
     let disk = OnceLock::new();
     let mut to_far = ToFar { far: to_far, meter, said: Instant::now(), kept };
-    let composed = match kind {
-        StreamKind::Opaque => None,
-        StreamKind::Memory => Some((AnyParser::Ram(RamParser::new()), Reach::Far)),
-        StreamKind::Disk => Some((AnyParser::Nbd(NbdParser::new()), Reach::Near)),
-    };
-    let out = async {
-        if let Some((parser, reach)) = composed {
+    let reach = part.reach();
+    let nothing = || Arc::new(Migration::new(Room::NONE));
+    // What is answered to the source's end names nothing, and may keep nothing.
+    let (composer, player, taken) = match part {
+        Part::Opaque => (None, Player::new(nothing()), Reach::Near),
+        Part::Takes { migration, .. } => (None, Player::new(migration), reach),
+        Part::Sends { kind, ref migration, .. } => {
+            let parser = match kind {
+                StreamKind::Memory => AnyParser::Ram(RamParser::new()),
+                StreamKind::Disk => AnyParser::Nbd(NbdParser::new()),
+            };
             let composer = Composer::new(parser, Arc::clone(migration));
-            outwards_known(from_local, &mut to_far, composer, reach, &disk).await?;
-        } else {
-            outwards(from_local, &mut to_far).await?;
+            (Some((composer, Arc::clone(migration))), Player::new(nothing()), Reach::Near)
+        }
+    };
+    let (composer, migration) = composer.unzip();
+    let out = async {
+        match composer {
+            Some(composer) => {
+                outwards_known(from_local, &mut to_far, composer, reach, &disk).await?;
+            }
+            None => outwards(from_local, &mut to_far).await?,
         }
         // Nothing more comes, and nobody waits for it any longer.
         to_far.send(Encoder::end()).await
     };
-    let player = Player::new(Arc::clone(migration));
-    let confirm = |blocks| disk.get().is_some_and(|disk| migration.confirm(*disk, blocks));
-    let back = inwards(from_far, to_local, player, &keep, confirm, meter);
+    let confirm = |blocks| {
+        let sent = disk.get().zip(migration.as_ref());
+        sent.is_some_and(|(disk, migration)| migration.confirm(*disk, blocks))
+    };
+    let back = inwards(from_far, to_local, (player, Decoder::new(taken)), &keep, confirm, meter);
     // The first error drops the other direction, and with it both connections.
     tokio::try_join!(out, back)?;
     Ok(())
@@ -256,8 +272,11 @@ where
             let packed = Instant::now();
             far.send(block).await?;
             let (packing, sending) = (packed - began, packed.elapsed());
-            if let Some(level) = pace.went(program.len() as u64, packing, sending) {
-                encoder.set_level(level, reach);
+            // One that was passed over says nothing of how long packing takes.
+            if encoder.has_packed()
+                && let Some(level) = pace.went(program.len() as u64, packing, sending)
+            {
+                encoder.set_level(level);
             }
             let took = done.elapsed();
             let wait = toll.of(composer.pages(), packing + sending, took, composer.left());
@@ -275,7 +294,7 @@ where
 async fn inwards<F, L>(
     mut far: F,
     mut local: L,
-    mut player: Player,
+    (mut player, mut decoder): (Player, Decoder),
     keep: &watch::Sender<u32>,
     confirm: impl Fn(u32) -> bool,
     meter: &Meter,
@@ -284,8 +303,6 @@ where
     F: AsyncRead + Unpin,
     L: AsyncWrite + Unpin,
 {
-    let reach = if player.has_room() { Reach::Far } else { Reach::Near };
-    let mut decoder = Decoder::new(reach);
     loop {
         let (said, len) = decoder.next(&mut far).await?;
         meter.received.fetch_add(len as u64, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use super::error::OutgoingError;
 use crate::config::Host;
 use crate::ports::{self, DataUri};
 use crate::progress::Meters;
-use crate::relay::{Meter, Migration, RelayError, Room, StreamKind, relay_known};
+use crate::relay::{Meter, Migration, Part, RelayError, Room, relay};
 use crate::serve::Agent;
 use crate::wan::message::{Door, Purpose, Token};
 
@@ -33,7 +33,7 @@ pub struct Carrying {
 }
 
 /// Connections of one migration at once to one door: multifd has 255 at most.
-const CONNECTIONS_MAX: usize = 260;
+pub const CONNECTIONS_MAX: usize = 260;
 
 impl Doors {
     pub fn open(host: &Host, params: &Params, with_disks: bool) -> Result<Self, OutgoingError> {
@@ -138,15 +138,12 @@ async fn carry_all(listener: TcpListener, way: Way) {
 
 async fn carry_one(local: TcpStream, index: u32, way: Way) {
     let Way { agent, token, leads_to, known, meter, broken } = way;
-    let kind = match leads_to {
-        Door::Memory => StreamKind::Memory,
-        Door::Disks => StreamKind::Disk,
-    };
+    let part = Part::Sends { kind: leads_to.into(), index, migration: known };
     let carried = async {
         local.set_nodelay(true).map_err(RelayError::Local)?;
         let far = super::dial(&agent, Purpose::Stream { token, leads_to, index }).await;
         let far = far.map_err(|error| RelayError::Far(std::io::Error::other(error)))?;
-        relay_known(local, far.stream, kind, &known, &meter).await
+        relay(local, far.stream, part, &meter).await
     };
     match carried.await {
         Ok(()) => debug!(%leads_to, "a connection has ended"),

@@ -25,6 +25,8 @@ use super::{DEAD_AFTER, RelayError, pace};
 pub const BLOCK_MAX: usize = 256 << 10;
 /// Frame, block headers and literals of what does not compress.
 const PACKED_MAX: usize = PROGRAM_MAX + (16 << 10);
+/// The end of one frame, the beginning of another, and what a flush adds.
+const FRAMES_MAX: usize = 1 << 10;
 const HEAD: usize = 8;
 /// Fast enough for a line that hypervisors migrate over, on one core.
 const LEVEL: i32 = 1;
@@ -68,8 +70,10 @@ fn packer(level: i32, reach: Reach) -> Packer {
 
 pub(super) struct Encoder {
     zstd: Packer,
-    /// What takes its place.
-    anew: Option<Packer>,
+    /// The level at which it begins anew.
+    anew: Option<i32>,
+    /// The last block was not passed over.
+    packed: bool,
     out: Vec<u8>,
     /// Blocks that go as they are before one is compressed again.
     skip: u32,
@@ -85,13 +89,18 @@ impl Encoder {
     }
 
     const fn of(zstd: Packer) -> Self {
-        Self { zstd, anew: None, out: Vec::new(), skip: 0 }
+        Self { zstd, anew: None, packed: false, out: Vec::new(), skip: 0 }
     }
 
     /// The next block begins anew at another level.
-    pub(super) fn set_level(&mut self, level: i32, reach: Reach) {
-        self.anew = Some(packer(level, reach));
+    pub(super) const fn set_level(&mut self, level: i32) {
+        self.anew = Some(level);
         self.skip = 0;
+    }
+
+    /// Whether it was tried to make the last block smaller.
+    pub(super) const fn has_packed(&self) -> bool {
+        self.packed
     }
 
     pub(super) const fn end() -> &'static [u8] {
@@ -120,16 +129,18 @@ impl Encoder {
     fn pack(&mut self, raw: &[u8], [as_it_is, packed]: [u8; 2]) -> &[u8] {
         self.out.clear();
         self.out.resize(HEAD, 0);
-        if self.skip > 0 {
+        self.packed = self.skip == 0;
+        if !self.packed {
             self.skip -= 1;
             self.out.extend_from_slice(raw);
             return self.headed(as_it_is, raw.len());
         }
-        self.out.resize(HEAD + PACKED_MAX, 0);
+        self.out.resize(HEAD + zstd::zstd_safe::compress_bound(raw.len()) + FRAMES_MAX, 0);
         let mut output = OutBuffer::around_pos(&mut self.out, HEAD);
-        if let Some(anew) = self.anew.take() {
+        if let Some(level) = self.anew.take() {
             while self.zstd.finish(&mut output, true).expect("an end fits") > 0 {}
-            self.zstd = anew;
+            let level = CParameter::CompressionLevel(level);
+            self.zstd.set_parameter(level).expect("between frames any level may be set");
         }
         let mut input = InBuffer::around(raw);
         while input.pos() < raw.len() {
@@ -218,9 +229,10 @@ impl Decoder {
         let mut output = OutBuffer::around(&mut self.raw);
         loop {
             let before = (input.pos(), output.pos());
-            self.zstd
-                .run(&mut input, &mut output)
-                .map_err(|_| broken("a block that is no zstd"))?;
+            self.zstd.run(&mut input, &mut output).map_err(|cause| {
+                tracing::debug!(%cause, "what zstd says");
+                broken("a block that is no zstd, or wants more memory than there is")
+            })?;
             if output.pos() > raw {
                 return Err(broken("a block that amounts to more than it says"));
             }

@@ -42,7 +42,7 @@ const SAME: u8 = 4;
 const BLOCK: u8 = 5;
 const DELTA: u8 = 6;
 const ZEROS: u8 = 7;
-const MEMORY: u8 = 8;
+pub(super) const MEMORY: u8 = 8;
 const DISK: u8 = 9;
 
 const SHORT: &str = "a program that ends too early";

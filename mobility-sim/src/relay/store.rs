@@ -7,31 +7,27 @@
 //! forgotten, and one is named on another connection only after the other end has said that it has it.
 //! So nobody ever waits for another connection, and none can hold another up.
 //!
-//! **What it costs.** At most the [`Room`] at the receiving end, plus indices; blocks of disks may be in a
-//! file. The sending end keeps pages of memory, against which it compares, and of the blocks of disks only
-//! their hashes. zstd has 128 MiB of its own for each connection of memory, at either end.
+//! **What it costs.** At most the [`Room`] at the receiving end, plus indices. The sending end keeps pages of memory, against which it compares, and of the blocks of disks only
+//! their hashes. zstd has 128 MiB of its own for each of the first connections of
+//! memory ([`CHANNELS`] and the one before them), at either end.
 
-mod blocks;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs::File;
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::codec::{PAGE, Page};
 use super::ram::Progress;
-use blocks::Blocks;
 
 /// Of a page's content. Guests choose their content, so that it has to be one that they cannot forge.
-pub(super) type Hash = [u8; 16];
+/// Whole, since blocks of disks are named by it alone.
+pub(super) type Hash = [u8; 32];
 
 pub(super) fn hash(page: &Page) -> Hash {
-    let hash = blake3::hash(page);
-    *hash.as_bytes().first_chunk().expect("it has 32 bytes")
+    *blake3::hash(page).as_bytes()
 }
 
 /// How much one end keeps for one migration, in bytes. The sending end's is not more than the
@@ -45,7 +41,7 @@ pub struct Room {
 }
 
 /// Channels among which the room for memory is shared; others, if there are more, have none.
-const CHANNELS: u32 = 4;
+pub(super) const CHANNELS: u32 = 4;
 
 impl Default for Room {
     /// 1 GiB together.
@@ -96,25 +92,12 @@ struct DiskSent {
 struct Received {
     memory_left: u32,
     disks_left: u32,
-    /// Of each disk the numbers of its blocks, by slot.
-    disks: HashMap<u16, Vec<u32>>,
-    blocks: Blocks,
+    /// Blocks of each disk, by slot.
+    disks: HashMap<u16, Vec<Box<Page>>>,
 }
 
 impl Migration {
-    /// All that is kept is kept in memory.
     pub fn new(room: Room) -> Self {
-        Self::with(room, Blocks::Memory(Vec::new()))
-    }
-
-    /// Blocks of disks that come in are kept in an empty file, which may be one of no name: a page cache
-    /// has what is anywhere on a disk, and disks are larger than memory. The sending end needs memory for
-    /// one hundredth of them all the same.
-    pub fn in_file(room: Room, file: File) -> Self {
-        Self::with(room, Blocks::File(file, 0))
-    }
-
-    fn with(room: Room, kept: Blocks) -> Self {
         let (memory_left, disks_left) = (Room::pages(room.memory), Room::pages(room.disks));
         let (blocks, disks) = (HashMap::new(), Vec::new());
         Self {
@@ -122,12 +105,7 @@ impl Migration {
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             connections: AtomicU64::new(0),
             sent: Mutex::new(Sent { memory_left, disks_left, blocks, disks }),
-            received: Mutex::new(Received {
-                memory_left,
-                disks_left,
-                disks: HashMap::new(),
-                blocks: kept,
-            }),
+            received: Mutex::new(Received { memory_left, disks_left, disks: HashMap::new() }),
         }
     }
 
@@ -202,8 +180,11 @@ impl Migration {
     /// The other end has so many blocks of the disk; `false` where it was not told to keep as many.
     pub(super) fn confirm(&self, disk: u16, blocks: u32) -> bool {
         let disk = &mut self.sent().disks[usize::from(disk)];
-        disk.confirmed = disk.confirmed.max(blocks);
-        blocks <= disk.to_keep
+        let is_so = blocks <= disk.to_keep;
+        if is_so {
+            disk.confirmed = disk.confirmed.max(blocks);
+        }
+        is_so
     }
 
     /// Room for so many pages of memory that come in; `false` where it is not there.
@@ -226,25 +207,26 @@ impl Migration {
     }
 
     /// The slot that the block is in now; `None` where there is no room.
-    pub(super) fn receive_block(&self, disk: u16, block: &Page) -> io::Result<Option<u32>> {
+    pub(super) fn receive_block(&self, disk: u16, block: &Page) -> Option<u32> {
         let mut received = self.received();
         let received = &mut *received;
-        let Some(left) = received.disks_left.checked_sub(1) else { return Ok(None) };
-        let Some(slots) = received.disks.get_mut(&disk) else { return Ok(None) };
-        let Ok(slot) = u32::try_from(slots.len()) else { return Ok(None) };
-        slots.push(received.blocks.push(block)?);
+        let left = received.disks_left.checked_sub(1)?;
+        let slots = received.disks.get_mut(&disk)?;
+        let slot = u32::try_from(slots.len()).ok()?;
+        slots.push(Box::new(*block));
         received.disks_left = left;
-        Ok(Some(slot))
+        Some(slot)
     }
 
     /// Appends a block that came in; `false` where there is none.
-    pub(super) fn append_block(&self, disk: u16, slot: u32, to: &mut Vec<u8>) -> io::Result<bool> {
+    pub(super) fn append_block(&self, disk: u16, slot: u32, to: &mut Vec<u8>) -> bool {
         let received = self.received();
         let slots = received.disks.get(&disk);
-        let number = usize::try_from(slot).ok().and_then(|slot| slots?.get(slot));
-        let Some(number) = number else { return Ok(false) };
-        received.blocks.append(*number, to)?;
-        Ok(true)
+        let block = usize::try_from(slot).ok().and_then(|slot| slots?.get(slot));
+        block.is_some_and(|block| {
+            to.extend_from_slice(&block[..]);
+            true
+        })
     }
 }
 
@@ -328,8 +310,11 @@ impl IndexedRing {
     /// The page that is in the slot is now at this place too. As many places are known as there may be
     /// pages and as many again: one content can be at any number of them.
     pub(super) fn place(&mut self, place: (usize, u64), slot: u64) {
-        if self.by_place.len() as u64 / 2 <= u64::from(self.ring.room) {
-            self.by_place.insert(place, slot);
+        let is_full = self.by_place.len() as u64 / 2 > u64::from(self.ring.room);
+        match self.by_place.entry(place) {
+            Entry::Occupied(mut known) => drop(known.insert(slot)),
+            Entry::Vacant(free) if !is_full => drop(free.insert(slot)),
+            Entry::Vacant(_) => {}
         }
     }
 

@@ -16,22 +16,24 @@ struct Line {
 
 /// Two agents with a line of `room` bytes between them.
 fn line(room: usize) -> Line {
-    let nothing = || Arc::new(Migration::new(Room::NONE));
-    line_of(room, StreamKind::Opaque, &[nothing(), nothing()])
+    line_of(room, [Part::Opaque, Part::Opaque])
 }
 
-/// A connection of a migration, of which the agents at its ends keep what they have carried.
-fn line_of(room: usize, kind: StreamKind, migration: &[Arc<Migration>; 2]) -> Line {
+/// The parts of both ends of a migration's first connection.
+fn parts(kind: StreamKind, migration: &[Arc<Migration>; 2]) -> [Part; 2] {
     let [from, to] = migration.clone();
+    let index = 0;
+    [Part::Sends { kind, index, migration: from }, Part::Takes { kind, index, migration: to }]
+}
+
+fn line_of(room: usize, [sends, takes]: [Part; 2]) -> Line {
     let (source, a) = duplex(64 << 10);
     let (destination, b) = duplex(64 << 10);
     let (a_far, b_far) = duplex(room);
     let [at_source, at_destination] = [(), ()].map(|()| Arc::new(Meter::default()));
     let meter = Arc::clone(&at_source);
-    let one = tokio::spawn(async move { relay_known(a, a_far, kind, &from, &meter).await });
-    let other = tokio::spawn(async move {
-        relay_known(b, b_far, StreamKind::Opaque, &to, &at_destination).await
-    });
+    let one = tokio::spawn(async move { relay(a, a_far, sends, &meter).await });
+    let other = tokio::spawn(async move { relay(b, b_far, takes, &at_destination).await });
     Line { source, destination, at_source, ends: [one, other] }
 }
 
@@ -112,7 +114,7 @@ async fn a_far_side_that_falls_silent_ends_the_local_connection() {
     let (mut source, local) = duplex(64 << 10);
     let (far, mut peer) = duplex(64 << 10);
     let meter = Arc::new(Meter::default());
-    let relayed = tokio::spawn(async move { relay(local, far, &meter).await });
+    let relayed = tokio::spawn(async move { relay(local, far, Part::Opaque, &meter).await });
     // It says that it is there, and then nothing.
     let began = Instant::now();
     for _ in 0..10 {
@@ -133,7 +135,7 @@ async fn a_far_side_that_falls_silent_ends_the_local_connection() {
 async fn a_line_that_is_slow_is_not_silent() {
     let (mut source, local) = duplex(64 << 10);
     let (far, mut peer) = duplex(64 << 10);
-    tokio::spawn(async move { relay(local, far, &Meter::default()).await });
+    tokio::spawn(async move { relay(local, far, Part::Opaque, &Meter::default()).await });
     // One block, for which the line needs minutes.
     for byte in block::Encoder::new().block(b"QEVM").to_vec() {
         tokio::time::sleep(DEAD_AFTER - Duration::from_secs(1)).await;
@@ -149,7 +151,7 @@ async fn a_line_that_breaks_ends_both_connections() {
     let (mut source, local) = duplex(64 << 10);
     let (far, peer) = duplex(64 << 10);
     let meter = Arc::new(Meter::default());
-    let relayed = tokio::spawn(async move { relay(local, far, &meter).await });
+    let relayed = tokio::spawn(async move { relay(local, far, Part::Opaque, &meter).await });
     source.write_all(b"QEVM").await.unwrap();
     drop(peer);
     assert!(matches!(relayed.await.unwrap(), Err(RelayError::Far(_))));
@@ -183,7 +185,8 @@ async fn blocks_that_lie_are_refused_with_bounded_memory() {
     ] {
         let (_source, local) = duplex(64 << 10);
         let (far, mut peer) = duplex(64 << 10);
-        let relayed = tokio::spawn(async move { relay(local, far, &Meter::default()).await });
+        let relayed =
+            tokio::spawn(async move { relay(local, far, Part::Opaque, &Meter::default()).await });
         peer.write_all(&lie).await.unwrap();
         match relayed.await.unwrap() {
             Err(RelayError::Protocol { what: found }) => {

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use units::chain;
 
+use crate::destination_host::CONNECTIONS_MAX;
 use crate::progress::Meters;
-use crate::relay::{Migration, RelayError, Room, StreamKind, relay_known};
+use crate::relay::{Migration, Part, RelayError, Room, relay};
 use crate::serve::Agent;
 use crate::wan;
 use crate::wan::message::{Door, Token};
@@ -114,10 +115,14 @@ pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, index: u32, str
         Door::Memory => (Some(to.memory), &meters.memory, memory),
         Door::Disks => (to.disks, &meters.disks, disks),
     };
+    if index as usize >= CONNECTIONS_MAX {
+        return warn!(index, "more connections than a migration has");
+    }
     let Some(address) = address else { return warn!("disks come where none are awaited") };
     let carried = async {
         let local = turn.connect(index, address).await.map_err(RelayError::Local)?;
-        relay_known(local, stream.stream, StreamKind::Opaque, &known, meter).await
+        let part = Part::Takes { kind: leads_to.into(), index, migration: known };
+        relay(local, stream.stream, part, meter).await
     };
     let carried = tokio::select! {
         carried = carried => carried,

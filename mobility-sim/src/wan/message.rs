@@ -10,6 +10,7 @@ use units::{Epoch, MigrationId};
 use uuid::Uuid;
 
 use crate::custody::Carried;
+use crate::relay::StreamKind;
 
 pub const VERSION: u16 = 1;
 
@@ -43,6 +44,15 @@ pub enum Purpose {
 pub enum Door {
     Memory,
     Disks,
+}
+
+impl From<Door> for StreamKind {
+    fn from(door: Door) -> Self {
+        match door {
+            Door::Memory => Self::Memory,
+            Door::Disks => Self::Disk,
+        }
+    }
 }
 
 impl fmt::Display for Door {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use causeway_mobility::relay::{Meter, Migration, Room, StreamKind, relay, relay_known};
+use causeway_mobility::relay::{Meter, Migration, Part, Room, StreamKind, relay};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -223,7 +223,6 @@ impl Way {
         held(&self.heard).push([source, destination]);
         let ((mut near, near_end), (mut far, far_end)) = (loopback().await?, loopback().await?);
         let line = self.clone().line(near_end, far_end);
-        let [sender, receiver] = &self.migration;
         let [one, other] = [(); 2].map(|()| Meter::default());
         let ends = async {
             match self.via {
@@ -232,17 +231,24 @@ impl Way {
                     let back = tokio::io::copy_bidirectional(&mut to, &mut far);
                     tokio::try_join!(out, back)?;
                 }
-                Via::NamesOfMemory if self.kind == StreamKind::Disk => {
-                    let ends = tokio::try_join!(relay(from, near, &one), relay(to, far, &other));
-                    ends.map_err(io::Error::other)?;
-                }
-                Via::Blocks => {
-                    let ends = tokio::try_join!(relay(from, near, &one), relay(to, far, &other));
-                    ends.map_err(io::Error::other)?;
-                }
-                Via::Names | Via::NamesOfMemory => {
-                    let sends = relay_known(from, near, self.kind, sender, &one);
-                    let takes = relay_known(to, far, StreamKind::Opaque, receiver, &other);
+                via => {
+                    let (kind, index) = (self.kind, 0);
+                    let is_known = match via {
+                        Via::Names => true,
+                        Via::NamesOfMemory => kind == StreamKind::Memory,
+                        _ => false,
+                    };
+                    let [sends, takes] = if is_known {
+                        let [sender, receiver] = self.migration.clone();
+                        [
+                            Part::Sends { kind, index, migration: sender },
+                            Part::Takes { kind, index, migration: receiver },
+                        ]
+                    } else {
+                        [Part::Opaque, Part::Opaque]
+                    };
+                    let sends = relay(from, near, sends, &one);
+                    let takes = relay(to, far, takes, &other);
                     tokio::try_join!(sends, takes).map_err(io::Error::other)?;
                 }
             }

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -192,24 +192,36 @@ impl Daemon {
         let (unfinished, signal) = (self.path("signal.new"), self.path("signal"));
         fs::write(&unfinished, name).expect("the file takes it");
         fs::rename(unfinished, &signal).expect("it is renamed");
-        while signal.exists() {
-            sleep(Duration::from_millis(20));
-        }
+        self.until("the signal is sent", || {
+            if signal.exists() { Err("not taken up".to_owned()) } else { Ok(()) }
+        });
     }
 
     /// libvirtd ends and begins again, as at a reboot of the host; VMs go on.
     pub fn restart(&self) {
         let restart = self.path("restart");
         fs::write(&restart, "").expect("the file takes it");
-        while restart.exists() || self.virsh(&["version"]).is_err() {
-            sleep(Duration::from_millis(50));
+        self.until("libvirtd answers again", || {
+            if restart.exists() {
+                return Err("not taken up".to_owned());
+            }
+            self.virsh(&["version"]).map(drop)
+        });
+    }
+
+    fn until(&self, what: &str, holds: impl Fn() -> Result<(), String>) {
+        let began = Instant::now();
+        while let Err(why) = holds() {
+            let is_over = self.first_process().is_empty() || began.elapsed() > PATIENCE;
+            assert!(!is_over, "never: {what}: {why}\n{}", self.log());
+            sleep(Duration::from_millis(20));
         }
     }
 
-    /// The first process of its namespaces, by its number outside.
+    /// The first process of its namespaces, by its number outside; empty where it has ended.
     ///
     /// # Panics
-    /// Where it is gone.
+    /// Where that cannot be looked at.
     pub fn first_process(&self) -> String {
         let unshare = self.child.id();
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
@@ -225,13 +237,24 @@ impl Drop for Daemon {
     }
 }
 
+/// More than a loaded machine takes for anything here.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Runs virsh with any connection; `Err` is what it said. One that hangs is ended.
 ///
 /// # Panics
 /// Where there is none.
 pub fn virsh(uri: &str, args: &[&str]) -> Result<String, String> {
+    virsh_within(PATIENCE, uri, args)
+}
+
+/// As [`virsh`], ended after so long.
+///
+/// # Panics
+/// Where there is none.
+pub fn virsh_within(bound: Duration, uri: &str, args: &[&str]) -> Result<String, String> {
     let output = Command::new("timeout")
-        .args(["120", "virsh", "-q", "-c", uri])
+        .args([&bound.as_secs().to_string(), "virsh", "-q", "-c", uri])
         .args(args)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())

@@ -3,12 +3,15 @@
 use rpc::server::{Ended, Event, Goodbye};
 
 use crate::peer::Peer;
-use lab::daemon::virsh;
+use lab::daemon::virsh_within;
+
+/// One that hangs is ended after so long.
+const BOUND: std::time::Duration = std::time::Duration::from_secs(30);
 
 #[test]
 fn virsh_is_told_who_this_host_is_and_that_it_lists_nothing() {
     let peer = Peer::start(|_, _| {});
-    let ask = |args: &[&str]| virsh(&peer.uri, args);
+    let ask = |args: &[&str]| virsh_within(BOUND, &peer.uri, args);
     assert_eq!(ask(&["hostname"]), Ok("agent-west\n".to_owned()));
     assert_eq!(ask(&["uri"]), Ok(format!("{}\n", peer.uri)));
     let version = ask(&["version"]).unwrap();
@@ -29,6 +32,6 @@ fn virsh_is_told_who_this_host_is_and_that_it_lists_nothing() {
 #[test]
 fn virsh_gives_up_on_a_host_that_answers_no_pings() {
     let peer = Peer::mute_at(59);
-    let said = virsh(&peer.uri, &["-k", "1", "-K", "1", "hostname"]).unwrap_err();
+    let said = virsh_within(BOUND, &peer.uri, &["-k", "1", "-K", "1", "hostname"]).unwrap_err();
     assert!(said.contains("keepalive timeout"), "{said}");
 }

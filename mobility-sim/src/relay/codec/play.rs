@@ -1,6 +1,5 @@
 //! The end that receives: programs into a stream. What is played may be made up by anybody.
 
-use std::io;
 use std::sync::Arc;
 
 use super::super::RelayError;
@@ -16,25 +15,6 @@ enum Playing {
     Nothing,
     Memory(Ring),
     Disk { number: u16, slots: u32 },
-}
-
-/// Why a program is not played.
-enum Fault {
-    /// The other end lies.
-    Lie(&'static str),
-    Kept(io::Error),
-}
-
-impl From<&'static str> for Fault {
-    fn from(what: &'static str) -> Self {
-        Self::Lie(what)
-    }
-}
-
-impl From<io::Error> for Fault {
-    fn from(cause: io::Error) -> Self {
-        Self::Kept(cause)
-    }
 }
 
 /// Plays the programs of one connection.
@@ -53,11 +33,6 @@ impl Player {
         Self { migration, kept, out: Vec::new(), header: 0, slot: 0, block: 0 }
     }
 
-    /// Whether anything may be kept.
-    pub(in super::super) fn has_room(&self) -> bool {
-        self.migration.has_room()
-    }
-
     /// Blocks of a disk that it has; `None` where it is none.
     pub(in super::super) const fn blocks(&self) -> Option<u32> {
         match self.kept {
@@ -69,28 +44,21 @@ impl Player {
     /// What it amounts to, at most [`BLOCK_MAX`] bytes.
     pub(in super::super) fn play(&mut self, program: &[u8]) -> Result<&[u8], RelayError> {
         self.out.clear();
-        self.run(program).map_err(|fault| match fault {
-            Fault::Lie(what) => RelayError::Protocol { what },
-            Fault::Kept(cause) => RelayError::Kept(cause),
-        })?;
+        self.run(program).map_err(|what| RelayError::Protocol { what })?;
         Ok(&self.out)
     }
 
-    fn run(&mut self, mut program: &[u8]) -> Result<(), Fault> {
+    fn run(&mut self, mut program: &[u8]) -> Result<(), &'static str> {
         let len = usize::try_from(take_varint(&mut program)?).map_err(|_| SHORT)?;
         let (mut instructions, mut enclosed) = program.split_at_checked(len).ok_or(SHORT)?;
         while let Some((instruction, rest)) = instructions.split_first() {
             instructions = rest;
             self.step(*instruction, &mut instructions, &mut enclosed)?;
             if self.out.len() > BLOCK_MAX {
-                return Err("a program that amounts to more than a block".into());
+                return Err("a program that amounts to more than a block");
             }
         }
-        if enclosed.is_empty() {
-            Ok(())
-        } else {
-            Err("a program that leaves something over".into())
-        }
+        if enclosed.is_empty() { Ok(()) } else { Err("a program that leaves something over") }
     }
 
     fn step(
@@ -98,8 +66,8 @@ impl Player {
         instruction: u8,
         arguments: &mut &[u8],
         enclosed: &mut &[u8],
-    ) -> Result<(), Fault> {
-        const UNKNOWN: Fault = Fault::Lie("a page that was never sent");
+    ) -> Result<(), &'static str> {
+        const UNKNOWN: &str = "a page that was never sent";
         match instruction {
             ENCLOSED => {
                 let len = usize::try_from(take_varint(arguments)?).map_err(|_| SHORT)?;
@@ -126,7 +94,7 @@ impl Player {
                     Playing::Nothing => false,
                     Playing::Memory(ring) => ring.push(page),
                     Playing::Disk { number, slots } => {
-                        let slot = self.migration.receive_block(*number, page)?;
+                        let slot = self.migration.receive_block(*number, page);
                         slot.is_some_and(|slot| {
                             *slots = slot + 1;
                             true
@@ -134,7 +102,7 @@ impl Player {
                     }
                 };
                 if !kept {
-                    return Err("more pages to keep than there is room for".into());
+                    return Err("more pages to keep than there is room for");
                 }
             }
             SAME => {
@@ -146,7 +114,7 @@ impl Player {
                 let disk = u16::try_from(take_varint(arguments)?).map_err(|_| UNKNOWN)?;
                 let slot = absolute(take_varint(arguments)?, &mut self.block);
                 let slot = u32::try_from(slot).map_err(|_| UNKNOWN)?;
-                if !self.migration.append_block(disk, slot, &mut self.out)? {
+                if !self.migration.append_block(disk, slot, &mut self.out) {
                     return Err(UNKNOWN);
                 }
             }
@@ -160,23 +128,23 @@ impl Player {
             }
             ZEROS => self.out.extend_from_slice(&[0; PAGE]),
             MEMORY | DISK if !matches!(self.kept, Playing::Nothing) => {
-                return Err("a connection of two kinds".into());
+                return Err("a connection of two kinds");
             }
             MEMORY => {
                 let room = u32::try_from(take_varint(arguments)?).map_err(|_| SHORT)?;
                 if !self.migration.grant_memory(room) {
-                    return Err("it wants more memory than it is given here".into());
+                    return Err("it wants more memory than it is given here");
                 }
                 self.kept = Playing::Memory(Ring::new(room));
             }
             DISK => {
                 let number = u16::try_from(take_varint(arguments)?).map_err(|_| SHORT)?;
                 if !self.migration.receive_disk(number) {
-                    return Err("two disks of one number".into());
+                    return Err("two disks of one number");
                 }
                 self.kept = Playing::Disk { number, slots: 0 };
             }
-            _ => return Err("an instruction that there is not".into()),
+            _ => return Err("an instruction that there is not"),
         }
         Ok(())
     }

@@ -24,12 +24,6 @@ impl Ends {
         Self { from, to }
     }
 
-    /// What comes in is kept in a file.
-    fn in_file(room: Room) -> Self {
-        let to = Migration::in_file(room, tempfile::tempfile().unwrap());
-        Self { to: Arc::new(to), ..Self::of(room) }
-    }
-
     fn memory(&self) -> Connection {
         self.connection(AnyParser::Ram(RamParser::new()))
     }
@@ -140,7 +134,7 @@ fn every_byte_comes_out_wherever_the_stream_is_cut() {
 
 #[test]
 fn memory_names_blocks_of_a_disk_once_they_are_confirmed() {
-    let ends = Ends::in_file(SMALL);
+    let ends = Ends::of(SMALL);
     let mut client = Client::begin();
     client.write(0, &[page(1), page(2), page(1)].concat());
     let mut disk = ends.disk();
@@ -174,14 +168,6 @@ fn without_room_nothing_is_kept_and_everything_arrives() {
     let mut disk = ends.disk();
     disk.push(&client.0);
     assert!(disk.out == client.0);
-}
-
-#[test]
-fn a_file_that_takes_nothing_is_not_the_other_ends_fault() {
-    let nowhere = std::fs::File::open("/dev/null").unwrap();
-    let mut player = Player::new(Arc::new(Migration::in_file(SMALL, nowhere)));
-    let program = [&[3, DISK, 0, PAGE_KEPT][..], &[7; PAGE]].concat();
-    assert!(matches!(player.play(&program), Err(RelayError::Kept(_))));
 }
 
 #[test]
@@ -261,9 +247,8 @@ proptest! {
     fn whatever_a_guest_does_arrives_as_it_was(
         acts in vec(act(), 1..120),
         cut in 1_usize..9000,
-        in_file: bool,
     ) {
-        let ends = if in_file { Ends::in_file(SMALL) } else { Ends::of(SMALL) };
+        let ends = Ends::of(SMALL);
         let (mut memory, mut disk) = (ends.memory(), ends.disk());
         let (mut stream, mut client) = (Stream::begin(), Client::begin());
         let (mut said, mut written) = (0, 0);

@@ -1,6 +1,6 @@
 //! Connections of which it is known what they carry.
 
-use super::super::codec::PAGE;
+use super::super::codec::{MEMORY, PAGE};
 use super::super::nbd::tests::Client;
 use super::super::ram::tests::Stream;
 use super::*;
@@ -36,7 +36,7 @@ fn memory_of(pages: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn what_a_disk_brought_is_only_named_in_memory() {
     let (migration, content) = (migration(), noise(100 * PAGE, 5));
-    let mut disk = line_of(64 << 10, StreamKind::Disk, &migration);
+    let mut disk = line_of(64 << 10, parts(StreamKind::Disk, &migration));
     let mut client = Client::begin();
     client.write(1 << 20, &content);
     carry(&mut disk, &client.0).await;
@@ -45,7 +45,7 @@ async fn what_a_disk_brought_is_only_named_in_memory() {
     // It is confirmed before the server answers.
     disk.destination.write_all(b"done").await.unwrap();
     disk.source.read_exact(&mut [0; 4]).await.unwrap();
-    let mut memory = line_of(64 << 10, StreamKind::Memory, &migration);
+    let mut memory = line_of(64 << 10, parts(StreamKind::Memory, &migration));
     carry(&mut memory, &memory_of(&content)).await;
     assert!(sent(&memory) < as_much / 50, "{} of {as_much}", sent(&memory));
     for Line { mut source, mut destination, ends, .. } in [disk, memory] {
@@ -60,7 +60,7 @@ async fn what_a_disk_brought_is_only_named_in_memory() {
 
 #[tokio::test]
 async fn half_a_page_does_not_wait_for_the_other_half() {
-    let mut line = line_of(1 << 20, StreamKind::Memory, &migration());
+    let mut line = line_of(1 << 20, parts(StreamKind::Memory, &migration()));
     let stream = memory_of(&noise(3 * PAGE, 9));
     for piece in stream.chunks(1000) {
         carry(&mut line, piece).await;
@@ -74,7 +74,7 @@ async fn half_a_page_does_not_wait_for_the_other_half() {
 #[tokio::test]
 async fn who_does_not_take_memory_holds_who_sends_it() {
     let Line { mut source, destination, at_source, .. } =
-        line_of(8 << 10, StreamKind::Memory, &migration());
+        line_of(8 << 10, parts(StreamKind::Memory, &migration()));
     let stream = memory_of(&noise(16 << 20, 3));
     let sends = tokio::spawn(async move { source.write_all(&stream).await });
     for _ in 0..100 {
@@ -89,14 +89,14 @@ async fn who_does_not_take_memory_holds_who_sends_it() {
 
 #[tokio::test]
 async fn who_has_what_it_was_not_sent_is_refused() {
-    for kind in [StreamKind::Opaque, StreamKind::Memory, StreamKind::Disk] {
+    let of = |kind| {
+        let [sends, _] = parts(kind, &migration());
+        sends
+    };
+    for part in [Part::Opaque, of(StreamKind::Memory), of(StreamKind::Disk)] {
         let (_source, local) = duplex(64 << 10);
         let (far, mut peer) = duplex(64 << 10);
-        let [from, _] = migration();
-        let relayed =
-            tokio::spawn(
-                async move { relay_known(local, far, kind, &from, &Meter::default()).await },
-            );
+        let relayed = tokio::spawn(async move { relay(local, far, part, &Meter::default()).await });
         peer.write_all(&Encoder::kept(1)).await.unwrap();
         let error = relayed.await.unwrap().unwrap_err();
         assert!(matches!(error, RelayError::Protocol { what } if what.contains("not sent")));
@@ -112,6 +112,41 @@ async fn a_level_may_change_in_mid_stream() {
         let block = encoder.program(&content).to_vec();
         let (said, _) = decoder.next(&mut &block[..]).await.unwrap();
         assert_eq!(said, Said::Program(&content));
-        encoder.set_level(level, Reach::Far);
+        encoder.set_level(level);
     }
+}
+
+/// What answers keep at the source, nobody asked for.
+#[tokio::test]
+async fn what_is_answered_keeps_nothing_at_the_source() {
+    for kind in [StreamKind::Memory, StreamKind::Disk] {
+        let [part, _] = parts(kind, &migration());
+        let (_source, local) = duplex(64 << 10);
+        let (far, mut peer) = duplex(64 << 10);
+        let relayed = tokio::spawn(async move { relay(local, far, part, &Meter::default()).await });
+        // A ring of one page of memory.
+        let program = [2, MEMORY, 1];
+        peer.write_all(Encoder::of_programs(Reach::Near).program(&program)).await.unwrap();
+        let error = relayed.await.unwrap().unwrap_err();
+        assert!(matches!(error, RelayError::Protocol { what } if what.contains("more memory")));
+    }
+}
+
+#[test]
+fn only_the_first_connections_of_memory_look_far() {
+    let migration = migration();
+    let reach = |kind, index| {
+        let [from, to] = migration.clone();
+        let ends = [
+            Part::Sends { kind, index, migration: from },
+            Part::Takes { kind, index, migration: to },
+        ];
+        let [one, other] = ends.map(|end| end.reach());
+        assert_eq!(one, other, "the ends do not mean the same");
+        one
+    };
+    assert_eq!(reach(StreamKind::Memory, 0), Reach::Far);
+    assert_eq!(reach(StreamKind::Memory, store::CHANNELS), Reach::Far);
+    assert_eq!(reach(StreamKind::Memory, store::CHANNELS + 1), Reach::Near);
+    assert_eq!(reach(StreamKind::Disk, 0), Reach::Near);
 }
