@@ -59,6 +59,9 @@ struct State {
     unsent: usize,
     /// Of each stream, by sequence number.
     flights: BTreeMap<(u16, u64), Flight>,
+    /// Answered, and the answer not yet taken in everywhere: until it is, the table, the tracker and the
+    /// figures still say what was before.
+    answered: usize,
     /// By disk and block.
     refused: Vec<(usize, BlockIndex)>,
 }
@@ -83,24 +86,42 @@ impl Pending {
         }
     }
 
-    /// Takes the flights of a stream up to this number.
-    pub fn landed(&self, stream: u16, upto: u64) -> Vec<Flight> {
-        let mut state = self.lock();
+    /// Takes in that the flights of a stream up to this number were acknowledged.
+    pub fn landed(&self, stream: u16, upto: u64, take_in: impl FnMut(Flight)) {
         let mut landed = Vec::new();
-        while let Some(entry) = state.flights.range((stream, 0)..=(stream, upto)).next() {
-            let key = *entry.0;
-            landed.extend(state.flights.remove(&key));
+        {
+            let mut state = self.lock();
+            while let Some(entry) = state.flights.range((stream, 0)..=(stream, upto)).next() {
+                let key = *entry.0;
+                landed.extend(state.flights.remove(&key));
+            }
+            state.answered += 1;
         }
-        landed
+        // Outside the lock: it takes the table's.
+        landed.into_iter().for_each(take_in);
+        self.taken_in(None);
     }
 
-    /// Takes one flight.
-    pub fn land(&self, stream: u16, seq: u64) -> Option<Flight> {
-        self.lock().flights.remove(&(stream, seq))
+    /// Takes in that one flight was refused; `false`: there is none.
+    pub fn refused(&self, stream: u16, seq: u64, take_in: impl FnOnce(Flight)) -> bool {
+        let flight = {
+            let mut state = self.lock();
+            let Some(flight) = state.flights.remove(&(stream, seq)) else { return false };
+            state.answered += 1;
+            flight
+        };
+        let refused = (flight.disk, flight.block);
+        take_in(flight);
+        self.taken_in(Some(refused));
+        true
     }
 
-    pub fn refused(&self, disk: usize, block: BlockIndex) {
-        self.lock().refused.push((disk, block));
+    fn taken_in(&self, refused: Option<(usize, BlockIndex)>) {
+        let mut state = self.lock();
+        state.refused.extend(refused);
+        state.answered -= 1;
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     pub fn take_refused(&self) -> Vec<(usize, BlockIndex)> {
@@ -111,9 +132,10 @@ impl Pending {
         self.lock().unsent == 0
     }
 
+    /// ... and answered, with all that follows from the answers.
     pub fn all_landed(&self) -> bool {
         let state = self.lock();
-        state.unsent == 0 && state.flights.is_empty()
+        state.unsent == 0 && state.flights.is_empty() && state.answered == 0
     }
 
     /// Gives up every flight: the blocks are dirty again.
@@ -125,5 +147,54 @@ impl Pending {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use units::{Bytes, DiskNo};
+
+    use super::super::progress::DiskStats;
+    use super::*;
+    use crate::changes::{Changes, NoChanges};
+
+    fn depart(pending: &Pending, stream: u16, seq: u64) {
+        let changes: Arc<dyn Changes> = Arc::new(NoChanges);
+        let (disk, block) = (DiskNo(0), BlockIndex(seq));
+        let taken = Taken::take(&changes, disk, block);
+        let stats = Arc::new(DiskStats::new(disk, Bytes::ZERO));
+        pending.queued();
+        let flight = Flight { disk: 0, block, hash: Digest([0; 32]), taken, stats };
+        pending.departs(stream, seq, flight);
+        pending.sent();
+    }
+
+    #[test]
+    fn nothing_has_landed_before_what_it_means_is_known_everywhere() {
+        let pending = Pending::default();
+        for (stream, seq) in [(0, 1), (0, 2), (1, 1), (1, 2)] {
+            depart(&pending, stream, seq);
+        }
+        let mut landed = Vec::new();
+        pending.landed(0, 1, |flight| landed.push(flight.block.0));
+        assert_eq!(landed, [1]);
+        assert!(!pending.all_landed());
+        pending.landed(1, 2, |flight| landed.push(flight.block.0));
+        assert_eq!(landed, [1, 1, 2]);
+        assert!(!pending.all_landed());
+        // The last one: to whoever waits it is still on its way.
+        pending.landed(0, 2, |_| assert!(!pending.all_landed()));
+        assert!(pending.all_landed());
+        assert!(pending.take_refused().is_empty());
+    }
+
+    #[test]
+    fn what_is_refused_is_known_when_everything_has_been_answered() {
+        let pending = Pending::default();
+        depart(&pending, 3, 7);
+        assert!(!pending.refused(3, 8, |_| panic!("it is not in flight")));
+        assert!(pending.refused(3, 7, |_| assert!(!pending.all_landed())));
+        assert!(pending.all_landed());
+        assert_eq!(pending.take_refused(), [(0, BlockIndex(7))]);
     }
 }

@@ -50,7 +50,7 @@ pub struct RoundStats {
 }
 
 impl DiskStats {
-    fn new(disk: DiskNo, total: Bytes) -> Self {
+    pub fn new(disk: DiskNo, total: Bytes) -> Self {
         let (done, sent, wire) = Default::default();
         let (equal, zero) = Default::default();
         Self { disk, total, done, sent, wire, equal, zero }

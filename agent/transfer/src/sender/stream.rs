@@ -11,7 +11,7 @@ use wire::data::{ALIVE_EVERY_MS, DEAD_AFTER_MS, Frame, UNACKED_MAX, UNKNOWN, cre
 use super::SenderError;
 use super::limiter::PIECE;
 use super::link::{Link, protocol};
-use super::pending::Outgoing;
+use super::pending::{Flight, Outgoing};
 use crate::frames::{FrameReader, FrameWriter, StreamError};
 
 /// What a stream is told to say besides blocks.
@@ -206,16 +206,15 @@ async fn receive(
                 acked(stream, upto);
             }
             Frame::Nack { seq, reason } => {
-                let Some(flight) = stream.link.pending.land(stream.no, seq) else {
-                    return protocol(format!("block {seq} is refused and is not in flight"));
+                let take_in = |flight: Flight| {
+                    tracing::debug!(block = flight.block.0, ?reason, "block refused");
+                    // What is there is not what was believed: it has to be sent in full.
+                    let held = &stream.link.sources[flight.disk];
+                    held.held().contradict(flight.block, UNKNOWN);
                 };
-                tracing::debug!(block = flight.block.0, ?reason, "block refused");
-                // What is there is not what was believed: it has to be sent in full.
-                let held = &stream.link.sources[flight.disk];
-                held.held().contradict(flight.block, UNKNOWN);
-                stream.link.pending.refused(flight.disk, flight.block);
-                drop(flight);
-                stream.link.pending.changed.notify_waiters();
+                if !stream.link.pending.refused(stream.no, seq, take_in) {
+                    return protocol(format!("block {seq} is refused and is not in flight"));
+                }
             }
             Frame::Table { .. } | Frame::Span { .. } => {
                 let mut payload = vec![0; usize::try_from(payload_len).expect("32 bits fit")];
@@ -238,16 +237,14 @@ async fn receive(
 
 /// These blocks are on the destination's stable storage.
 fn acked(stream: &Stream, upto: u64) {
-    let landed = stream.link.pending.landed(stream.no, upto);
-    for flight in landed {
+    stream.link.pending.landed(stream.no, upto, |flight| {
         let source = &stream.link.sources[flight.disk];
         source.held().settle(flight.block, flight.hash);
         flight.stats.done.add(source.len_of(flight.block).0);
         flight.taken.settle();
-    }
+    });
     stream.acked.store(upto, Ordering::Relaxed);
     stream.room.notify_one();
-    stream.link.pending.changed.notify_waiters();
 }
 
 const fn io(cause: std::io::Error) -> SenderError {
