@@ -56,10 +56,16 @@ impl Context {
         Ok(sites)
     }
 
-    pub fn site_config(&self, name: &SiteName) -> Result<SiteConfig, Failure> {
+    /// ... among them one of this name, and the names of all.
+    pub fn known(&self, name: &SiteName) -> Result<(Option<SiteConfig>, Vec<String>), Failure> {
         let sites = self.sites()?;
-        let names: Vec<_> = sites.iter().map(|site| site.name.to_string()).collect();
-        sites.into_iter().find(|site| site.name == *name).ok_or_else(|| {
+        let names = sites.iter().map(|site| site.name.to_string()).collect();
+        Ok((sites.into_iter().find(|site| site.name == *name), names))
+    }
+
+    pub fn site_config(&self, name: &SiteName) -> Result<SiteConfig, Failure> {
+        let (site, names) = self.known(name)?;
+        site.ok_or_else(|| {
             let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             Failure::new(Kind::Refused, format!("no site {name} is registered; known: {known}"))
                 .hint(format!("causeway site add {name} --uri qemu+ssh://root@HOST/system"))

@@ -163,14 +163,18 @@ pub fn halted(plan: &Plan, halt: &Halt) -> Failure {
     );
     let to = &plan.to;
     if is_taken_back && cause.and_then(silent_site) == Some(to) {
-        failure.hints.push(format!(
-            "if {to} is gone for good: causeway recover {id} --settle --attest fenced={to} --reason \"WHY\""
-        ));
+        failure.hints.push(format!("if {to} is gone for good: {}", vouch_for_it(plan)));
     }
     if kind == Kind::Interrupted && !is_taken_back {
         failure.hints.push(format!("or take everything back: causeway abort {id}"));
     }
     failure
+}
+
+/// What a person types whose word it is that nothing of the VM runs at a destination that is gone.
+pub fn vouch_for_it(plan: &Plan) -> String {
+    let Plan { id, to, .. } = plan;
+    format!("causeway recover {id} --settle --attest fenced={to} --reason \"WHY\"")
 }
 
 /// The one that did not answer.

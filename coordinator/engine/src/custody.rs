@@ -216,11 +216,11 @@ impl Custody {
         request: DestinationRequest,
         mark: &MarkSeen,
     ) -> Result<Vec<DestinationEffect>, CustodyError> {
+        let DestinationRequest::Revoke { attested: Some(word) } = &request else {
+            return self.destination.request(epoch, request, mark).await;
+        };
         let ask = |role: &DestinationRole| role.step(epoch, request.clone(), mark);
         let asked = self.destination.ask(ask).await;
-        let DestinationRequest::Revoke { attested: Some(word) } = &request else {
-            return self.destination.carry(asked?).await;
-        };
         // An operator has vouched for a site that is gone for good, perhaps with all that it knew.
         let (asked, is_gone) = match asked {
             Err(CustodyError::Site { site, cause }) => {

@@ -1,14 +1,17 @@
 //! What can be found out about a migration's VM, for a verdict: what ledgers say and platforms show.
 //! Changes nothing, and holds nothing for true because it cannot be seen.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use handover::{
-    Attempt, DestinationRole, DestinationState, Evidence, Identity, MarkSeen, PlanDigest, Platform,
-    Record, Side, SourceRole, SourceState, VerifyingKey, VmKey,
+    Attempt, DestinationEntry, DestinationRole, DestinationState, Entry, Evidence, Identity,
+    MarkSeen, PlanDigest, Platform, Record, Side, SourceEntry, SourceRole, SourceState,
+    VerifyingKey, VmKey,
 };
 use model::{Power, VmId};
 use site::{PlaceholderState, Site, SiteErrorKind};
+use site_ledger::Role;
 use units::{Digest, Epoch};
 
 use crate::custody::{CustodyError, copy_of_ledger, is_being_revoked, longer, mark_seen};
@@ -33,7 +36,15 @@ pub struct About {
     pub destination_key: VerifyingKey,
 }
 
-/// Asks the sites that can be asked.
+/// All that was found out.
+pub struct Gathered {
+    pub evidence: Evidence,
+    /// By the sites' own ledgers a later attempt of this VM was opened, and not taken back: what both sites
+    /// show by now is its doing.
+    pub is_followed: bool,
+}
+
+/// Asks the sites that can be asked, side by side.
 ///
 /// # Errors
 /// When a ledger contradicts itself, or its site's copy of it.
@@ -41,51 +52,65 @@ pub async fn gather(
     about: &About,
     source: Option<Asked>,
     destination: Option<Asked>,
-) -> Result<Evidence, CustodyError> {
+) -> Result<Gathered, CustodyError> {
     let mut evidence = Evidence::nothing(about.epoch.unwrap_or_default());
     let id = about.id;
-    let (source, destination) =
-        tokio::join!(ask_source(about, source), ask_destination(about, destination));
-    let (source, destination) = (source?, destination?);
-    evidence.source_platform = source.platform;
-    (evidence.mark, evidence.destination_platform) = (destination.mark, destination.platform);
-    let (source_was_read, unfenced_counts) = (source.was_kept, source.site_asked);
-    let (at_source, at_source_site) = (source.role, source.site);
-    let undecided_counts = destination.site_asked;
-    let (at_destination, at_destination_site) = (destination.role, destination.site);
+    let at_source = async {
+        let found = ask::<SourceRole>(about, source).await?;
+        let platform = match &found.site {
+            Some(site) => source_platform(&**site, id).await,
+            None => Platform::Unreachable,
+        };
+        Ok::<_, CustodyError>((found, platform))
+    };
+    let at_destination = async {
+        let found = ask::<DestinationRole>(about, destination).await?;
+        let seen = match &found.site {
+            Some(site) => {
+                let mark = verified_mark(&**site, id, &about.destination_key).await;
+                (mark, destination_platform(&**site, id).await)
+            }
+            None => (MarkSeen::Unknown, Platform::Unreachable),
+        };
+        Ok::<_, CustodyError>((found, seen))
+    };
+    let (at_source, at_destination) = tokio::join!(at_source, at_destination);
+    let (source, platform) = at_source?;
+    evidence.source_platform = platform;
+    let (destination, (mark, platform)) = at_destination?;
+    (evidence.mark, evidence.destination_platform) = (mark, platform);
     // Between the two looks it may have moved.
     let both = [evidence.source_platform, evidence.destination_platform];
-    if let Some(site) = at_source_site
+    if let Some(site) = &source.site
         && both == [Platform::Running; 2]
     {
-        evidence.source_platform = source_platform(&*site, id).await;
+        evidence.source_platform = source_platform(&**site, id).await;
     }
     // Killed between the ledgers and the journal, or with a journal from a backup, only they know of
     // the attempt.
     let ours = |attempt: &&Attempt| attempt.plan == PlanDigest(about.digest);
     let known = [
-        at_destination.as_ref().and_then(|role| role.attempt(role.last_epoch())),
-        at_source.as_ref().and_then(|role| role.attempt(role.last_epoch())),
+        destination.role.as_ref().and_then(|role| role.attempt(role.last_epoch())),
+        source.role.as_ref().and_then(|role| role.attempt(role.last_epoch())),
     ];
     let known = known.into_iter().flatten().find(ours).map(|attempt| attempt.epoch);
     evidence.epoch = about.epoch.or(known).unwrap_or_default();
-    evidence.source = at_source.as_ref().map(|role| role.state(evidence.epoch));
-    evidence.destination = at_destination.as_ref().map(|role| role.state(evidence.epoch));
-    if let Some(site) = at_destination_site
+    evidence.source = source.role.as_ref().map(|role| role.state(evidence.epoch));
+    evidence.destination = destination.role.as_ref().map(|role| role.state(evidence.epoch));
+    if let Some(site) = &destination.site
         && is_granted(&evidence)
         // Under a grant there is a fence, unless the last of the source's ledger is lost.
-        && !(source_was_read && evidence.source.as_ref().is_some_and(SourceState::was_fenced))
+        && !(source.was_kept && evidence.source.as_ref().is_some_and(SourceState::was_fenced))
     {
         // What cannot be read at a site that answers may be there.
-        let said = is_being_revoked(&*site, &about.vm, evidence.epoch).await;
-        let answers = evidence.destination_platform != Platform::Unreachable;
-        evidence.may_be_released = said.unwrap_or(answers);
+        let said = is_being_revoked(&**site, &about.vm, evidence.epoch).await;
+        evidence.may_be_released = said.unwrap_or(true);
     }
     // The site's copy is written first: that nothing was fenced or decided only it can tell.
-    if !unfenced_counts {
+    if !source.site_asked {
         evidence.source = evidence.source.filter(SourceState::was_fenced);
     }
-    if !undecided_counts {
+    if !destination.site_asked {
         evidence.destination = evidence.destination.filter(is_decided);
     }
     // Between its two records of the beginning an attempt is in one of them alone; what the journal
@@ -93,67 +118,62 @@ pub async fn gather(
     let behind = |last: Option<Epoch>, site_asked: bool| {
         site_asked && about.epoch.zip(last).is_some_and(|(ours, last)| last < ours)
     };
-    if behind(at_destination.as_ref().map(DestinationRole::last_epoch), undecided_counts) {
+    if behind(destination.role.as_ref().map(DestinationRole::last_epoch), destination.site_asked) {
         evidence.behind = Some(Side::Destination);
-    } else if behind(at_source.as_ref().map(SourceRole::last_epoch), unfenced_counts) {
+    } else if behind(source.role.as_ref().map(SourceRole::last_epoch), source.site_asked) {
         evidence.behind = Some(Side::Source);
     }
-    Ok(evidence)
+    let taken_back =
+        |epoch: &Epoch| source.taken_back.contains(epoch) || destination.taken_back.contains(epoch);
+    let mut opened = source.opened.iter().chain(&destination.opened);
+    let is_followed = opened.any(|epoch| *epoch > evidence.epoch && !taken_back(epoch));
+    Ok(Gathered { evidence, is_followed })
 }
 
+/// What is known at one site.
 struct Found<R> {
     role: Option<R>,
+    /// If it answers: each further question takes its time.
     site: Option<Arc<dyn Site>>,
+    /// What the site keeps is in it.
     site_asked: bool,
+    /// ... and it did keep something.
     was_kept: bool,
-    platform: Platform,
-    mark: MarkSeen,
+    /// Of all attempts that its ledger knows of.
+    opened: BTreeSet<Epoch>,
+    taken_back: BTreeSet<Epoch>,
 }
 
-impl<R> Found<R> {
-    const fn nothing() -> Self {
-        Self {
-            role: None,
-            site: None,
-            site_asked: false,
-            was_kept: false,
-            platform: Platform::Unreachable,
-            mark: MarkSeen::Unknown,
+async fn ask<R: Role>(about: &About, asked: Option<Asked>) -> Result<Found<R>, CustodyError> {
+    let mut found = Found {
+        role: None,
+        site: None,
+        site_asked: false,
+        was_kept: false,
+        opened: BTreeSet::new(),
+        taken_back: BTreeSet::new(),
+    };
+    let Some(Asked { identity, ledger, site }) = asked else { return Ok(found) };
+    let known = known(&identity, ledger, &*site, &about.vm).await?;
+    (found.site_asked, found.was_kept) = (known.site_asked, known.was_kept);
+    if let Some(records) = known.records {
+        for record in &records {
+            match record.entry {
+                Entry::Source(SourceEntry::AttemptKnown(_))
+                | Entry::Destination(DestinationEntry::AttemptKnown(_)) => {
+                    found.opened.insert(record.epoch);
+                }
+                Entry::Source(SourceEntry::Released(_))
+                | Entry::Destination(DestinationEntry::Revoked { .. }) => {
+                    found.taken_back.insert(record.epoch);
+                }
+                _ => {}
+            }
         }
+        found.role = Some(R::replay(identity, about.vm.clone(), &records)?);
     }
-}
-
-async fn ask_source(
-    about: &About,
-    asked: Option<Asked>,
-) -> Result<Found<SourceRole>, CustodyError> {
-    let Some(Asked { identity, ledger, site }) = asked else { return Ok(Found::nothing()) };
-    let Known { records, site_asked, was_kept, answers } =
-        known(&identity, ledger, &*site, &about.vm).await?;
-    let role = records.map(|records| SourceRole::replay(identity, about.vm.clone(), &records));
-    let role = role.transpose()?;
-    let mut found = Found { role, site_asked, was_kept, ..Found::nothing() };
-    if answers {
-        found.platform = source_platform(&*site, about.id).await;
-    }
-    Ok(Found { site: Some(site), ..found })
-}
-
-async fn ask_destination(
-    about: &About,
-    asked: Option<Asked>,
-) -> Result<Found<DestinationRole>, CustodyError> {
-    let Some(Asked { identity, ledger, site }) = asked else { return Ok(Found::nothing()) };
-    let Known { records, site_asked, was_kept, answers } =
-        known(&identity, ledger, &*site, &about.vm).await?;
-    let role = records.map(|records| DestinationRole::replay(identity, about.vm.clone(), &records));
-    let role = role.transpose()?;
-    let mut found = Found { role, site_asked, was_kept, ..Found::nothing() };
-    if answers {
-        found.mark = verified_mark(&*site, about.id, &about.destination_key).await;
-        found.platform = destination_platform(&*site, about.id).await;
-    }
-    Ok(Found { site: Some(site), ..found })
+    found.site = known.answers.then_some(site);
+    Ok(found)
 }
 
 const fn is_decided(state: &DestinationState) -> bool {

@@ -36,7 +36,7 @@ pub use progress::{Progress, Watcher};
 pub use record::{Drain, Record, State, StoredCount, StoredFigures};
 pub use run::{Journal, Operator, Run, Vouched, Wish};
 pub use same_guest::guest_devices;
-pub use steps::clear_up;
+pub use steps::{Cleared, clear_up};
 
 /// Runs or resumes a migration until it ends or cannot go on.
 ///

@@ -69,11 +69,14 @@ pub fn behind(
         Some(Phase::Fencing | Phase::RollingBack) => of.destination.is_granted(),
         Some(_) => false,
     };
-    if is_behind { rebuild(&of, now_ms).map(Some) } else { Ok(None) }
+    // One that is here was agreed to here, or came from the sites before.
+    let from_sites = there.is_none_or(|state| state.from_sites);
+    let anew = Record::Rebuilt { at_ms: now_ms, from_sites };
+    if is_behind { rebuild(&of, anew, now_ms).map(Some) } else { Ok(None) }
 }
 
 /// The records of a journal at the place where the migration can be taken up.
-fn rebuild(of: &Remembered, now_ms: i64) -> Result<Vec<Record>, Unmade> {
+fn rebuild(of: &Remembered, anew: Record, now_ms: i64) -> Result<Vec<Record>, Unmade> {
     let lost = "its coordinator was lost";
     let back = |what: &str| vec![Record::GaveUp { why: format!("{lost} {what}") }];
     let further = match (&of.destination, &of.source) {
@@ -100,13 +103,13 @@ fn rebuild(of: &Remembered, now_ms: i64) -> Result<Vec<Record>, Unmade> {
         // A journal's attempt is in both ledgers. The word of one of them is not enough to begin by.
         (_, S::Unknown) if of.source_seen => {
             let back = back("before its source knew of it");
-            return Ok([vec![Record::Rebuilt { at_ms: now_ms }], back].concat());
+            return Ok([vec![anew], back].concat());
         }
         (_, S::Unknown) => return Err(Unmade::SourceUnseen),
         // Copied on from what the targets hold.
         (_, S::Known | S::Superseded) => Vec::new(),
     };
-    let begun = [Record::Rebuilt { at_ms: now_ms }, Record::Began { epoch: of.epoch }];
+    let begun = [anew, Record::Began { epoch: of.epoch }];
     Ok([begun.to_vec(), further].concat())
 }
 

@@ -19,6 +19,9 @@ pub enum Record {
     /// The journal was lost: what follows is what the ledgers imply.
     Rebuilt {
         at_ms: i64,
+        /// Plan and login are those that the sites kept, and nobody here has seen them.
+        #[serde(default = "yes")]
+        from_sites: bool,
     },
     Began {
         epoch: Epoch,
@@ -107,6 +110,11 @@ pub enum Record {
     },
 }
 
+/// Records of before this was told apart.
+const fn yes() -> bool {
+    true
+}
+
 /// [`RoundFigures`] as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredFigures {
@@ -142,6 +150,8 @@ pub struct State {
     pub phase: Phase,
     /// The journal was lost and made again from the ledgers: figures are of the time since.
     pub rebuilt: bool,
+    /// ... and plan and login came from the sites.
+    pub from_sites: bool,
     pub epoch: Option<Epoch>,
     pub appliance: Option<ApplianceRef>,
     pub disks: Vec<CreatedDisk>,
@@ -188,6 +198,7 @@ impl Default for State {
         Self {
             phase: Phase::Planned,
             rebuilt: false,
+            from_sites: false,
             epoch: None,
             appliance: None,
             disks: Vec::new(),
@@ -229,7 +240,10 @@ impl State {
     /// The same for running and for resuming.
     pub fn apply(&mut self, record: &Record) -> Result<(), IllegalTurn> {
         match record {
-            Record::Rebuilt { .. } => self.rebuilt = true,
+            Record::Rebuilt { from_sites, .. } => {
+                self.rebuilt = true;
+                self.from_sites |= from_sites;
+            }
             Record::Began { epoch } => {
                 self.turn(Turn::Began)?;
                 self.epoch = Some(*epoch);

@@ -19,6 +19,6 @@ pub(crate) use failure::{after_failure, halt};
 pub(crate) use fence::fence;
 pub(crate) use prepare::prepare;
 pub(crate) use retire::retire;
-pub use roll_back::clear_up;
 pub(crate) use roll_back::roll_back;
+pub use roll_back::{Cleared, clear_up};
 pub(crate) use start::start;

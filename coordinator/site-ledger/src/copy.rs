@@ -94,6 +94,18 @@ pub fn key(vm: &VmKey, what: &str) -> Result<RecordKey, CustodyError> {
     key.parse().map_err(|_| CustodyError::Unfit { what: format!("no key of a record: {key}") })
 }
 
+/// Whose key it is, and of what; `None` where it is of no VM.
+pub fn of_key(key: &RecordKey) -> Option<(&str, &str)> {
+    key.as_str().strip_prefix("vm/")?.split_once('/')
+}
+
+/// What nobody needs any more; that it cannot be removed harms nobody.
+pub async fn forget(site: &dyn Site, key: &RecordKey) {
+    if let Err(error) = site.forget(key).await {
+        tracing::warn!(%key, error = %units::chain(&error), "a record that nobody needs is left");
+    }
+}
+
 /// What a copy says.
 ///
 /// # Errors

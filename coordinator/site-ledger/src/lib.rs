@@ -13,14 +13,13 @@ mod site_ledger;
 mod stories;
 mod unfence;
 
-pub use copy::{CopyError, copy_of_ledger, decode as decode_copy, key};
+pub use copy::{CopyError, copy_of_ledger, decode as decode_copy, forget, key, of_key};
 pub use error::CustodyError;
 pub use mark::{mark_of, mark_seen, own_mark};
 pub use native::{NativeError, NativePaper, native_key, natives};
 pub use shelf::{Folder, Shelf, keep_file, read_ledger};
 pub use site_ledger::{Role, SiteLedger};
 pub use stories::longer;
-pub use unfence::UNFENCE;
 
 /// The journal's kind for site ledgers.
 pub const LEDGER_KIND: u16 = 1;

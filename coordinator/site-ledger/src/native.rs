@@ -12,7 +12,7 @@ use site::{RecordKey, Site, SiteError};
 use thiserror::Error;
 use units::{Digest, Epoch, MigrationId};
 
-use crate::copy::key;
+use crate::copy::{key, of_key};
 use crate::error::CustodyError;
 
 /// In the name of the record that holds it: `vm/VM/native-EPOCH`.
@@ -49,6 +49,8 @@ pub enum NativeError {
     Unprintable,
     #[error("they are about another VM")]
     OtherVm,
+    #[error(transparent)]
+    Site(#[from] SiteError),
     #[error("a name in them does not fit into a ledger")]
     Name(#[from] KeyError),
 }
@@ -144,8 +146,7 @@ pub async fn natives(
 ) -> Result<Vec<(Epoch, Result<NativePaper, NativeError>)>, SiteError> {
     let mut last: BTreeMap<String, (Epoch, RecordKey)> = BTreeMap::new();
     for key in site.kept_keys().await? {
-        let of = key.as_str().strip_prefix("vm/").and_then(|rest| rest.split_once('/'));
-        let Some((vm, what)) = of else { continue };
+        let Some((vm, what)) = of_key(&key) else { continue };
         let epoch = what.strip_prefix(NATIVE).and_then(|epoch| epoch.parse().ok()).map(Epoch);
         if let Some(epoch) = epoch
             && last.get(vm).is_none_or(|(before, _)| *before < epoch)
@@ -155,14 +156,16 @@ pub async fn natives(
     }
     let mut found = Vec::new();
     for (vm, (epoch, key)) in last {
-        if let Some(body) = site.kept(&key).await? {
-            let paper = NativePaper::parse(&body);
-            let paper = paper.and_then(|paper| match paper.vm.to_string() == vm {
-                true => Ok(paper),
-                false => Err(NativeError::OtherVm),
-            });
-            found.push((epoch, paper));
-        }
+        let paper = match site.kept(&key).await {
+            Ok(None) => continue,
+            Ok(Some(body)) => NativePaper::parse(&body).and_then(|paper| {
+                let is_its = paper.vm.to_string() == vm;
+                is_its.then_some(paper).ok_or(NativeError::OtherVm)
+            }),
+            // One that cannot be read does not hide the others.
+            Err(error) => Err(error.into()),
+        };
+        found.push((epoch, paper));
     }
     Ok(found)
 }

@@ -3,9 +3,9 @@
 use handover::{SourceRole, Unfence};
 use serde::{Deserialize, Serialize};
 use site::{FenceStage, UnfenceRecord};
-use units::{Digest, Epoch};
+use units::{Digest, Epoch, chain};
 
-use crate::copy::key;
+use crate::copy::{forget, key, of_key};
 use crate::error::CustodyError;
 use crate::shelf::Shelf;
 use crate::site_ledger::SiteLedger;
@@ -34,7 +34,7 @@ impl Named {
 }
 
 /// In the name of such a record.
-pub const UNFENCE: &str = "unfence-";
+const UNFENCE: &str = "unfence-";
 
 impl SiteLedger<SourceRole> {
     /// Writes what undoes a fence where a crash cannot take half of it, here and at the site.
@@ -121,5 +121,25 @@ impl SiteLedger<SourceRole> {
             }
         }
         Ok(())
+    }
+
+    /// What nobody needs any more of what undid the fences of these attempts, at the site.
+    pub async fn forget_unfence(&self, of: impl Fn(Epoch) -> bool) {
+        let site = self.at();
+        let keys = match site.kept_keys().await {
+            Ok(keys) => keys,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "records that nobody needs are left");
+                return;
+            }
+        };
+        for key in keys {
+            let named = of_key(&key).filter(|(vm, _)| *vm == self.vm().as_str());
+            let rest = named.and_then(|(_, what)| what.strip_prefix(UNFENCE));
+            let epoch = rest.and_then(|rest| rest.split('-').next()?.parse().ok()).map(Epoch);
+            if epoch.is_some_and(&of) {
+                forget(&*site, &key).await;
+            }
+        }
     }
 }

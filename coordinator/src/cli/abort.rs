@@ -8,11 +8,10 @@ use site::SiteErrorKind;
 use super::args::AbortArgs;
 use super::exit;
 use super::find::{find, state_of};
-use super::migrate::{follow, prepare};
-use super::recover::show_if_taken_in;
+use super::migrate::prepare;
+use super::recover::{show_if_taken_in, to_its_end};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
-use crate::interrupts::Interrupts;
 use crate::show;
 use crate::store::{MigrationJournal, Stored};
 
@@ -25,13 +24,11 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
         return clear_up(context, &stored, &state, args.yes).await;
     }
     if state.phase == Phase::RolledBack {
-        context.say(
-            &format!("{id} was rolled back already"),
-            &serde_json::json!({
-                "rolled_back": id, "vm": vm, "runs_at": runs_at(context, &stored.plan).await,
-                "why": state.why, "removed": [], "left": [],
-            }),
-        );
+        if context.json {
+            show::line(&ending(context, &stored.plan, &state, &[], &[]).await.to_string());
+        } else {
+            show::line(&format!("{id} was rolled back already"));
+        }
         return Ok(exit::DONE);
     }
     if !state.phase.is_before_decision() {
@@ -66,11 +63,7 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
             .caused_by(&error)
             .next(format!("causeway resume {id}"))
     })?;
-    match follow(context, run, listening, stored.created_ms, Interrupts::listen()).await {
-        // What was asked for is what was done.
-        Ok(exit::ROLLED_BACK) => Ok(exit::DONE),
-        other => other,
-    }
+    to_its_end(context, run, listening, &stored).await
 }
 
 /// What was made at a destination that was away when all was taken back.
@@ -93,35 +86,49 @@ async fn clear_up(
     let (mut removed, destination) = (Vec::new(), context.site(&plan.to)?);
     let cleared = engine::clear_up(&*destination, plan, state.epoch, &mut removed).await;
     let left = match &cleared {
-        Ok(left) => left.clone(),
+        Ok(cleared) => cleared.left.clone(),
         Err(_) => state.left.iter().filter(|left| !removed.contains(left)).cloned().collect(),
     };
-    let record = Record::Cleared { removed: removed.clone(), left: left.clone() };
-    let mut journal = MigrationJournal { store: context.store.clone(), id: id.clone() };
-    journal.record(&record).await.map_err(|error| {
-        Failure::new(Kind::Interrupted, "what was removed cannot be recorded").caused_by(&error)
-    })?;
-    if !context.json {
-        for what in &removed {
-            show::line(&format!("  removed   {what}"));
+    if !removed.is_empty() || left != state.left {
+        let record = Record::Cleared { removed: removed.clone(), left: left.clone() };
+        let mut journal = MigrationJournal { store: context.store.clone(), id: id.clone() };
+        journal.record(&record).await.map_err(|error| {
+            Failure::new(Kind::Interrupted, "what was removed cannot be recorded").caused_by(&error)
+        })?;
+    }
+    let stays = cleared.as_ref().map(|cleared| cleared.stays.clone()).unwrap_or_default();
+    if context.json {
+        if cleared.is_ok() {
+            let mut value = ending(context, plan, state, &removed, &left).await;
+            value["stays"] = serde_json::json!(stays);
+            show::line(&value.to_string());
+        }
+    } else {
+        for (word, what) in [("removed", &removed), ("stays", &stays), ("may be left", &left)] {
+            for what in what {
+                show::line(&format!("  {word:<8}  {what}"));
+            }
+        }
+        if cleared.is_ok() && removed.is_empty() && stays.is_empty() && left.is_empty() {
+            show::line(&format!("nothing of {id} was left at {}", plan.to));
         }
     }
     cleared.map_err(|error| not_cleared(plan, &error))?;
-    if context.json {
-        let value = serde_json::json!({
-            "rolled_back": id, "vm": plan.vm.name, "runs_at": runs_at(context, plan).await,
-            "why": state.why, "removed": removed, "left": left,
-        });
-        show::line(&value.to_string());
-        return Ok(exit::DONE);
-    }
-    for what in &left {
-        show::line(&format!("  may be left  {what}"));
-    }
-    if removed.is_empty() && left.is_empty() {
-        show::line(&format!("nothing of {id} was left at {}", plan.to));
-    }
     Ok(exit::DONE)
+}
+
+/// As a migration's own end tells it; its source is looked at once more.
+async fn ending(
+    context: &Context,
+    plan: &Plan,
+    state: &State,
+    removed: &[String],
+    left: &[String],
+) -> serde_json::Value {
+    serde_json::json!({
+        "rolled_back": plan.id, "vm": plan.vm.name, "runs_at": runs_at(context, plan).await,
+        "why": state.why.clone().unwrap_or_default(), "removed": removed, "left": left,
+    })
 }
 
 fn not_cleared(plan: &Plan, error: &StepError) -> Failure {

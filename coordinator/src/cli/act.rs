@@ -47,7 +47,7 @@ pub async fn resume(context: &Context, args: ResumeArgs) -> Result<u8, Failure> 
         )
         .hint(format!("causeway resume {id}")));
     }
-    if state.rebuilt {
+    if state.from_sites {
         agree_to_go_on(context, &stored, &run.state, args.yes)?;
     }
     if let Some(reason) = &args.attest {

@@ -11,13 +11,22 @@ use crate::store::Stored;
 /// A migration by its id, or the last one of a VM by its name: the last that has not ended, if there is
 /// one.
 pub fn find(context: &Context, which: &str) -> Result<Stored, Failure> {
+    lookup(context, which)?.ok_or_else(|| not_known(which))
+}
+
+pub fn not_known(which: &str) -> Failure {
+    Failure::new(Kind::Refused, format!("no migration {which}, and none of a VM of that name"))
+        .hint("causeway status lists them; `causeway recover` asks the sites for others")
+}
+
+/// As [`find`]; `None` where this machine knows none.
+pub fn lookup(context: &Context, which: &str) -> Result<Option<Stored>, Failure> {
     if let Some(stored) = context.store.migration(which)? {
-        return Ok(stored);
+        return Ok(Some(stored));
     }
     let mut of_that_name = Vec::new();
-    for id in context.store.migration_ids()? {
-        let stored = context.store.migration(&id)?;
-        of_that_name.extend(stored.filter(|stored| stored.plan.vm.name == which));
+    for id in context.store.ids_of_vm(which)? {
+        of_that_name.push(by_id(context, &id)?);
     }
     // Those that go on, if any do.
     let mut open = Vec::new();
@@ -35,10 +44,7 @@ pub fn find(context: &Context, which: &str) -> Result<Stored, Failure> {
         return Err(Failure::new(Kind::Usage, format!("several VMs are called {which}"))
             .hint(format!("name the migration: {}", ids.join(", "))));
     }
-    of_that_name.pop().ok_or_else(|| {
-        Failure::new(Kind::Refused, format!("no migration {which}, and none of a VM of that name"))
-            .hint("causeway status lists them; `causeway recover` asks the sites for others")
-    })
+    Ok(of_that_name.pop())
 }
 
 /// By its id alone: for what cannot be undone.

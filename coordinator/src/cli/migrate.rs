@@ -93,7 +93,7 @@ async fn start(context: &Context, drawn: Drawn, mut interrupts: Interrupts) -> R
     let stored = Stored { plan, login, created_ms, records: Vec::new() };
     let create = || context.store.create_migration(&stored.plan, &stored.login, created_ms);
     // What cannot run is not begun.
-    let prepared = prepare_with(context, &stored, Arc::clone(visit.guest())).await;
+    let prepared = prepare_with(context, &stored, Arc::clone(visit.guest()), true).await;
     match prepared.and_then(|prepared| create().map(|()| prepared).map_err(Failure::from)) {
         Ok((run, listening)) => follow(context, run, listening, created_ms, interrupts).await,
         Err(failure) => {
@@ -112,24 +112,24 @@ pub struct Listening {
 /// Everything a migration runs with that is taken up again.
 pub async fn prepare(context: &Context, stored: &Stored) -> Result<(Run, Listening), Failure> {
     let (site, login) = (stored.plan.from.clone(), stored.login.clone());
-    prepare_with(context, stored, SshGuest::new(site, login, context.agent_binary())?).await
+    prepare_with(context, stored, SshGuest::new(site, login, context.agent_binary())?, false).await
 }
 
 async fn prepare_with(
     context: &Context,
     stored: &Stored,
     guest: Arc<SshGuest>,
+    is_new: bool,
 ) -> Result<(Run, Listening), Failure> {
-    let Stored { plan, records, .. } = stored;
-    let refuse = |what: &str, error: &dyn std::error::Error| {
-        Failure::new(Kind::Refused, what).caused_by(error)
-    };
-    let state = State::replay(records.iter().map(|(_, record)| record))
-        .map_err(|error| refuse("the journal contradicts itself", &error))?;
+    let plan = &stored.plan;
+    let mut state = state_of(stored)?;
     let store = &context.store;
     let (source, destination) = (context.site(&plan.from)?, context.site(&plan.to)?);
     let mut custody = open_custody(context, plan, &source, &destination).await?;
-    let state = as_the_ledgers_have_it(context, stored, state, &mut custody).await?;
+    // One that is only about to begin opens an attempt of its own.
+    if !is_new && !state.phase.is_final() {
+        state = as_the_ledgers_have_it(context, stored, state, &mut custody).await?;
+    }
     let identity = keys::of_coordinator(store, &plan.id)?;
     let pool = plan.disks.first().map(|disk| disk.pool.clone()).unwrap_or_default();
     let (watcher, progress) = Watcher::new();
@@ -176,16 +176,15 @@ async fn as_the_ledgers_have_it(
     custody: &mut Custody,
 ) -> Result<State, Failure> {
     let id = &stored.plan.id;
-    // One that is only about to begin has no journal, and opens an attempt of its own.
-    if state.phase.is_final() || context.store.migration(id.as_str())?.is_none() {
-        return Ok(state);
-    }
-    custody.look().await.map_err(|error| {
+    let undecided = |error| {
         let what = format!("what the ledgers say of {id} cannot be told");
         let error = StepError::from(error);
         let failure = Failure::new(Kind::Undecided, what).caused_by(&error);
         error.hints().into_iter().fold(failure, Failure::hint)
-    })?;
+    };
+    custody.look().await.map_err(undecided)?;
+    // A decision may stand on the mark alone.
+    custody.heal(stored.plan.vm.id).await.map_err(undecided)?;
     let now_ms = crate::now_ms();
     let records = match behind(custody, Some(&state), now_ms) {
         Ok(Some(records)) => records,

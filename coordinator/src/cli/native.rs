@@ -2,16 +2,18 @@
 //! it is told in the words of `status`, from what both sites keep.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use engine::evidence::{self, About, Asked};
+use engine::evidence::{self, About, Asked, Gathered};
 use handover::{Next, Side, Verdict, VerdictKind, verdict};
 use model::SiteName;
 use serde_json::json;
-use site_ledger::{NativePaper, copy_of_ledger, natives};
+use site::Site;
+use site_ledger::{NativePaper, natives};
 use units::{Digest, Epoch, chain};
 
 use super::exit;
-use super::status::{is_for_people, patiently, strength, word};
+use super::status::{exit_code, head, is_for_people, patiently};
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 use crate::show;
@@ -24,24 +26,21 @@ pub async fn tell(
     from: Option<&SiteName>,
     silent: &[SiteName],
 ) -> Result<(usize, u8), Failure> {
+    let mut sites = BTreeMap::new();
+    for name in context.sites()?.into_iter().map(|site| site.name) {
+        if from.is_none_or(|from| *from == name) && !silent.contains(&name) {
+            sites.insert(name.clone(), context.site(&name)?);
+        }
+    }
     let (mut told, mut code) = (0, exit::DONE);
-    for (epoch, paper) in ask(context, from, silent).await?.into_values() {
+    for ((_, _, epoch), paper) in ask(&mut sites).await {
         let is_it = |which: &str| paper.name == which || paper.id.as_str() == which;
         if !which.is_none_or(is_it) {
             continue;
         }
         told += 1;
-        if is_followed(context, &paper, epoch, from).await? {
-            let (id, name) = (&paper.id, &paper.name);
-            let value = json!({
-                "id": id, "vm": name, "from": paper.from, "to": paper.to, "method": "native",
-                "superseded_by": "a later migration",
-            });
-            context.say(&format!("{id}   {name}   superseded by a later migration"), &value);
-            continue;
-        }
-        code = code.max(match gather(context, &paper, epoch, from).await {
-            Ok(verdict) => say(context, &paper, &verdict),
+        code = code.max(match gather(&sites, &paper, epoch).await {
+            Ok(gathered) => say(context, &paper, &gathered),
             Err(failure) => {
                 failure.show(context.json);
                 failure.exit_code()
@@ -51,32 +50,28 @@ pub async fn tell(
     Ok((told, code))
 }
 
-type Papers = BTreeMap<(i64, Digest), (Epoch, NativePaper)>;
-
 /// By when they began. Of two that say different things of one VM both are told.
-async fn ask(
-    context: &Context,
-    from: Option<&SiteName>,
-    silent: &[SiteName],
-) -> Result<Papers, Failure> {
+type Papers = BTreeMap<(i64, Digest, Epoch), NativePaper>;
+
+/// Sites that do not answer are told of, and not asked any more.
+async fn ask(sites: &mut BTreeMap<SiteName, Arc<dyn Site>>) -> Papers {
     let mut papers = Papers::new();
-    for name in context.sites()?.into_iter().map(|site| site.name) {
-        if from.is_some_and(|from| *from != name) || silent.contains(&name) {
-            continue;
-        }
-        let kept = match natives(&*context.site(&name)?).await {
+    let mut silent = Vec::new();
+    for (name, site) in &*sites {
+        let kept = match natives(&**site).await {
             Ok(kept) => kept,
             Err(error) => {
                 let why = chain(&error);
                 show::error(&format!("warning: {name} was not asked for live migrations: {why}"));
+                silent.push(name.clone());
                 continue;
             }
         };
         for (epoch, paper) in kept {
             match paper {
                 // Of itself alone a site is believed.
-                Ok(paper) if paper.from == name || paper.to == name => {
-                    papers.insert((paper.began_ms, paper.digest()), (epoch, paper));
+                Ok(paper) if paper.from == *name || paper.to == *name => {
+                    papers.insert((paper.began_ms, paper.digest(), epoch), paper);
                 }
                 Ok(paper) => show::error(&format!(
                     "warning: what {name} keeps of {} is about {} and {}",
@@ -89,38 +84,15 @@ async fn ask(
             }
         }
     }
-    Ok(papers)
-}
-
-/// What both sites show by now is a later migration's doing, whoever made that.
-async fn is_followed(
-    context: &Context,
-    paper: &NativePaper,
-    epoch: Epoch,
-    from: Option<&SiteName>,
-) -> Result<bool, Failure> {
-    let Ok(vm) = paper.vm_key() else { return Ok(false) };
-    let registered: Vec<_> = context.sites()?.into_iter().map(|site| site.name).collect();
-    for name in [&paper.from, &paper.to] {
-        if from.is_some_and(|from| from != name) || !registered.contains(name) {
-            continue;
-        }
-        // One that does not answer is told of below.
-        if let Ok(Some(records)) = copy_of_ledger(&*context.site(name)?, &vm).await
-            && records.iter().any(|record| record.epoch > epoch)
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    sites.retain(|name, _| !silent.contains(name));
+    papers
 }
 
 async fn gather(
-    context: &Context,
+    sites: &BTreeMap<SiteName, Arc<dyn Site>>,
     paper: &NativePaper,
     epoch: Epoch,
-    from: Option<&SiteName>,
-) -> Result<Verdict, Failure> {
+) -> Result<Gathered, Failure> {
     let undecided = |error: &dyn std::error::Error| {
         let what = format!("what the ledgers say of {} cannot be told", paper.id);
         Failure::new(Kind::Undecided, what).caused_by(error)
@@ -132,67 +104,62 @@ async fn gather(
         epoch: Some(epoch),
         destination_key: paper.key(&paper.to).map_err(|error| undecided(&error))?,
     };
-    let registered: Vec<_> = context.sites()?.into_iter().map(|site| site.name).collect();
     let asked = |name: &SiteName| -> Result<Option<Asked>, Failure> {
-        if from.is_some_and(|from| from != name) || !registered.contains(name) {
-            return Ok(None);
-        }
+        let Some(site) = sites.get(name) else { return Ok(None) };
         let identity = paper.identity(name, None).map_err(|error| undecided(&error))?;
-        Ok(Some(Asked { identity, ledger: None, site: context.site(name)? }))
+        Ok(Some(Asked { identity, ledger: None, site: Arc::clone(site) }))
     };
     let gathering = evidence::gather(&about, asked(&paper.from)?, asked(&paper.to)?);
     let gathered = patiently(&format!("asking the sites about {}", paper.id), gathering).await;
-    gathered.map(|evidence| verdict(&evidence)).map_err(|error| undecided(&error))
+    gathered.map_err(|error| undecided(&error))
 }
 
-fn say(context: &Context, paper: &NativePaper, verdict: &Verdict) -> u8 {
-    let site = |side| if side == Side::Source { &paper.from } else { &paper.to };
+fn say(context: &Context, paper: &NativePaper, gathered: &Gathered) -> u8 {
+    let NativePaper { id, name, from, to, .. } = paper;
+    let verdict = verdict(&gathered.evidence);
+    // What both sites show by now is a later migration's doing, whoever made that; that both run is not
+    // passed over for it.
+    if gathered.is_followed && verdict.verdict != VerdictKind::AlarmSplit {
+        let value = json!({
+            "id": id, "vm": name, "from": from, "to": to, "method": "native",
+            "superseded_by": "a later migration",
+        });
+        context.say(&format!("{id}   {name}   superseded by a later migration"), &value);
+        return exit::DONE;
+    }
+    let site = |side| if side == Side::Source { from } else { to };
     let lives_at = verdict.lives_at.map(site);
-    let next = next(paper, verdict);
-    let lives = match lives_at {
-        None => "runs nowhere that is known".to_owned(),
-        Some(site) if is_sure(verdict) => format!("lives at {site}"),
-        Some(site) => format!("belongs to {site}"),
-    };
-    let mut lines = vec![format!(
-        "{}   {} {lives}   {} ({})",
-        paper.id,
-        paper.name,
-        word(verdict),
-        strength(verdict.strength)
-    )];
-    lines.push(format!("  {} → {}, by the sites' own live migration", paper.from, paper.to));
+    let has_ended = has_ended(&verdict);
+    let mut lines = vec![head((id, name), &verdict, lives_at, has_ended)];
+    lines.push(format!("  {from} → {to}, by the sites' own live migration"));
     lines.extend(verdict.evidence.iter().map(|evidence| format!("  evidence  {evidence}")));
-    lines.extend(next.iter().map(|next| format!("  next      {next}")));
+    lines.extend(next(paper, &verdict).map(|next| format!("  next      {next}")));
     let value = json!({
-        "id": paper.id, "vm": paper.name, "from": paper.from, "to": paper.to, "method": "native",
+        "id": id, "vm": name, "from": from, "to": to, "method": "native",
         "verdict": verdict, "lives_at": lives_at, "next": null,
     });
     context.say(&lines.join("\n"), &value);
-    match verdict.verdict {
-        VerdictKind::AlarmSplit | VerdictKind::NeedsOperator | VerdictKind::InHandover => {
-            exit::UNDECIDED
-        }
-        VerdictKind::Completed if verdict.started != Some(true) => exit::UNDECIDED,
-        _ if is_for_people(verdict) => exit::UNDECIDED,
-        _ => exit::DONE,
-    }
+    exit_code(&verdict, has_ended)
 }
 
-fn is_sure(verdict: &Verdict) -> bool {
-    verdict.verdict != VerdictKind::Completed || verdict.started == Some(true)
+/// As far as it shows: no journal of it is here.
+fn has_ended(verdict: &Verdict) -> bool {
+    match verdict.verdict {
+        VerdictKind::RolledBack => verdict.next == Next::Nothing,
+        VerdictKind::Completed => verdict.started == Some(true),
+        _ => false,
+    }
 }
 
 /// The agents bring it to its end, whatever is next; a person is needed where they cannot.
 fn next(paper: &NativePaper, verdict: &Verdict) -> Option<String> {
-    match verdict.next {
-        Next::FenceAgain(_) | Next::Quarantine(_) | Next::CallForHelp => {
-            Some(verdict.next.to_string())
-        }
-        _ if verdict.verdict == VerdictKind::InHandover || !is_sure(verdict) => Some(format!(
+    if is_for_people(verdict) || verdict.verdict == VerdictKind::NeedsOperator {
+        return Some(verdict.next.to_string());
+    }
+    (!has_ended(verdict)).then(|| {
+        format!(
             "see that the mobility agents of {} and {} run and reach one another: they settle it",
             paper.from, paper.to
-        )),
-        _ => None,
-    }
+        )
+    })
 }

@@ -72,8 +72,16 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         let stored = by_id(context, &id)?;
         if concerns(&stored.plan, args.which.as_deref()) {
             known = true;
-            let state = state_of(&stored)?;
-            to_tell.extend((!state.phase.is_final()).then_some((stored, state)));
+            // One whose journal is damaged does not hide the others.
+            match state_of(&stored) {
+                Ok(state) if state.phase.is_final() => {}
+                Ok(state) => to_tell.push((stored, state)),
+                Err(failure) => {
+                    failure.show(context.json);
+                    code = worse(code, failure.exit_code());
+                    failed = true;
+                }
+            }
         }
     }
     let whom = if asked.silent.is_empty() { "the sites" } else { "the sites that answered" };
@@ -368,7 +376,7 @@ pub fn agree_to_go_on(
 
 /// What nobody at this machine has seen yet.
 pub fn show_if_taken_in(context: &Context, stored: &Stored, state: &State) {
-    if !state.rebuilt {
+    if !state.from_sites {
         return;
     }
     if context.json {
@@ -455,7 +463,7 @@ fn has_spoken(context: &Context, plan: &Plan) -> bool {
 }
 
 /// What was asked for is what was done, if it is taken back.
-async fn to_its_end(
+pub async fn to_its_end(
     context: &Context,
     run: Run,
     listening: Listening,

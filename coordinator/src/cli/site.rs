@@ -20,8 +20,8 @@ pub fn site_name(text: &str) -> Result<SiteName, Failure> {
 /// One that can be asked.
 pub fn registered(context: &Context, text: &str) -> Result<SiteName, Failure> {
     let name = site_name(text)?;
-    let known: Vec<_> = context.sites()?.into_iter().map(|site| site.name.to_string()).collect();
-    if known.iter().any(|known| *known == text) {
+    let (site, known) = context.known(&name)?;
+    if site.is_some() {
         return Ok(name);
     }
     let hint = match known.len() {

@@ -13,14 +13,15 @@ use handover::{Evidence, Next, Platform, Record, Side, Strength, Verdict, Verdic
 use model::{SiteName, VmId};
 use plan::Plan;
 use serde_json::json;
+use units::MigrationId;
 
 use super::exit;
-use super::find::{find, state_of};
+use super::find::{by_id, lookup, not_known, state_of};
 use super::migrate::{ledgers, vm_key};
 use super::native;
 use super::site::registered;
 use crate::context::Context;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, vouch_for_it};
 use crate::keys;
 use crate::show::{self, line};
 
@@ -31,26 +32,31 @@ pub async fn status(
 ) -> Result<u8, Failure> {
     let from = from.map(|name| registered(context, name)).transpose()?;
     let asked_for_one = id.is_some();
-    let ids = match id.map(|which| find(context, which)) {
-        Some(Ok(stored)) => vec![stored.plan.id.to_string()],
-        Some(Err(unknown)) => match native::tell(context, id, from.as_ref(), &[]).await? {
-            (0, _) => return Err(unknown),
-            (_, code) => return Ok(code),
-        },
+    let ids = match id {
+        Some(which) => {
+            let stored = lookup(context, which)?;
+            stored.map(|stored| stored.plan.id.to_string()).into_iter().collect()
+        }
         None => context.store.migration_ids()?,
     };
-    // By its id it is asked for alone.
-    let natives = id.filter(|id| ids.iter().any(|found| found == id)).is_none();
-    let (told, mut code) = match natives {
-        true => native::tell(context, id, from.as_ref(), &[]).await?,
-        false => (0, exit::DONE),
+    // By its id one is asked for alone.
+    let (told, mut code) = if ids.first().map(String::as_str) == id && asked_for_one {
+        (0, exit::DONE)
+    } else {
+        native::tell(context, id, from.as_ref(), &[]).await?
     };
+    if let Some(which) = id
+        && ids.is_empty()
+        && told == 0
+    {
+        return Err(not_known(which));
+    }
     if ids.is_empty() && told == 0 && !context.json {
         line("no migrations are known here; `causeway recover` asks the sites for theirs");
     }
     let latest = Latest::read(context, ids.first())?;
     for id in ids {
-        let stored = find(context, &id)?;
+        let stored = by_id(context, &id)?;
         let state = state_of(&stored)?;
         let plan = &stored.plan;
         if let Some(from) = &from
@@ -100,15 +106,19 @@ pub async fn verdict_of(context: &Context, plan: &Plan, state: &State) -> Result
 /// What it comes to, and the exit code for it.
 pub fn say(context: &Context, plan: &Plan, state: &State, verdict: &Verdict) -> u8 {
     context.say(&text(plan, state, verdict), &value(plan, state, verdict));
-    match verdict.verdict {
-        VerdictKind::AlarmSplit | VerdictKind::NeedsOperator | VerdictKind::InHandover => {
-            exit::UNDECIDED
-        }
-        VerdictKind::Completed if verdict.started != Some(true) => exit::UNDECIDED,
-        _ if is_for_people(verdict) || outage(state, verdict).is_some() => exit::UNDECIDED,
-        _ if verdict.lives_at.is_none() && !state.phase.is_final() => exit::UNDECIDED,
-        _ => exit::DONE,
-    }
+    exit_code(verdict, state.phase.is_final())
+}
+
+/// For a migration that `has_ended`, or not.
+pub fn exit_code(verdict: &Verdict, has_ended: bool) -> u8 {
+    let is_sure = match verdict.verdict {
+        VerdictKind::AlarmSplit | VerdictKind::NeedsOperator | VerdictKind::InHandover => false,
+        VerdictKind::Completed => verdict.started == Some(true),
+        _ => true,
+    };
+    let runs_nowhere =
+        !has_ended && (verdict.lives_at.is_none() || outage(verdict, has_ended).is_some());
+    if !is_sure || is_for_people(verdict) || runs_nowhere { exit::UNDECIDED } else { exit::DONE }
 }
 
 /// What no command does.
@@ -118,9 +128,26 @@ pub const fn is_for_people(verdict: &Verdict) -> bool {
 
 /// It belongs to a site whose platform shows that it does not run. What became of it after the end of the
 /// migration is its owner's business.
-fn outage(state: &State, verdict: &Verdict) -> Option<Platform> {
+fn outage(verdict: &Verdict, has_ended: bool) -> Option<Platform> {
     let stands = matches!(verdict.shown?, Platform::Suspended | Platform::Off | Platform::Absent);
-    verdict.shown.filter(|_| stands && !state.phase.is_final())
+    verdict.shown.filter(|_| stands && !has_ended)
+}
+
+/// The first line: whose it is, what it comes to, and how sure that is.
+pub fn head(
+    (id, vm): (&MigrationId, &str),
+    verdict: &Verdict,
+    lives_at: Option<&SiteName>,
+    has_ended: bool,
+) -> String {
+    let is_down = outage(verdict, has_ended).is_some()
+        || (verdict.verdict == VerdictKind::Completed && verdict.started != Some(true));
+    let lives = match lives_at {
+        None => "runs nowhere that is known".to_owned(),
+        Some(site) if is_down => format!("belongs to {site}"),
+        Some(site) => format!("lives at {site}"),
+    };
+    format!("{id}   {vm} {lives}   {} ({})", word(verdict), strength(verdict.strength))
 }
 
 /// Which migration came after which.
@@ -137,7 +164,7 @@ impl Latest {
         let mut latest = Self { of: BTreeMap::new(), places: BTreeMap::new() };
         let ids = context.store.migration_ids()?.into_iter();
         for (place, id) in ids.skip_while(|id| Some(id) != first).enumerate() {
-            let stored = find(context, &id)?;
+            let stored = by_id(context, &id)?;
             let state = state_of(&stored)?;
             if state.epoch.is_some() && state.phase != Phase::RolledBack {
                 latest.of.insert(stored.plan.vm.id, id.clone());
@@ -192,7 +219,9 @@ async fn gather(
     let (source, destination) = (asked(&plan.from, source_me)?, asked(&plan.to, destination_me)?);
     let gathering = evidence::gather(&about, source, destination);
     let gathered = patiently(&format!("asking the sites about {}", plan.id), gathering).await;
-    gathered.map_err(|error| undecided("what the ledgers say cannot be told", &error))
+    gathered
+        .map(|gathered| gathered.evidence)
+        .map_err(|error| undecided("what the ledgers say cannot be told", &error))
 }
 
 /// Whoever waits is told for what.
@@ -238,9 +267,8 @@ fn next(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option
         Next::Revoke => ("ask both sites".to_owned(), "status"),
         Next::AskSource => (verdict.next.to_string(), "resume"),
         Next::RestoreDestination => return restore(plan, state, verdict),
-        Next::FenceAgain(_) | Next::Quarantine(_) | Next::CallForHelp => {
-            return Some((verdict.next.to_string(), None));
-        }
+        _ if is_for_people(verdict) => return Some((verdict.next.to_string(), None)),
+        Next::FenceAgain(_) | Next::Quarantine(_) | Next::CallForHelp => return None,
     };
     if state.phase == Phase::RolledBack && !state.left.is_empty() {
         let when = format!("remove what may be left, when {} is back", plan.to);
@@ -252,7 +280,7 @@ fn next(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option
 
 /// Its ledger was not read. Where the VM is not known to belong there, a person can answer for it.
 fn restore(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option<String>)> {
-    let Plan { id, to, .. } = plan;
+    let to = &plan.to;
     if verdict.verdict == VerdictKind::Completed {
         return (!state.phase.is_final())
             .then(|| (format!("reach {to}: the VM belongs there"), None));
@@ -262,12 +290,13 @@ fn restore(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Opt
     }
     // Nothing to be typed as what comes next: it is somebody's word.
     let words = format!(
-        "bring {to} back; or if it is gone for good, and the VM never runs there: causeway recover {id} --settle --attest fenced={to} --reason \"WHY\""
+        "bring {to} back; or if it is gone for good, and the VM never runs there: {}",
+        vouch_for_it(plan)
     );
     Some((words, None))
 }
 
-pub fn word(verdict: &Verdict) -> &'static str {
+fn word(verdict: &Verdict) -> &'static str {
     match verdict.verdict {
         VerdictKind::NotStarted => "not started",
         VerdictKind::Resumable => "resumable",
@@ -284,7 +313,7 @@ pub fn word(verdict: &Verdict) -> &'static str {
     }
 }
 
-pub const fn strength(strength: Strength) -> &'static str {
+const fn strength(strength: Strength) -> &'static str {
     match strength {
         Strength::Proven => "proven",
         Strength::Observed => "observed",
@@ -305,22 +334,12 @@ fn value(plan: &Plan, state: &State, verdict: &Verdict) -> serde_json::Value {
 }
 
 fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
-    let outage = outage(state, verdict);
-    let lives = match (lives_at(plan, verdict), verdict.verdict, verdict.started) {
-        (None, ..) => "runs nowhere that is known".to_owned(),
-        (Some(site), VerdictKind::Completed, None | Some(false)) => format!("belongs to {site}"),
-        (Some(site), ..) if outage.is_some() => format!("belongs to {site}"),
-        (Some(site), ..) => format!("lives at {site}"),
-    };
-    let mut lines = vec![format!(
-        "{}   {} {lives}   {} ({})",
-        plan.id,
-        plan.vm.name,
-        word(verdict),
-        strength(verdict.strength)
-    )];
+    let has_ended = state.phase.is_final();
+    let outage = outage(verdict, has_ended);
+    let lives_at = lives_at(plan, verdict);
+    let mut lines = vec![head((&plan.id, &plan.vm.name), verdict, lives_at, has_ended)];
     lines.push(format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
-    if let (Some(platform), Some(site)) = (outage, lives_at(plan, verdict)) {
+    if let (Some(platform), Some(site)) = (outage, lives_at) {
         lines.push(format!("  outage    at {site} {platform}{}", goes_on_by(platform, state)));
     }
     if let Some(why) = &state.why {

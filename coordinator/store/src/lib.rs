@@ -234,6 +234,14 @@ impl Store {
         Ok(query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
+    /// Those of VMs of this name, in their order.
+    pub fn ids_of_vm(&self, name: &str) -> Result<Vec<String>, StoreError> {
+        let database = self.database();
+        let sql = "SELECT id FROM migrations WHERE vm = ?1 ORDER BY created_ms, id";
+        let mut query = database.prepare(sql)?;
+        Ok(query.query_map([name], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+
     pub fn migration(&self, id: &str) -> Result<Option<Stored>, StoreError> {
         let database = self.database();
         let sql = "SELECT plan, login, created_ms FROM migrations WHERE id = ?1";

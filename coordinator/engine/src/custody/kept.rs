@@ -2,7 +2,7 @@
 
 use handover::VmKey;
 use site::{FenceStage, RecordKey, Site, SiteError, UnfenceRecord};
-use site_ledger::UNFENCE;
+use site_ledger::forget;
 use units::{Epoch, chain};
 
 use super::{Custody, CustodyError};
@@ -98,31 +98,12 @@ impl Custody {
     /// would not leave again. Not sooner, since a coordinator that was taken for lost may have made one
     /// of them once more.
     pub(super) async fn forget_ended(&self, epoch: Epoch) {
-        self.forget_unfence(|of| of < epoch).await;
+        self.source.forget_unfence(|of| of < epoch).await;
     }
 
     /// The retired source was deleted: there is nothing left to undo.
     pub async fn forget_fence(&self, epoch: Epoch) {
-        self.forget_unfence(|of| of == epoch).await;
-    }
-
-    async fn forget_unfence(&self, of: impl Fn(Epoch) -> bool) {
-        let site = self.source.at();
-        let Ok(prefix) = self.key(UNFENCE) else { return };
-        let keys = match site.kept_keys().await {
-            Ok(keys) => keys,
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "records that nobody needs are left");
-                return;
-            }
-        };
-        for key in keys {
-            let rest = key.as_str().strip_prefix(prefix.as_str());
-            let epoch = rest.and_then(|rest| rest.split('-').next()?.parse().ok()).map(Epoch);
-            if epoch.is_some_and(&of) {
-                forget(&*site, &key).await;
-            }
-        }
+        self.source.forget_unfence(|of| of == epoch).await;
     }
 
     fn key(&self, what: &str) -> Result<RecordKey, CustodyError> {
@@ -155,13 +136,6 @@ pub(crate) async fn forget_what_is_kept(site: &dyn Site, vm: model::VmId, epoch:
     }
 }
 
-/// That it cannot be removed harms nobody.
-async fn forget(site: &dyn Site, key: &RecordKey) {
-    if let Err(error) = site.forget(key).await {
-        tracing::warn!(%key, error = %chain(&error), "a record that nobody needs is left");
-    }
-}
-
 /// All papers that a site keeps, by VM; those that cannot be read with the reason.
 ///
 /// # Errors
@@ -171,8 +145,8 @@ pub async fn papers(
 ) -> Result<Vec<(VmKey, Result<Vec<u8>, SiteError>)>, SiteError> {
     let mut found = Vec::new();
     for key in site.kept_keys().await? {
-        let of = key.as_str().strip_prefix("vm/").and_then(|rest| rest.split_once('/'));
-        let Some((vm, _)) = of.filter(|(_, what)| what.starts_with(PAPERS)) else { continue };
+        let of = site_ledger::of_key(&key).filter(|(_, what)| what.starts_with(PAPERS));
+        let Some((vm, _)) = of else { continue };
         let Ok(vm) = vm.parse() else { continue };
         match site.kept(&key).await {
             Ok(None) => {}

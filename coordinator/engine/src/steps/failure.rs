@@ -68,8 +68,9 @@ async fn is_let_go(run: &Run) -> bool {
         Some(S::Released { settled: true }) => true,
         // Not by a fence; a drain may have left it suspended.
         Some(S::Known | S::Unknown) | None => {
-            let runs = run.source.power(run.vm()).await.is_ok_and(|power| power == Power::Running);
-            run.custody.source_is_seen() && runs
+            // One that did not answer is not waited for again.
+            run.custody.source_is_seen()
+                && run.source.power(run.vm()).await.is_ok_and(|power| power == Power::Running)
         }
         Some(_) => false,
     }

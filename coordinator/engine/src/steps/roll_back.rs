@@ -10,7 +10,7 @@ use handover::{
 };
 use model::Power;
 use plan::Plan;
-use site::{FenceStage, Leftover, Site, SiteErrorKind};
+use site::{FenceStage, Leftover, Site, SiteError, SiteErrorKind};
 use units::Epoch;
 use wire::control::Request;
 
@@ -66,8 +66,8 @@ pub(crate) async fn roll_back(run: &mut Run) -> Result<Record, StepError> {
 }
 
 /// Removes what was left at a destination that was away when all was taken back. Its ledger is not
-/// needed: a placeholder that bears a mark stays, and so does a volume that a VM has in use since. Answers
-/// what is left; what was removed is in `removed`, whatever comes of the rest.
+/// needed: a placeholder that bears a mark stays, and so does a volume that a VM has in use since. What was
+/// removed is in `removed`, whatever comes of the rest.
 ///
 /// # Errors
 /// While it does not answer, or hides a pool, or shows that it was given the VM.
@@ -76,24 +76,26 @@ pub async fn clear_up(
     plan: &Plan,
     epoch: Option<Epoch>,
     removed: &mut Vec<String>,
-) -> Result<Vec<String>, StepError> {
+) -> Result<Cleared, StepError> {
     let gone = pools_gone(destination, plan).await?;
-    for leftover in destination.leftovers(&plan.id).await? {
-        match (destination.remove(&leftover).await, &leftover) {
-            (Ok(()), _) => removed.push(words(plan, &leftover)),
-            // Another migration made it its own.
-            (Err(error), Leftover::Volume { .. }) if error.kind == SiteErrorKind::WrongState => {
-                tracing::info!(error = %units::chain(&error), "it stays");
-            }
-            (Err(error), _) => return Err(error.into()),
-        }
-    }
-    if let Some(epoch) = epoch {
-        forget_what_is_kept(destination, plan.vm.id, epoch).await;
+    let mut left = Vec::new();
+    let in_use = remove_all(destination, plan, removed).await?;
+    let stays = in_use.into_iter().map(|(what, error)| format!("{what}: {}", error.what));
+    match epoch {
+        Some(epoch) => forget_what_is_kept(destination, plan.vm.id, epoch).await,
+        None => left.push(records_words(plan)),
     }
     let hidden = plan.disks.iter().filter(|disk| gone.contains(&disk.pool));
-    let hidden = hidden.map(|disk| (&disk.volume, &disk.pool));
-    Ok(hidden.map(|(volume, pool)| volume_words(plan, volume, pool)).collect())
+    left.extend(hidden.map(|disk| volume_words(plan, &disk.volume, &disk.pool)));
+    Ok(Cleared { left, stays: stays.collect() })
+}
+
+/// What is at a destination after all.
+pub struct Cleared {
+    /// Nobody could look.
+    pub left: Vec<String>,
+    /// Another migration made it its own, in the site's words.
+    pub stays: Vec<String>,
 }
 
 /// The operator's, of this life of it or an earlier one.
@@ -113,19 +115,30 @@ async fn clear(run: &Run, removed: &mut Vec<String>) -> Result<(), StepError> {
             run.plan.to
         ));
     }
-    remove_all(&*run.destination, &run.plan, removed).await
+    let in_use = remove_all(&*run.destination, &run.plan, removed).await?;
+    in_use.into_iter().next().map_or(Ok(()), |(_, error)| Err(error.into()))
 }
 
+/// All that is not in use; answers what is, with the site's words for it.
 async fn remove_all(
     destination: &dyn Site,
     plan: &Plan,
     removed: &mut Vec<String>,
-) -> Result<(), StepError> {
+) -> Result<Vec<(String, SiteError)>, StepError> {
+    let mut in_use = Vec::new();
     for leftover in destination.leftovers(&plan.id).await? {
-        destination.remove(&leftover).await?;
-        removed.push(words(plan, &leftover));
+        match destination.remove(&leftover).await {
+            Ok(()) => removed.push(words(plan, &leftover)),
+            Err(error)
+                if matches!(leftover, Leftover::Volume { .. })
+                    && error.kind == SiteErrorKind::WrongState =>
+            {
+                in_use.push((words(plan, &leftover), error));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(())
+    Ok(in_use)
 }
 
 fn words(plan: &Plan, leftover: &Leftover) -> String {
@@ -133,6 +146,10 @@ fn words(plan: &Plan, leftover: &Leftover) -> String {
         Leftover::Placeholder { name, .. } => format!("{}: placeholder {name}", plan.to),
         Leftover::Volume { pool, volume, .. } => volume_words(plan, volume, pool),
     }
+}
+
+fn records_words(plan: &Plan) -> String {
+    format!("{}: what it keeps for causeway of VM {}", plan.to, plan.vm.id)
 }
 
 fn volume_words(plan: &Plan, volume: &str, pool: &str) -> String {
@@ -146,7 +163,7 @@ fn may_be_left(run: &Run, removed: &[String]) -> Vec<String> {
     let volumes = run.plan.disks.iter().map(|disk| (&disk.volume, &disk.pool));
     let volumes = volumes.map(|(volume, pool)| volume_words(&run.plan, volume, pool));
     let placeholder = format!("{to}: placeholder {}", vm.name);
-    let records = format!("{to}: what it keeps for causeway of VM {}", vm.id);
+    let records = records_words(&run.plan);
     let all = [placeholder].into_iter().chain(volumes).chain([records]);
     all.filter(|one| !removed.contains(one)).collect()
 }

@@ -355,7 +355,7 @@ impl Stage {
         );
         let gathered = gather(&about, source, destination).await;
         reachable(true, true);
-        verdict(&gathered.unwrap())
+        verdict(&gathered.unwrap().evidence)
     }
 
     // --- what must be true --------------------------------------------------------------------

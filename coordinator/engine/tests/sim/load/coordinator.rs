@@ -194,7 +194,8 @@ impl Life {
             let destination = asked(&plan.to, Whom::Destination, at_destination);
             let about = about(&plan, state.epoch);
             // Of what moves while it is asked about two stories can be heard.
-            if let Ok(evidence) = gather(&about, Some(source), Some(destination)).await {
+            if let Ok(gathered) = gather(&about, Some(source), Some(destination)).await {
+                let evidence = gathered.evidence;
                 assert_ne!(verdict(&evidence).verdict, VerdictKind::AlarmSplit, "{evidence:?}");
             } else {
                 self.figures.count("status refused");
