@@ -1,7 +1,8 @@
 //! What every verb needs: state, configuration, sites, programs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use appliance::Appliance;
@@ -20,6 +21,7 @@ pub struct Context {
     pub store: Store,
     pub config: Config,
     pub json: bool,
+    open: Mutex<BTreeMap<SiteName, Arc<dyn Site>>>,
 }
 
 /// A broken line may stay broken for this long before the migration stops, resumable.
@@ -32,7 +34,7 @@ impl Context {
             Some(path) => path,
             None => usual_state_dir()?,
         };
-        Ok(Self { store: Store::open(&state)?, config, json: global.json })
+        Ok(Self { store: Store::open(&state)?, config, json: global.json, open: Mutex::default() })
     }
 
     /// A result: words for people, or the value for programs.
@@ -72,8 +74,15 @@ impl Context {
         })
     }
 
+    /// Opened once for all that a verb asks of it: of hundreds of migrations over one connection.
     pub fn site(&self, name: &SiteName) -> Result<Arc<dyn Site>, Failure> {
-        clouds::open(&self.site_config(name)?)
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(site) = open.get(name) {
+            return Ok(Arc::clone(site));
+        }
+        let site = clouds::open(&self.site_config(name)?)?;
+        open.insert(name.clone(), Arc::clone(&site));
+        Ok(site)
     }
 
     /// The static agent: named, beside this program, or where packages put it.

@@ -21,7 +21,8 @@ pub struct Asked {
     pub identity: Identity,
     /// On this machine; `None` where there is none: that proves nothing, while an empty one would.
     pub ledger: Option<Vec<Record>>,
-    pub site: Arc<dyn Site>,
+    /// `None`: it is known not to answer, and each question would take its time.
+    pub site: Option<Arc<dyn Site>>,
 }
 
 /// Whose VM, and what is known of its migration besides.
@@ -154,7 +155,10 @@ async fn ask<R: Role>(about: &About, asked: Option<Asked>) -> Result<Found<R>, C
         taken_back: BTreeSet::new(),
     };
     let Some(Asked { identity, ledger, site }) = asked else { return Ok(found) };
-    let known = known(&identity, ledger, &*site, &about.vm).await?;
+    let known = match &site {
+        Some(site) => known(&identity, ledger, &**site, &about.vm).await?,
+        None => Known { records: ledger, site_asked: false, was_kept: false, answers: false },
+    };
     (found.site_asked, found.was_kept) = (known.site_asked, known.was_kept);
     if let Some(records) = known.records {
         for record in &records {
@@ -172,7 +176,7 @@ async fn ask<R: Role>(about: &About, asked: Option<Asked>) -> Result<Found<R>, C
         }
         found.role = Some(R::replay(identity, about.vm.clone(), &records)?);
     }
-    found.site = known.answers.then_some(site);
+    found.site = site.filter(|_| known.answers);
     Ok(found)
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::custody::{Custody, CustodyError, CustodyOf, Folder, LEDGER_KIND, Papers, mark_seen};
+use engine::evidence::{About, Asked, Gathered, gather};
 use handover::{
     Attempt, Attestation, DestinationEntry, DestinationState, Entry, Identity, PlanDigest, Record,
     Refusal, SigningKey, SourceRequest, SourceState,
@@ -53,18 +54,10 @@ impl Scene {
 
     /// ... or is known by it alone.
     fn custody_of(&self, plan: u8, west: u8, is_had: bool) -> Custody {
-        let key = |n: u8| SigningKey::from_bytes(&[n; 32]);
-        let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| Identity {
-            install: "test".parse().unwrap(),
-            site: site.as_str().parse().unwrap(),
-            key: Some(key(own)),
-            pinned: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
-            former: BTreeMap::new(),
-        };
-        let mut destination = identity(&self.west, west, &self.east, 1);
+        let [source, mut destination] = self.identities(west);
         destination.key = destination.key.filter(|_| is_had);
         let of = CustodyOf {
-            source: identity(&self.east, 1, &self.west, west),
+            source,
             destination,
             at_source: Arc::new(self.world.site(&self.east)),
             at_destination: Arc::new(self.world.site(&self.west)),
@@ -76,9 +69,41 @@ impl Scene {
         Custody::open(Box::new(folder), of).unwrap()
     }
 
+    fn identities(&self, west: u8) -> [Identity; 2] {
+        let identity = |site: &SiteName, own: u8, peer: &SiteName, other: u8| Identity {
+            install: "test".parse().unwrap(),
+            site: site.as_str().parse().unwrap(),
+            key: Some(key(own)),
+            pinned: BTreeMap::from([(peer.as_str().parse().unwrap(), key(other).verifying_key())]),
+            former: BTreeMap::new(),
+        };
+        [identity(&self.east, 1, &self.west, west), identity(&self.west, west, &self.east, 1)]
+    }
+
+    /// What another machine learns from the sites of an attempt of plan 7.
+    async fn gathered(&self, epoch: Epoch) -> Gathered {
+        let [source, destination] = self.identities(2);
+        let asked = |site: &SiteName, identity| {
+            let site = Some(Arc::new(self.world.site(site)) as _);
+            Some(Asked { identity, ledger: None, site })
+        };
+        let about = About {
+            id: self.vm,
+            digest: Digest([7; 32]),
+            vm: self.vm.to_string().parse().unwrap(),
+            epoch: Some(epoch),
+            destination_key: key(2).verifying_key(),
+        };
+        gather(&about, asked(&self.east, source), asked(&self.west, destination)).await.unwrap()
+    }
+
     async fn open(&self, custody: &mut Custody) -> Result<Epoch, CustodyError> {
         custody.open_attempt(self.vm, &Papers::default()).await
     }
+}
+
+fn key(n: u8) -> SigningKey {
+    SigningKey::from_bytes(&[n; 32])
 }
 
 #[tokio::test]
@@ -221,6 +246,27 @@ async fn an_attempt_that_was_begun_or_has_ended_is_given_up_like_none() {
     release(&mut custody, epoch).await;
     assert_eq!(custody.attempt_of_ours(), None, "ended");
     assert!(!custody.went_further());
+}
+
+/// What both sites show by now is the later one's doing; but not once that was taken back.
+#[tokio::test]
+async fn what_came_after_an_attempt_is_told_by_the_ledgers_until_it_was_taken_back() {
+    let scene = Scene::new();
+    let mut first = scene.custody(7);
+    let epoch = scene.open(&mut first).await.unwrap();
+    let seen = mark_seen(&scene.world.site(&scene.west), scene.vm).await;
+    assert!(!scene.gathered(epoch).await.is_followed, "by itself");
+    first.revoke(epoch, &seen, None).await.unwrap();
+    release(&mut first, epoch).await;
+    drop(first);
+    assert!(!scene.gathered(epoch).await.is_followed, "it is the last one");
+
+    let mut later = scene.custody(8);
+    let followed_by = scene.open(&mut later).await.unwrap();
+    assert!(scene.gathered(epoch).await.is_followed);
+    assert!(!scene.gathered(followed_by).await.is_followed);
+    later.revoke(followed_by, &seen, None).await.unwrap();
+    assert!(!scene.gathered(epoch).await.is_followed, "it was taken back");
 }
 
 /// A ledger whose last epoch is the largest number: nobody gets there by counting.

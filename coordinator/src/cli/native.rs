@@ -8,7 +8,7 @@ use engine::evidence::{self, About, Asked, Gathered};
 use handover::{Next, Side, Verdict, VerdictKind, verdict};
 use model::SiteName;
 use serde_json::json;
-use site::Site;
+use site::{Site, SiteErrorKind};
 use site_ledger::{NativePaper, natives};
 use units::{Digest, Epoch, chain};
 
@@ -19,27 +19,28 @@ use crate::failure::{Failure, Kind};
 use crate::show;
 
 /// Those that the registered sites know of, told one by one: of `which`, a migration or a VM's name, or all.
-/// Answers how many there were, and the exit code. `silent` sites are not asked again.
+/// Sites that are `silent` are not asked again.
 pub async fn tell(
     context: &Context,
     which: Option<&str>,
     from: Option<&SiteName>,
     silent: &[SiteName],
-) -> Result<(usize, u8), Failure> {
+) -> Result<Told, Failure> {
     let mut sites = BTreeMap::new();
     for name in context.sites()?.into_iter().map(|site| site.name) {
         if from.is_none_or(|from| *from == name) && !silent.contains(&name) {
             sites.insert(name.clone(), context.site(&name)?);
         }
     }
-    let (mut told, mut code) = (0, exit::DONE);
-    for ((_, _, epoch), paper) in ask(&mut sites).await {
+    let (papers, silent) = ask(&mut sites).await;
+    let mut told = Told { count: 0, code: exit::DONE, silent };
+    for ((_, _, epoch), paper) in papers {
         let is_it = |which: &str| paper.name == which || paper.id.as_str() == which;
         if !which.is_none_or(is_it) {
             continue;
         }
-        told += 1;
-        code = code.max(match gather(&sites, &paper, epoch).await {
+        told.count += 1;
+        told.code = told.code.max(match gather(&sites, &paper, epoch).await {
             Ok(gathered) => say(context, &paper, &gathered),
             Err(failure) => {
                 failure.show(context.json);
@@ -47,23 +48,33 @@ pub async fn tell(
             }
         });
     }
-    Ok((told, code))
+    Ok(told)
+}
+
+/// What came of telling.
+pub struct Told {
+    pub count: usize,
+    /// The exit code.
+    pub code: u8,
+    /// Sites that turned out not to answer.
+    pub silent: Vec<SiteName>,
 }
 
 /// By when they began. Of two that say different things of one VM both are told.
 type Papers = BTreeMap<(i64, Digest, Epoch), NativePaper>;
 
 /// Sites that do not answer are told of, and not asked any more.
-async fn ask(sites: &mut BTreeMap<SiteName, Arc<dyn Site>>) -> Papers {
+async fn ask(sites: &mut BTreeMap<SiteName, Arc<dyn Site>>) -> (Papers, Vec<SiteName>) {
     let mut papers = Papers::new();
-    let mut silent = Vec::new();
+    let (mut silent, mut unread) = (Vec::new(), Vec::new());
     for (name, site) in &*sites {
         let kept = match natives(&**site).await {
             Ok(kept) => kept,
             Err(error) => {
                 let why = chain(&error);
                 show::error(&format!("warning: {name} was not asked for live migrations: {why}"));
-                silent.push(name.clone());
+                unread.push(name.clone());
+                silent.extend((error.kind == SiteErrorKind::Unreachable).then(|| name.clone()));
                 continue;
             }
         };
@@ -84,8 +95,8 @@ async fn ask(sites: &mut BTreeMap<SiteName, Arc<dyn Site>>) -> Papers {
             }
         }
     }
-    sites.retain(|name, _| !silent.contains(name));
-    papers
+    sites.retain(|name, _| !unread.contains(name));
+    (papers, silent)
 }
 
 async fn gather(
@@ -107,7 +118,7 @@ async fn gather(
     let asked = |name: &SiteName| -> Result<Option<Asked>, Failure> {
         let Some(site) = sites.get(name) else { return Ok(None) };
         let identity = paper.identity(name, None).map_err(|error| undecided(&error))?;
-        Ok(Some(Asked { identity, ledger: None, site: Arc::clone(site) }))
+        Ok(Some(Asked { identity, ledger: None, site: Some(Arc::clone(site)) }))
     };
     let gathering = evidence::gather(&about, asked(&paper.from)?, asked(&paper.to)?);
     let gathered = patiently(&format!("asking the sites about {}", paper.id), gathering).await;

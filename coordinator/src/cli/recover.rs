@@ -63,10 +63,9 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         }
     }
     // Those its sites' agents settle: they are told, and left alone.
-    let (natives, told_code) =
-        native::tell(context, args.which.as_deref(), None, &asked.silent).await?;
-    code = worse(code, told_code);
-    let mut known = natives > 0;
+    let told = native::tell(context, args.which.as_deref(), None, &asked.silent).await?;
+    code = worse(code, told.code);
+    let mut known = told.count > 0;
     let mut to_tell = Vec::new();
     for id in context.store.migration_ids()? {
         let stored = by_id(context, &id)?;
@@ -90,12 +89,12 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
         is_about_something(&args, vouched_for.as_ref(), known, &to_tell)
             .map_err(|what| Failure::new(kind, format!("{what} is known here or to {whom}")))?;
     }
-    if to_tell.is_empty() && natives == 0 && !failed && !context.json {
+    if to_tell.is_empty() && told.count == 0 && !failed && !context.json {
         show::line(&format!("nothing that has not ended is known here or to {whom}"));
     }
     for (stored, state) in to_tell {
         let vouched = vouched_for.as_ref() == Some(&stored.plan.to);
-        let ended = one(context, &stored, &state, &args, vouched).await;
+        let ended = one(context, (&stored, &state), &args, vouched, &asked.away).await;
         let ended = ended.unwrap_or_else(|failure| {
             failure.show(context.json);
             failure.exit_code()
@@ -147,7 +146,10 @@ struct Asked {
     /// By what they say: whoever writes at one site must not hide what another keeps.
     found: BTreeMap<(MigrationId, Digest), Found>,
     /// Those that did not answer.
+    /// Not asked.
     silent: Vec<SiteName>,
+    /// ... since they do not answer at all.
+    away: Vec<SiteName>,
 }
 
 /// The papers of one migration, by whose they are.
@@ -170,12 +172,13 @@ impl Found {
 }
 
 async fn ask(context: &Context) -> Result<Asked, Failure> {
-    let mut asked = Asked { found: BTreeMap::new(), silent: Vec::new() };
+    let mut asked = Asked { found: BTreeMap::new(), silent: Vec::new(), away: Vec::new() };
     for name in context.sites()?.into_iter().map(|site| site.name) {
         let kept = match papers_at(&*context.site(&name)?).await {
             Ok(kept) => kept,
             Err(error) => {
                 show::error(&format!("warning: {name} was not asked: {}", chain(&error)));
+                asked.away.extend((error.kind == SiteErrorKind::Unreachable).then(|| name.clone()));
                 asked.silent.push(name);
                 continue;
             }
@@ -329,12 +332,12 @@ fn attempts(records: &[Record]) -> impl Iterator<Item = &Attempt> {
 /// Says how one stands, and brings it to its end if that was asked for and is safe.
 async fn one(
     context: &Context,
-    stored: &Stored,
-    state: &State,
+    (stored, state): (&Stored, &State),
     args: &RecoverArgs,
     vouched: bool,
+    away: &[SiteName],
 ) -> Result<u8, Failure> {
-    let verdict = verdict_of(context, &stored.plan, state).await?;
+    let verdict = verdict_of(context, &stored.plan, state, away).await?;
     let code = say(context, &stored.plan, state, &verdict);
     if !args.settle || verdict.verdict == VerdictKind::AlarmSplit {
         return Ok(code);

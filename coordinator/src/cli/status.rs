@@ -18,7 +18,7 @@ use units::MigrationId;
 use super::exit;
 use super::find::{by_id, lookup, not_known, state_of};
 use super::migrate::{ledgers, vm_key};
-use super::native;
+use super::native::{self, Told};
 use super::site::registered;
 use crate::context::Context;
 use crate::failure::{Failure, Kind, vouch_for_it};
@@ -40,18 +40,19 @@ pub async fn status(
         None => context.store.migration_ids()?,
     };
     // By its id one is asked for alone.
-    let (told, mut code) = if ids.first().map(String::as_str) == id && asked_for_one {
-        (0, exit::DONE)
+    let told = if ids.first().map(String::as_str) == id && asked_for_one {
+        Told { count: 0, code: exit::DONE, silent: Vec::new() }
     } else {
         native::tell(context, id, from.as_ref(), &[]).await?
     };
+    let mut code = told.code;
     if let Some(which) = id
         && ids.is_empty()
-        && told == 0
+        && told.count == 0
     {
         return Err(not_known(which));
     }
-    if ids.is_empty() && told == 0 && !context.json {
+    if ids.is_empty() && told.count == 0 && !context.json {
         line("no migrations are known here; `causeway recover` asks the sites for theirs");
     }
     let latest = Latest::read(context, ids.first())?;
@@ -85,7 +86,7 @@ pub async fn status(
             }
             continue;
         }
-        match gather(context, plan, &state, from.as_ref()).await {
+        match gather(context, plan, &state, from.as_ref(), &told.silent).await {
             Ok(evidence) => code = code.max(say(context, plan, &state, &verdict(&evidence))),
             // One that cannot be told does not hide the others.
             Err(failure) if !asked_for_one => {
@@ -98,9 +99,14 @@ pub async fn status(
     Ok(code)
 }
 
-/// Both sites asked.
-pub async fn verdict_of(context: &Context, plan: &Plan, state: &State) -> Result<Verdict, Failure> {
-    Ok(verdict(&gather(context, plan, state, None).await?))
+/// Both sites asked, but for those that are known not to answer.
+pub async fn verdict_of(
+    context: &Context,
+    plan: &Plan,
+    state: &State,
+    silent: &[SiteName],
+) -> Result<Verdict, Failure> {
+    Ok(verdict(&gather(context, plan, state, None, silent).await?))
 }
 
 /// What it comes to, and the exit code for it.
@@ -194,6 +200,7 @@ async fn gather(
     plan: &Plan,
     state: &State,
     only: Option<&SiteName>,
+    silent: &[SiteName],
 ) -> Result<Evidence, Failure> {
     let (source_me, destination_me) = keys::identities(&context.store, &plan.from, &plan.to)?;
     let undecided = |what: &str, error: &dyn std::error::Error| {
@@ -210,11 +217,9 @@ async fn gather(
         if only.is_some_and(|only| only != name) {
             return Ok(None);
         }
-        Ok(Some(Asked {
-            identity,
-            ledger: ledger(context, plan, name)?,
-            site: context.site(name)?,
-        }))
+        let site = context.site(name)?;
+        let site = (!silent.contains(name)).then_some(site);
+        Ok(Some(Asked { identity, ledger: ledger(context, plan, name)?, site }))
     };
     let (source, destination) = (asked(&plan.from, source_me)?, asked(&plan.to, destination_me)?);
     let gathering = evidence::gather(&about, source, destination);

@@ -22,6 +22,11 @@ pub const AFTER_THE_GATE: &str = "phase: starting";
 /// the decision.
 const LOST: [&str; 2] = ["phase: holding", "phase: deciding"];
 
+/// When the coordinator's state is backed up, and when it is put back: its journal then tells of an
+/// earlier connection than its agents have had since.
+const BACKED_UP: &str = "phase: copying";
+const PUT_BACK: &str = "round 0:";
+
 pub struct Killing {
     scene: Scene,
     gate: Gate,
@@ -79,6 +84,11 @@ impl Killing {
         if next == AFTER_THE_GATE {
             scene.disks_are_equal().unwrap();
             gate.open().unwrap();
+        }
+        match words {
+            BACKED_UP => scene.back_up().unwrap(),
+            PUT_BACK => scene.put_back().unwrap(),
+            _ => {}
         }
         let again = if LOST.contains(&words) {
             recovered(&scene, how_lost(words));

@@ -164,6 +164,12 @@ impl Halfway {
     }
 }
 
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let copied = Command::new("cp").arg("-aT").args([from, to]).status()?;
+    ensure!(copied.success(), "{} cannot be copied", from.display());
+    Ok(())
+}
+
 /// The lines as they come, each with its end. Whoever does not want them any more closes the pipe.
 fn lines_of(stderr: ChildStderr) -> Receiver<String> {
     let (to, lines) = channel();
@@ -243,6 +249,21 @@ impl Scene {
     pub fn on_another_machine(&self) -> Result<()> {
         std::fs::remove_dir_all(&self.state)?;
         self.register_sites()
+    }
+
+    /// Copies what the coordinator keeps, as a backup of a machine on which nothing runs.
+    pub fn back_up(&self) -> Result<()> {
+        copy_tree(&self.state, &self.backup())
+    }
+
+    /// Everything since is gone.
+    pub fn put_back(&self) -> Result<()> {
+        std::fs::remove_dir_all(&self.state)?;
+        copy_tree(&self.backup(), &self.state)
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.dir().join("backup")
     }
 
     pub fn east(&self) -> &Site {

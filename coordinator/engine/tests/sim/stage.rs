@@ -341,7 +341,7 @@ impl Stage {
         let asked = |name: &SiteName, identity| Asked {
             identity,
             ledger: self.ledgers().of(name),
-            site: Arc::new(self.site(name)),
+            site: Some(Arc::new(self.site(name))),
         };
         let source = (ask != Ask::Destination).then(|| asked(&self.east, source));
         let destination = (ask != Ask::Source).then(|| asked(&self.west, destination));

@@ -5,6 +5,7 @@
 
 mod again;
 mod lines;
+mod many;
 mod refusals;
 mod resume;
 mod sites;

@@ -188,7 +188,7 @@ impl Life {
             let asked = |name: &SiteName, whom, identity| Asked {
                 identity,
                 ledger: read_ledger(&folder, name).unwrap(),
-                site: Arc::new(self.far(&plan, whom)),
+                site: Some(Arc::new(self.far(&plan, whom))),
             };
             let source = asked(&plan.from, Whom::Source, at_source);
             let destination = asked(&plan.to, Whom::Destination, at_destination);
