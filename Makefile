@@ -8,7 +8,7 @@ THREADS  ?= 2
 # Programs for guests are linked by the tree's own (.cargo/config.toml).
 unexport RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER
 
-.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo bench bench-native load fuzz lint check clean
+.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo demo-native bench bench-native load fuzz lint check clean
 
 all: programs
 
@@ -76,6 +76,10 @@ model: deps
 
 demo: programs
 	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(TARGET)/lab/demo
+
+# Live, memory and disks, by mobility agents.
+demo-native: programs
+	CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(TARGET)/lab/demo --native
 
 # One disk copied by us and by others, in turns: wall time, CPU time, bytes. See tests/bench/README.md;
 # `make bench BENCH="--rounds 1 --json"` passes options.

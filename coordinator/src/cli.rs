@@ -5,6 +5,8 @@ mod act;
 mod appliance;
 mod args;
 mod find;
+mod live;
+mod method;
 mod migrate;
 mod native;
 mod plan;

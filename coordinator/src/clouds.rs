@@ -9,6 +9,16 @@ use store::SiteConfig;
 use crate::failure::{Failure, Kind};
 use crate::guest::parse_login;
 
+/// Can a libvirt connect to a mobility agent by this URI?
+pub fn neighbour(uri: &str) -> Result<(), Failure> {
+    let known = ["qemu+tcp://", "qemu+ssh://", "qemu+unix://", "qemu+libssh://", "qemu+libssh2://"];
+    if known.iter().any(|scheme| uri.starts_with(scheme)) {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Usage, format!("no mobility agent is reached by this URI: {uri}"))
+        .hint("it looks like qemu+tcp://AGENT/system"))
+}
+
 /// Opens a site by its URI. Does not connect.
 pub fn open(config: &SiteConfig) -> Result<Arc<dyn Site>, Failure> {
     let scheme = config.uri.split("://").next().unwrap_or_default();

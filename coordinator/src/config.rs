@@ -3,6 +3,7 @@
 //! ```toml
 //! [sites.east]
 //! uri = "qemu+ssh://root@host-a/system"
+//! mobility = "qemu+tcp://agent-a/system"
 //!
 //! [guests.web1]
 //! login = "root@10.0.0.5"
@@ -46,6 +47,8 @@ pub struct Config {
 struct ConfiguredSite {
     uri: String,
     host: Option<HostLogin>,
+    /// Its mobility agent, as its hypervisors reach it.
+    mobility: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,6 +96,7 @@ impl Config {
                 name: name.clone(),
                 uri: site.uri.clone(),
                 host: site.host.clone(),
+                mobility: site.mobility.clone(),
             })
             .collect()
     }

@@ -1,11 +1,13 @@
 //! What the operator sees: results on stdout, all else on stderr.
 
 mod bars;
+mod live;
 mod plan;
 
 use std::io::Write;
 
 pub use bars::watch;
+pub use live::{LiveWatch, live_done, live_text};
 pub use plan::{plan_text, seconds};
 
 /// One line of result. A closed pipe is no error: whoever read has seen enough.

@@ -6,6 +6,7 @@
 //! | VMs as they are | `inventory`, `xml` |
 //! | VMs to come | `volumes`, `appliance`, `placeholder`, `channel` |
 //! | VMs that left | `fence` |
+//! | its own live migration | `live` |
 //! | what is kept for a coordinator | `records` |
 //!
 //! Only the public API is used, over the connection that the operator has anyway. SSH to the host,
@@ -19,6 +20,7 @@ mod fence;
 mod inventory;
 mod libvirt_site;
 mod link;
+mod live;
 mod look;
 mod placeholder;
 mod power;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
-    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
-    NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site, SiteError, SiteErrorKind,
-    StoppedBy, Takeover, UnfenceRecord,
+    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover,
+    LiveJob, LiveWish, Mark, NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site,
+    SiteError, SiteErrorKind, StoppedBy, Takeover, UnfenceRecord,
 };
 use units::MigrationId;
 use virt::connect::Connect;
@@ -19,7 +19,8 @@ use crate::channel::Channel;
 use crate::fault::{Fault, Op};
 use crate::link::Link;
 use crate::{
-    LibvirtConfig, appliance, fence, inventory, look, placeholder, power, probe, records, volumes,
+    LibvirtConfig, appliance, fence, inventory, live, look, placeholder, power, probe, records,
+    volumes,
 };
 
 /// A site that speaks libvirt. Makes no connection until it is asked something.
@@ -333,6 +334,36 @@ impl Site for LibvirtSite {
         };
         self.change(format!("remove {name}"), move |connection| {
             placeholder::remove(connection, &leftover)
+        })
+        .await
+    }
+
+    async fn migrate_live(&self, vm: VmId, wish: &LiveWish) -> Result<(), SiteError> {
+        let (link, wish) = (self.link.clone(), wish.clone());
+        let attempt = format!("migrate VM {vm} to {}", wish.neighbour);
+        // For as long as it takes: whoever waits looks at it over another connection.
+        self.link
+            .on_thread(Op::Change, attempt, Duration::MAX, move || {
+                live::migrate(&link.open()?, vm, &wish)
+            })
+            .await
+    }
+
+    async fn live_job(&self, vm: VmId) -> Result<Option<LiveJob>, SiteError> {
+        self.look(format!("see how VM {vm} migrates"), move |connection| live::job(connection, vm))
+            .await
+    }
+
+    async fn last_live_job(&self, vm: VmId) -> Result<Option<LiveJob>, SiteError> {
+        self.look(format!("see how VM {vm} migrated"), move |connection| {
+            live::last_job(connection, vm)
+        })
+        .await
+    }
+
+    async fn cancel_live(&self, vm: VmId) -> Result<(), SiteError> {
+        self.change(format!("call off the migration of VM {vm}"), move |connection| {
+            live::cancel(connection, vm)
         })
         .await
     }

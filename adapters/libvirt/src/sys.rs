@@ -5,7 +5,8 @@
 //! `Domain::job_stats` frees a null pointer, and its `Secret::value` never frees what it copied
 //! from. None of them is used in this crate.
 
-use std::ffi::{CString, c_int};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_int};
 
 use virt::domain::Domain;
 use virt::error::Error;
@@ -49,6 +50,60 @@ pub(crate) fn block_sizes(domain: &Domain, disk: &str) -> Result<BlockSizes, Err
         return Err(Error::last_error());
     }
     Ok(BlockSizes { capacity: sizes.capacity, allocation: sizes.allocation })
+}
+
+/// The numbers of a job, by libvirt's names for them.
+pub(crate) type JobStats = BTreeMap<CString, u64>;
+
+/// `virDomainGetJobStats`; `None`: there is no such job.
+#[expect(unsafe_code, reason = "the safe wrapper frees a null pointer")]
+pub(crate) fn job_stats(
+    domain: &Domain,
+    flags: virt_sys::virDomainGetJobStatsFlags,
+) -> Result<Option<JobStats>, Error> {
+    let (mut kind, mut count): (c_int, c_int) = (0, 0);
+    let mut params = std::ptr::null_mut();
+    // SAFETY: the pointer is live as long as `domain` is; libvirt writes two ints, and a list of
+    // `count` parameters that it allocates, or leaves that null.
+    let answer = unsafe {
+        virt_sys::virDomainGetJobStats(
+            domain.as_ptr(),
+            &raw mut kind,
+            &raw mut params,
+            &raw mut count,
+            flags,
+        )
+    };
+    if answer < 0 {
+        return Err(Error::last_error());
+    }
+    let len = usize::try_from(count).unwrap_or(0);
+    let mut stats = JobStats::new();
+    if !params.is_null() {
+        // SAFETY: libvirt says that so many are there.
+        for param in unsafe { std::slice::from_raw_parts(params, len) } {
+            // SAFETY: a field is a string that ends within its array.
+            let field = unsafe { CStr::from_ptr(param.field.as_ptr()) };
+            if u32::try_from(param.type_) == Ok(virt_sys::VIR_TYPED_PARAM_ULLONG) {
+                // SAFETY: its type says which of the union it is.
+                stats.insert(field.to_owned(), unsafe { param.value.ul });
+            }
+        }
+        // SAFETY: the list is libvirt's own, and nothing points into it any more.
+        unsafe { virt_sys::virTypedParamsFree(params, count) };
+    }
+    let none = u32::try_from(kind) == Ok(virt_sys::VIR_DOMAIN_JOB_NONE);
+    Ok((!none).then_some(stats))
+}
+
+/// `virDomainAbortJob`.
+#[expect(unsafe_code, reason = "crate `virt` lacks it")]
+pub(crate) fn abort_job(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the pointer is live as long as `domain` is.
+    match unsafe { virt_sys::virDomainAbortJob(domain.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
 }
 
 /// `virSecretGetValue`; what libvirt allocated for it is freed.

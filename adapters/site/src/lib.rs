@@ -18,12 +18,14 @@ pub mod conformance;
 
 mod error;
 mod guest;
+mod live;
 mod placeholder;
 mod record;
 mod stream;
 
 pub use error::{Remedy, SiteError, SiteErrorKind};
 pub use guest::{GuestAccess, GuestProbe, Privilege};
+pub use live::{LiveJob, LivePart, LiveWish};
 pub use placeholder::{
     ApplianceFiles, ApplianceRef, CreatedDisk, Leftover, Mark, NewDisk, NewNic, PlaceholderSpec,
     PlaceholderState,
@@ -181,6 +183,42 @@ pub trait Site: Send + Sync {
     /// Removes one of them. Refuses a placeholder that bears a mark. What is gone already is
     /// success.
     async fn remove(&self, leftover: &Leftover) -> Result<(), SiteError>;
+
+    // --- its own live migration, at the source ------------------------------------------------
+
+    /// Moves a running VM live by the platform's own workflow, memory and disks, and returns when that has
+    /// ended it, either way. What it returns is the platform's word alone: where the VM lives the ledgers
+    /// say, and the mobility agents keep them.
+    async fn migrate_live(&self, _vm: VmId, _wish: &LiveWish) -> Result<(), SiteError> {
+        Err(no_live_migration(self.name()))
+    }
+
+    /// How it gets on; `None`: none is under way.
+    async fn live_job(&self, _vm: VmId) -> Result<Option<LiveJob>, SiteError> {
+        Err(no_live_migration(self.name()))
+    }
+
+    /// How the last one went, at either site; `None`: the platform does not remember.
+    async fn last_live_job(&self, _vm: VmId) -> Result<Option<LiveJob>, SiteError> {
+        Err(no_live_migration(self.name()))
+    }
+
+    /// Calls it off; [`Site::migrate_live`] then returns. Harmless where none is under way.
+    async fn cancel_live(&self, _vm: VmId) -> Result<(), SiteError> {
+        Err(no_live_migration(self.name()))
+    }
+}
+
+fn no_live_migration(site: &SiteName) -> SiteError {
+    SiteError {
+        site: site.clone(),
+        kind: SiteErrorKind::Unsupported,
+        attempt: "migrate live".to_owned(),
+        what: "this cloud has no live migration that causeway drives".to_owned(),
+        hint: Some("use --method guest".to_owned()),
+        remedy: Remedy::GiveUp,
+        source: None,
+    }
 }
 
 /// What brought a VM to its stop.

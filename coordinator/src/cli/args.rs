@@ -64,7 +64,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   causeway migrate web1 --from east --to west --guest root@10.0.0.5
-  causeway migrate web1 --from east --to west --guest ops@web1 --yes --max-downtime 10s --limit-rate 20M")]
+  causeway migrate web1 --from east --to west --guest ops@web1 --yes --max-downtime 10s --limit-rate 20M
+  causeway migrate web1 --from east --to west --method native --max-downtime 1s")]
     Migrate(MigrateArgs),
     /// Run a plan that `plan -o` saved
     Run(RunArgs),
@@ -153,6 +154,9 @@ pub struct SiteAdd {
     /// File with the key of --host, in the format of known_hosts
     #[arg(long, value_name = "FILE", requires = "host")]
     pub host_known_hosts: Option<PathBuf>,
+    /// The site's mobility agent, as its *hypervisors* reach it: qemu+tcp://AGENT/system. Lets VMs move live
+    #[arg(long, value_name = "URI")]
+    pub mobility: Option<String>,
 }
 
 #[derive(Args)]
@@ -315,6 +319,11 @@ pub struct Ask {
     /// Destination site
     #[arg(long, value_name = "SITE")]
     pub to: String,
+    /// How it moves: copied by an agent inside the guest, which boots at the destination; or live, memory
+    /// and disks, by the sites' own migration, through mobility agents. Live where both sites have an
+    /// agent and no option of the other way is given, else guest, and why is said
+    #[arg(long, value_enum)]
+    pub method: Option<MethodArg>,
     #[command(flatten)]
     pub login: LoginArgs,
     /// Destination pool: NAME for all disks, vdb=NAME for one
@@ -326,9 +335,10 @@ pub struct Ask {
     /// Format of the volumes at the destination
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-    /// From the freeze until the destination answers; what counts as an answer says --probe
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_ms)]
-    pub max_downtime: u64,
+    /// From the freeze until the destination answers; what counts as an answer says --probe. Live: that the
+    /// VM may stand still [default: 30s; live: what the hypervisor has by itself]
+    #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+    pub max_downtime: Option<u64>,
     /// Most bytes per second on the wire: 20M, 1G
     #[arg(long, value_name = "BYTES/S", value_parser = parse_bytes)]
     pub limit_rate: Option<u64>,
@@ -342,12 +352,12 @@ pub struct Ask {
     /// (10.0.0.9/24 or dhcp); relayed through this machine without it
     #[arg(long, value_name = "BRIDGE=ADDRESS")]
     pub direct: Option<String>,
-    /// Parallel data streams
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=8))]
-    pub streams: u16,
-    /// Highest zstd level; 0 sends as is
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(0..=9))]
-    pub compress: i32,
+    /// Parallel data streams [default: 2]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=8))]
+    pub streams: Option<u16>,
+    /// Highest zstd level; 0 sends as is [default: 3]
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..=9))]
+    pub compress: Option<i32>,
     /// systemd service to stop before the freeze
     #[arg(long, value_name = "NAME")]
     pub stop_unit: Vec<String>,
@@ -368,9 +378,9 @@ pub struct Ask {
     /// No switchover before this time: 2026-11-21T02:00 (local) or with an offset
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
-    /// Give up after this many rounds
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
-    pub rounds_max: u32,
+    /// Give up after this many rounds [default: 30]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds_max: Option<u32>,
     /// How long the guest takes to boot, if you know better than its last boot
     #[arg(long, value_name = "TIME", value_parser = parse_ms)]
     pub boot_time: Option<u64>,
@@ -384,6 +394,16 @@ pub struct Ask {
     /// Speed of the line, for the forecast: 12M
     #[arg(long, value_name = "BYTES/S", value_parser = parse_bytes)]
     pub line: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum MethodArg {
+    /// Live if that can be, else guest
+    Auto,
+    /// By an agent inside the guest; from and to any cloud
+    Guest,
+    /// By the sites' own live migration; libvirt to libvirt
+    Native,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]

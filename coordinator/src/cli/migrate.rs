@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::args::{MigrateArgs, RunArgs};
 use super::find::state_of;
+use super::live;
 use super::plan::{Drawn, draw_up, login, still_holds};
 use super::{exit, receipt};
 use crate::context::Context;
@@ -28,6 +29,9 @@ use crate::{keys, papers};
 pub async fn migrate(context: &Context, args: MigrateArgs) -> Result<u8, Failure> {
     let _lock = context.store.lock()?;
     let mut interrupts = Interrupts::listen();
+    if let Some(live) = live::chosen(context, &args.ask).await? {
+        return live::migrate(context, live, args.yes, interrupts).await;
+    }
     let drawn = draw_up(context, args.ask, &mut interrupts).await?;
     agree(context, &drawn, args.yes, &mut interrupts).await?;
     start(context, drawn, interrupts).await

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use engine::evidence::{self, About, Asked, Gathered};
 use handover::{Next, Side, Verdict, VerdictKind, verdict};
-use model::SiteName;
+use model::{SiteName, VmId};
 use serde_json::json;
-use site::{Site, SiteErrorKind};
+use site::{Site, SiteError, SiteErrorKind};
 use site_ledger::{NativePaper, natives};
 use units::{Digest, Epoch, chain};
 
@@ -26,7 +26,7 @@ pub async fn tell(
     from: Option<&SiteName>,
     silent: &[SiteName],
 ) -> Result<Told, Failure> {
-    let mut sites = BTreeMap::new();
+    let mut sites = Sites::new();
     for name in context.sites()?.into_iter().map(|site| site.name) {
         if from.is_none_or(|from| *from == name) && !silent.contains(&name) {
             sites.insert(name.clone(), context.site(&name)?);
@@ -60,11 +60,38 @@ pub struct Told {
     pub silent: Vec<SiteName>,
 }
 
+pub type Sites = BTreeMap<SiteName, Arc<dyn Site>>;
+
+/// One of them, as an attempt in the ledgers.
+pub struct Attempt {
+    pub epoch: Epoch,
+    pub paper: NativePaper,
+}
+
+/// The last attempt to move this VM live that these sites know of; what could not be read of them besides.
+pub async fn latest(sites: &Sites, vm: VmId) -> (Option<Attempt>, Vec<SiteError>) {
+    let (mut last, mut unread) = (None::<Attempt>, Vec::new());
+    for site in sites.values() {
+        match natives(&**site).await {
+            Ok(kept) => {
+                for (epoch, paper) in kept {
+                    let paper = paper.ok().filter(|paper| paper.vm == vm);
+                    let is_later = last.as_ref().is_none_or(|last| last.epoch < epoch);
+                    last =
+                        paper.filter(|_| is_later).map(|paper| Attempt { epoch, paper }).or(last);
+                }
+            }
+            Err(error) => unread.push(error),
+        }
+    }
+    (last, unread)
+}
+
 /// By when they began. Of two that say different things of one VM both are told.
 type Papers = BTreeMap<(i64, Digest, Epoch), NativePaper>;
 
 /// Sites that do not answer are told of, and not asked any more.
-async fn ask(sites: &mut BTreeMap<SiteName, Arc<dyn Site>>) -> (Papers, Vec<SiteName>) {
+async fn ask(sites: &mut Sites) -> (Papers, Vec<SiteName>) {
     let mut papers = Papers::new();
     let (mut silent, mut unread) = (Vec::new(), Vec::new());
     for (name, site) in &*sites {
@@ -99,11 +126,7 @@ async fn ask(sites: &mut BTreeMap<SiteName, Arc<dyn Site>>) -> (Papers, Vec<Site
     (papers, silent)
 }
 
-async fn gather(
-    sites: &BTreeMap<SiteName, Arc<dyn Site>>,
-    paper: &NativePaper,
-    epoch: Epoch,
-) -> Result<Gathered, Failure> {
+pub async fn gather(sites: &Sites, paper: &NativePaper, epoch: Epoch) -> Result<Gathered, Failure> {
     let undecided = |error: &dyn std::error::Error| {
         let what = format!("what the ledgers say of {} cannot be told", paper.id);
         Failure::new(Kind::Undecided, what).caused_by(error)
@@ -125,7 +148,7 @@ async fn gather(
     gathered.map_err(|error| undecided(&error))
 }
 
-fn say(context: &Context, paper: &NativePaper, gathered: &Gathered) -> u8 {
+pub fn say(context: &Context, paper: &NativePaper, gathered: &Gathered) -> u8 {
     let NativePaper { id, name, from, to, .. } = paper;
     let verdict = verdict(&gathered.evidence);
     // What both sites show by now is a later migration's doing, whoever made that; that both run is not
@@ -154,7 +177,7 @@ fn say(context: &Context, paper: &NativePaper, gathered: &Gathered) -> u8 {
 }
 
 /// As far as it shows: no journal of it is here.
-fn has_ended(verdict: &Verdict) -> bool {
+pub fn has_ended(verdict: &Verdict) -> bool {
     match verdict.verdict {
         VerdictKind::RolledBack => verdict.next == Next::Nothing,
         VerdictKind::Completed => verdict.started == Some(true),

@@ -14,13 +14,14 @@ use units::{Bytes, MigrationId};
 use super::args::{Ask, Format, LoginArgs, PlanArgs, TrackerArg};
 use super::exit;
 use super::find::{by_id, find, state_of};
+use super::live;
 use super::site::site_name;
 use crate::context::Context;
 use crate::facts;
 use crate::failure::{Failure, Kind};
 use crate::guest::{GuestLogin, parse_login};
 use crate::interrupts::Interrupts;
-use crate::show::{line, plan_text};
+use crate::show::{self, line, plan_text};
 use crate::store::Stored;
 use crate::visit::Visit;
 
@@ -33,6 +34,14 @@ pub struct Drawn {
 }
 
 pub async fn plan(context: &Context, args: PlanArgs) -> Result<u8, Failure> {
+    if let Some(live) = live::chosen(context, &args.ask).await? {
+        if args.output.is_some() {
+            return Err(Failure::new(Kind::Usage, "a plan to move live is not saved")
+                .hint("move it at once, with `causeway migrate`; or plan with --method guest"));
+        }
+        live::show_plan(context, &live, show::line);
+        return Ok(exit::DONE);
+    }
     let mut interrupts = Interrupts::listen();
     let drawn = draw_up(context, args.ask, &mut interrupts).await?;
     drawn.visit.end(&mut interrupts).await;
@@ -120,7 +129,7 @@ async fn drawn(
         problem.hint = moved;
     }
     let under_way = match &facts.vm {
-        Ok(vm) => under_way(context, &request.id, vm.id)?,
+        Ok(vm) => under_way(context, Some(&request.id), vm.id)?,
         Err(_) => None,
     };
     match (under_way, plan::draw_up(request, &facts)) {
@@ -147,16 +156,16 @@ fn moved(context: &Context, request: &Request) -> Result<Option<String>, Failure
     Ok(None)
 }
 
-/// Two migrations of one VM would take the source from each other.
-fn under_way(
+/// Two migrations of one VM would take the source from each other. `id` is not counted.
+pub fn under_way(
     context: &Context,
-    id: &MigrationId,
+    id: Option<&MigrationId>,
     vm: model::VmId,
 ) -> Result<Option<Refusal>, Failure> {
     for other in context.store.migration_ids()? {
         let stored = find(context, &other)?;
         let plan = &stored.plan;
-        if plan.id == *id || plan.vm.id != vm {
+        if id == Some(&plan.id) || plan.vm.id != vm {
             continue;
         }
         let phase = state_of(&stored)?.phase;
@@ -288,7 +297,7 @@ fn pairs(flag: &str, texts: &[String]) -> Result<BTreeMap<String, String>, Failu
 
 fn options(ask: &Ask) -> Result<Options, Failure> {
     Ok(Options {
-        max_downtime_ms: ask.max_downtime,
+        max_downtime_ms: ask.max_downtime.unwrap_or(30_000),
         limit_rate: ask.limit_rate.filter(|rate| *rate > 0).map(Bytes),
         limit_read: ask.limit_read.filter(|rate| *rate > 0).map(Bytes),
         tracker: match ask.tracker {
@@ -305,8 +314,8 @@ fn options(ask: &Ask) -> Result<Options, Failure> {
                 Route::Direct { network: network.to_owned(), address: address.to_owned() }
             }
         },
-        streams: ask.streams,
-        compress: ask.compress,
+        streams: ask.streams.unwrap_or(2),
+        compress: ask.compress.unwrap_or(3),
         format: match ask.format {
             Format::Same => VolumeFormat::AsSource,
             Format::Raw => VolumeFormat::Raw,
@@ -318,7 +327,7 @@ fn options(ask: &Ask) -> Result<Options, Failure> {
         gate: ask.gate.clone(),
         hold: ask.hold,
         not_before: ask.at.as_deref().map(time).transpose()?,
-        rounds_max: ask.rounds_max,
+        rounds_max: ask.rounds_max.unwrap_or(30),
         boot_ms: ask.boot_time,
         probe: probe(ask.probe.as_deref())?,
         reread: ask.reread,

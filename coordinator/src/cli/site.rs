@@ -47,7 +47,11 @@ pub fn add(context: &Context, add: SiteAdd) -> Result<u8, Failure> {
             identity: add.host_identity,
             known_hosts: add.host_known_hosts,
         }),
+        mobility: add.mobility,
     };
+    if let Some(uri) = &site.mobility {
+        crate::clouds::neighbour(uri)?;
+    }
     // Opened to have its parts checked; `check` connects.
     crate::clouds::open(&site)?;
     context.store.put_site(&site)?;
@@ -86,7 +90,8 @@ pub fn list(context: &Context) -> Result<u8, Failure> {
     }
     for site in sites {
         let host = site.host.map_or_else(String::new, |host| format!("   host {}", host.login));
-        line(&format!("{}   {}{host}", site.name, site.uri));
+        let mobility = site.mobility.map_or_else(String::new, |uri| format!("   mobility {uri}"));
+        line(&format!("{}   {}{host}{mobility}", site.name, site.uri));
     }
     Ok(exit::DONE)
 }

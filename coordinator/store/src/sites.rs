@@ -14,6 +14,9 @@ pub struct SiteConfig {
     /// SSH login of the hypervisor's host.
     #[serde(default)]
     pub host: Option<HostLogin>,
+    /// The site's mobility agent, as its hypervisors reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mobility: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

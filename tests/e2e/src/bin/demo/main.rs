@@ -4,6 +4,8 @@
 //! the proof: every record that the witness saw acknowledged is at the destination, the disks are
 //! what the source had at the fence, the source does not start again.
 
+mod native;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -15,14 +17,22 @@ use lab::Scenario;
 fn main() -> Result<ExitCode> {
     let began = Instant::now();
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let guest = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => Guest::Debian,
-        ["--small"] => Guest::Small,
-        _ => {
-            eprintln!("usage: demo [--small]\n  --small  with a busybox guest, in a minute");
-            return Ok(ExitCode::from(2));
-        }
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    if words.iter().any(|word| !["--small", "--native"].contains(word)) {
+        eprintln!(
+            "usage: demo [--small] [--native]\n  --small   with a busybox guest, in a minute\n  --native  live, by mobility agents"
+        );
+        return Ok(ExitCode::from(2));
+    }
+    let guest = if words.contains(&"--small") { Guest::Small } else { Guest::Debian };
+    let shown = match words.contains(&"--native") {
+        true => native::run(guest, began),
+        false => by_guest(guest, began),
     };
+    shown.map(|()| ExitCode::SUCCESS)
+}
+
+fn by_guest(guest: Guest, began: Instant) -> Result<()> {
     say("building the guest (Debian takes some minutes the first time) and starting two sites");
     let options = SceneOptions { guest, ..SceneOptions::default() };
     let scene = Scene::start(Scenario::Relay.builder(), &options)?;
@@ -58,6 +68,10 @@ fn main() -> Result<ExitCode> {
     show(&["receipt", "verify"], &scene.causeway(&["receipt", "verify", &receipt])?)?;
     source_stays_down(&scene)?;
     show(&["status"], &scene.causeway(&["status"])?)?;
+    clean_up(scene, began)
+}
+
+fn clean_up(scene: Scene, began: Instant) -> Result<()> {
     say(&format!("done in {} s; cleaning up", began.elapsed().as_secs()));
     let (dir, lab) = (scene.dir().to_owned(), scene.lab.dir().to_owned());
     drop(scene);
@@ -67,7 +81,7 @@ fn main() -> Result<ExitCode> {
     let processes = lab::state::processes(&lab)?;
     ensure!(processes == 0, "{processes} processes are left behind");
     println!("  nothing is left: no process, and with them no namespace, mount or network device");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Runs it with its own progress on this terminal.

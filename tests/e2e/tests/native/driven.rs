@@ -1,0 +1,87 @@
+//! `causeway migrate --method native`: the same, begun and followed by causeway.
+
+use std::process::Command;
+
+use e2e::{Agents, Halfway, Scene, SceneOptions, VM};
+use lab::Scenario;
+
+const ROUTE: [&str; 4] = ["--from", "east", "--to", "west"];
+const NEIGHBOUR: &str = "qemu+tcp://10.77.1.1:16510/system";
+
+fn register(scene: &Scene, name: &str, mobility: &str) {
+    let uri = scene.lab.operator().uri(scene.lab.site(name).unwrap());
+    let words = ["site", "add", name, "--uri", &uri, "--mobility", mobility];
+    scene.causeway(&words).unwrap().must_exit(0);
+}
+
+fn native<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["migrate", VM, "--method", "native", "--yes"], &ROUTE[..], more].concat()
+}
+
+/// Slow enough to be hit in the middle.
+fn in_the_copy(scene: &Scene) -> Halfway {
+    let words = native(&["--limit-rate", "2M"]);
+    let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+    scene.until("disks: ", &words).unwrap()
+}
+
+#[test]
+fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let mut agents = Agents::start_with(&scene, "networks = {}").unwrap();
+
+    // Which way it goes, and why.
+    let ran = scene.causeway(&native(&[])).unwrap().must_exit(3);
+    assert!(ran.stderr.contains("no mobility agent is registered for east"), "{}", ran.stderr);
+    register(&scene, "east", NEIGHBOUR);
+    let auto = [&["plan", VM, "--method", "auto"], &ROUTE[..]].concat();
+    let ran = scene.causeway(&auto).unwrap().must_exit(3);
+    assert!(ran.stderr.contains("guest, since no mobility agent is registered for west"));
+    register(&scene, "west", "qemu+tcp://10.77.9.9:16510/system");
+    let ran = scene.causeway(&auto).unwrap().must_exit(0);
+    assert!(ran.stdout.contains("native: both sites have a mobility agent"), "{}", ran.stdout);
+    let ran = scene.causeway(&native(&["--pool", "default"])).unwrap().must_exit(2);
+    assert!(ran.stderr.contains("--pool is of --method guest alone"), "{}", ran.stderr);
+
+    // What the agents refuse is said in their words, and nothing is touched.
+    let ran = scene.causeway(&native(&[])).unwrap().must_exit(3);
+    for words in ["br0, which is mapped to no network", "was not moved; it runs at east as before"]
+    {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    scene.west_is_clean().unwrap();
+    agents.restart_west_with_networks().unwrap();
+
+    // Called off.
+    let mut going_on = in_the_copy(&scene);
+    let pid = going_on.child().id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let ran = going_on.finish().unwrap().must_exit(4);
+    assert!(ran.stdout.contains("web1 lives at east   rolled back"), "{}", ran.stdout);
+    assert_eq!(agents.state(scene.east()).unwrap(), "running");
+    scene.west_is_clean().unwrap();
+
+    // Its machine dies: libvirt goes on without it, and another one is not begun.
+    in_the_copy(&scene).kill().unwrap();
+    let ran = scene.causeway(&native(&[])).unwrap().must_exit(3);
+    assert!(ran.stderr.contains("west has a VM of this id, which is paused"), "{}", ran.stderr);
+    scene.east().virsh(&["domjobabort", VM]).unwrap();
+    let rolled_back = || {
+        let ran = scene.causeway(&["status", VM])?;
+        Ok(ran.code == 0 && ran.stdout.contains("web1 lives at east   rolled back"))
+    };
+    agents.until("it is rolled back", rolled_back).unwrap();
+    scene.west_is_clean().unwrap();
+
+    agents.stretch_network().unwrap();
+    let ran = scene.causeway(&native(&["--max-downtime", "3s"])).unwrap().must_exit(0);
+    println!("{}{}", ran.stderr, ran.stdout);
+    for words in ["web1 lives at west   fully migrated (proven)", "it stood still for "] {
+        assert!(ran.stdout.contains(words), "{}", ran.stdout);
+    }
+    agents.route_to_west().unwrap();
+    agents.has_moved_whole().unwrap();
+    let left = scene.east().virsh(&["list", "--all", "--name"]).unwrap();
+    assert!(left.trim().is_empty(), "{left}");
+    scene.causeway(&native(&[])).unwrap().must_exit(3);
+}
