@@ -11,7 +11,14 @@ use crate::guest::parse_login;
 
 /// Can a libvirt connect to a mobility agent by this URI?
 pub fn neighbour(uri: &str) -> Result<(), Failure> {
-    let known = ["qemu+tcp://", "qemu+ssh://", "qemu+unix://", "qemu+libssh://", "qemu+libssh2://"];
+    let known = [
+        "qemu+tcp://",
+        "qemu+tls://",
+        "qemu+ssh://",
+        "qemu+unix://",
+        "qemu+libssh://",
+        "qemu+libssh2://",
+    ];
     if known.iter().any(|scheme| uri.starts_with(scheme)) {
         return Ok(());
     }

@@ -9,6 +9,7 @@ use units::{MigrationId, chain};
 
 use crate::config::Config;
 use crate::destination_host::word;
+use crate::libvirt::tls::Doorman;
 use crate::{key, serve};
 
 /// Lets VMs of one site move, live, to another: it plays the host next door.
@@ -100,7 +101,10 @@ pub fn main() -> ExitCode {
             Err(error) => failed(&error, USAGE),
         },
         Verb::Check { config } => match Config::load(&config) {
-            Ok(_) => ExitCode::SUCCESS,
+            Ok(config) => match config.listen.tls.map(|tls| Doorman::new(&tls)) {
+                Some(Err(error)) => failed(&error, USAGE),
+                _ => ExitCode::SUCCESS,
+            },
             Err(error) => failed(&error, USAGE),
         },
     }

@@ -9,6 +9,7 @@
 //!
 //! [listen]
 //! libvirt = ["10.77.1.1:16510"]
+//! tls = { at = ["10.77.1.1:16514"], cert = "/etc/pki/causeway/cert.pem", key = "/etc/pki/causeway/key.pem", ca = "/etc/pki/CA/cacert.pem" }
 //! wan = "10.77.1.1:7443"
 //!
 //! [host]
@@ -87,10 +88,25 @@ pub struct Listen {
     /// By libvirtds and virsh of the site, `qemu+tcp://`.
     #[serde(default)]
     pub libvirt: Vec<SocketAddr>,
+    /// ... `qemu+tls://`: those that show a certificate.
+    pub tls: Option<Tls>,
     /// By those that come over SSH, `qemu+ssh://…?socket=`.
     pub unix: Option<PathBuf>,
     /// By the other agent.
     pub wan: SocketAddr,
+}
+
+/// Where hosts come that show a certificate, and what they are shown. Files in PEM, as libvirt's own are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub at: Vec<SocketAddr>,
+    /// This agent's, with whatever leads to the authority; in it the address or name by which hosts
+    /// connect.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// The authority whose certificates are taken, every one of them.
+    pub ca: PathBuf,
 }
 
 /// The host that this agent plays to its site's hosts.
@@ -186,8 +202,12 @@ impl Config {
         let Self { site, listen, host, neighbour, arrivals } = self;
         let wrong = [
             (
-                listen.libvirt.is_empty() && listen.unix.is_none(),
-                "listen: nobody can migrate to it: give `libvirt` an address, or `unix` a path",
+                listen.libvirt.is_empty() && listen.unix.is_none() && listen.tls.is_none(),
+                "listen: nobody can migrate to it: give `libvirt` or `tls` an address, or `unix` a path",
+            ),
+            (
+                listen.tls.as_ref().is_some_and(|tls| tls.at.is_empty()),
+                "listen.tls.at: nobody reaches it: give it an address",
             ),
             (
                 host.hostname.is_empty() || host.hostname.starts_with("localhost"),

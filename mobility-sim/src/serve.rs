@@ -23,6 +23,7 @@ use crate::custody::Custody;
 use crate::key::{self, KeyError};
 use crate::ledger::{Ledger, LedgerError, Stage};
 use crate::libvirt::server::Line;
+use crate::libvirt::tls::{Doorman, TlsError};
 use crate::wan::message::{self, Purpose};
 use crate::wan::{self, Control, WanError};
 use crate::{destination_host, flags, source_host};
@@ -33,6 +34,8 @@ pub enum ServeError {
     Key(#[from] KeyError),
     #[error("another agent works with this state directory, or its ledger is not what it was")]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot listen on {on}")]
     Listen { on: String, source: io::Error },
     #[error("the system gives no runtime")]
@@ -88,6 +91,13 @@ async fn serve(agent: Arc<Agent>) -> Result<(), ServeError> {
     let hosts = Arc::new(Semaphore::new(HOSTS_MAX));
     for address in &listen.libvirt {
         tasks.spawn(hear_hosts(Arc::clone(&agent), bind(*address).await?, Arc::clone(&hosts)));
+    }
+    if let Some(tls) = &listen.tls {
+        let doorman = Doorman::new(tls)?;
+        for address in &tls.at {
+            let (listener, hosts) = (bind(*address).await?, Arc::clone(&hosts));
+            tasks.spawn(hear_known_hosts(Arc::clone(&agent), listener, doorman.clone(), hosts));
+        }
     }
     if let Some(path) = &listen.unix {
         tasks.spawn(hear_hosts_here(Arc::clone(&agent), bind_unix(path)?, hosts));
@@ -147,6 +157,31 @@ async fn hear_hosts(agent: Arc<Agent>, listener: TcpListener, hosts: Arc<Semapho
                 if stream.set_nodelay(true).is_ok() {
                     play_destination(&agent, Box::new(stream), false, place);
                 }
+            }
+            Err(error) => out_of_breath(&error).await,
+        }
+    }
+}
+
+async fn hear_known_hosts(
+    agent: Arc<Agent>,
+    listener: TcpListener,
+    doorman: Doorman,
+    hosts: Arc<Semaphore>,
+) {
+    while let Ok(place) = Arc::clone(&hosts).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let (agent, doorman) = (Arc::clone(&agent), doorman.clone());
+                tokio::spawn(async move {
+                    if stream.set_nodelay(true).is_err() {
+                        return;
+                    }
+                    match doorman.take_in(stream).await {
+                        Ok(stream) => play_destination(&agent, stream, true, place),
+                        Err(error) => warn!(%peer, %error, "a host was turned away"),
+                    }
+                });
             }
             Err(error) => out_of_breath(&error).await,
         }

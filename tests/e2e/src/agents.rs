@@ -89,6 +89,14 @@ impl<'a> Agents<'a> {
         self.start_west()
     }
 
+    /// East's, listening in one more way.
+    pub fn restart_east_listening(&mut self, line: &str) -> Result<()> {
+        self.east.kill()?;
+        let config = fs::read_to_string(&self.east.config)?;
+        fs::write(&self.east.config, config.replace("[listen]\n", &format!("[listen]\n{line}\n")))?;
+        self.start_east()
+    }
+
     pub fn start_east(&mut self) -> Result<()> {
         let program = self.scene.programs.mobility().display().to_string();
         self.east.start(self.scene.east().command(&program)?)

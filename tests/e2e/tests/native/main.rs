@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where a helper of it fails")]
 
+mod certificates;
 mod driven;
 mod faults;
 mod story;
