@@ -5,6 +5,7 @@ use std::error::Error;
 
 use engine::{Halt, StepError};
 use guest_ssh::SshError;
+use model::Power;
 use plan::{Plan, Problem, Refusal};
 use site::{SiteError, SiteErrorKind};
 use units::chain;
@@ -130,7 +131,10 @@ pub fn halted(plan: &Plan, halt: &Halt) -> Failure {
     let (id, vm) = (&plan.id, &plan.vm.name);
     let resume = format!("causeway resume {id}");
     let (kind, cause) = match halt {
-        Halt::Resumable { cause, .. } => (Kind::Interrupted, Some(cause)),
+        Halt::Resumable { cause, .. } | Halt::LetGo { power: Some(Power::Running), cause } => {
+            (Kind::Interrupted, Some(cause))
+        }
+        Halt::LetGo { cause, .. } => (Kind::Undecided, Some(cause)),
         Halt::Undecided { cause, .. } | Halt::Unfinished { cause, .. } => {
             (Kind::Undecided, Some(cause))
         }
@@ -158,12 +162,18 @@ pub fn halted(plan: &Plan, halt: &Halt) -> Failure {
     }
     let is_taken_back = matches!(
         halt,
-        Halt::Resumable { phase: engine::Phase::RollingBack, .. }
-            | Halt::Undecided { phase: engine::Phase::RollingBack, .. }
+        Halt::LetGo { .. } | Halt::Undecided { phase: engine::Phase::RollingBack, .. }
     );
     let to = &plan.to;
     if is_taken_back && cause.and_then(silent_site) == Some(to) {
         failure.hints.push(format!("if {to} is gone for good: {}", vouch_for_it(plan)));
+        if !matches!(halt, Halt::LetGo { .. }) {
+            failure.hints.push(never_ran(plan));
+        }
+    }
+    if let Halt::LetGo { power: Some(power @ (Power::Off | Power::Paused)), .. } = halt {
+        let how = if *power == Power::Off { "start" } else { "resume" };
+        failure.hints.push(format!("it may run at {}: virsh {how} {vm}, there", plan.from));
     }
     if kind == Kind::Interrupted && !is_taken_back {
         failure.hints.push(format!("or take everything back: causeway abort {id}"));
@@ -175,6 +185,15 @@ pub fn halted(plan: &Plan, halt: &Halt) -> Failure {
 pub fn vouch_for_it(plan: &Plan) -> String {
     let Plan { id, to, .. } = plan;
     format!("causeway recover {id} --settle --attest fenced={to} --reason \"WHY\"")
+}
+
+/// ... of whom it is that one which is only away has never run what was copied there.
+pub fn never_ran(plan: &Plan) -> String {
+    let Plan { id, from, to, vm, .. } = plan;
+    format!(
+        "if {to} is only away, and its copy never ran: causeway abort {id} --attest \"WHY\" lets {} go on at {from}",
+        vm.name
+    )
 }
 
 /// The one that did not answer.

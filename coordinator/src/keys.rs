@@ -43,7 +43,9 @@ pub fn succeed(store: &Store, lost: &InstallKey) -> Result<(), Failure> {
         let dir = store.path().display();
         return Err(Failure::new(
             Kind::Refused,
-            format!("{dir} is in use, and what was found is of another installation"),
+            format!(
+                "{dir} has migrations of its own, and what was found is of another installation"
+            ),
         )
         .hint("recover it into a state directory of its own: --state-dir"));
     }

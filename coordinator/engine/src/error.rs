@@ -216,8 +216,15 @@ const fn left(phase: Phase) -> &'static str {
         Phase::Draining => {
             "the source may stand still until `resume` or `abort`, what was copied is kept"
         }
-        Phase::RollingBack => "the source runs as before, and not all that was made is removed",
         _ => "the source runs, what was copied is kept",
+    }
+}
+
+fn let_go(power: Option<Power>) -> String {
+    match power {
+        Some(Power::Running) => "the source runs as before".to_owned(),
+        Some(power) => format!("the source was let go on, and is {power} now"),
+        None => "the source was let go on".to_owned(),
     }
 }
 
@@ -228,6 +235,14 @@ pub enum Halt {
     #[error("stopped while {}; {}", phase.word(), left(*phase))]
     Resumable {
         phase: Phase,
+        #[source]
+        cause: StepError,
+    },
+
+    /// Taken back, and not all that was made is removed. `None`: the source does not say how it is.
+    #[error("stopped while {}; {}, and not all that was made is removed", Phase::RollingBack.word(), let_go(*power))]
+    LetGo {
+        power: Option<Power>,
         #[source]
         cause: StepError,
     },

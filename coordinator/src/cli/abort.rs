@@ -3,7 +3,7 @@
 use engine::{Journal, Phase, Record, State, StepError, Vouched};
 use model::{Power, SiteName};
 use plan::Plan;
-use site::SiteErrorKind;
+use site::{PlaceholderState, SiteErrorKind};
 
 use super::args::AbortArgs;
 use super::exit;
@@ -32,12 +32,18 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
         return Ok(exit::DONE);
     }
     if !state.phase.is_before_decision() {
-        let what = format!("{vm} has moved to {}: there is nothing to call off", stored.plan.to);
-        let failure = Failure::new(Kind::Refused, what).hint("back is a new migration");
+        let has_moved = if state.phase.is_final() { "has moved" } else { "is decided to move" };
+        let what = format!("{vm} {has_moved} to {}: there is nothing to call off", stored.plan.to);
+        let failure = Failure::new(Kind::Refused, what);
         return Err(match state.phase.is_final() {
-            true => failure,
-            false => failure.next(format!("causeway resume {id}")),
+            true => failure.hint("back is a new migration"),
+            false => failure
+                .hint("back is a new migration, once this one has ended")
+                .next(format!("causeway resume {id}")),
         });
+    }
+    if args.attest.is_some() {
+        may_vouch(context, &stored).await?;
     }
     show_if_taken_in(context, &stored, &state);
     let mut question = format!(
@@ -64,6 +70,21 @@ pub async fn abort(context: &Context, args: AbortArgs) -> Result<u8, Failure> {
             .next(format!("causeway resume {id}"))
     })?;
     to_its_end(context, run, listening, &stored).await
+}
+
+/// For a copy that nobody can look at: where the placeholder is there, it is asked.
+async fn may_vouch(context: &Context, stored: &Stored) -> Result<(), Failure> {
+    let plan = &stored.plan;
+    match context.site(&plan.to)?.placeholder(plan.vm.id).await {
+        Ok(PlaceholderState::Held { .. }) => {
+            let what = format!(
+                "{} answers, and what was made there is held: nobody has to vouch for it",
+                plan.to
+            );
+            Err(Failure::new(Kind::Refused, what).hint(format!("causeway abort {}", plan.id)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What was made at a destination that was away when all was taken back.
@@ -159,8 +180,7 @@ pub fn not_agreed() -> Failure {
 /// The operator's word.
 pub fn attestation(reason: &str) -> handover::Attestation {
     let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
-    handover::Attestation {
-        by: user.unwrap_or_else(|_| "operator".to_owned()).into(),
-        reason: reason.into(),
-    }
+    // A name that nobody gave is none.
+    let nameless = || format!("the user of id {}", rustix::process::getuid().as_raw());
+    handover::Attestation { by: user.unwrap_or_else(|_| nameless()).into(), reason: reason.into() }
 }

@@ -163,10 +163,11 @@ pub fn switchover(context: &Context, which: &str) -> Result<u8, Failure> {
         ));
     }
     context.store.release(id, crate::now_ms())?;
-    context.say(
-        &format!("{id} is released; it switches over when the rest fits the budget"),
-        &serde_json::json!({ "released": id }),
-    );
+    let words = match context.store.is_acted_with() {
+        true => format!("{id} is released; it switches over when the rest fits the budget"),
+        false => format!("{id} is released; nobody carries it on right now: causeway resume {id}"),
+    };
+    context.say(&words, &serde_json::json!({ "released": id }));
     Ok(exit::DONE)
 }
 
@@ -176,14 +177,16 @@ pub async fn verify(context: &Context, which: &str) -> Result<u8, Failure> {
     let stored = find(context, which)?;
     let (id, state) = (&stored.plan.id, state_of(&stored)?);
     if !matches!(state.phase, Phase::Copying | Phase::Holding) {
-        return Err(Failure::new(
-            Kind::Refused,
-            format!("the targets of {id} cannot be read again while it is {}", state.phase.word()),
-        )
-        .hint(format!(
-            "a finished migration has a receipt: causeway receipt verify {}/receipts/{id}.json",
-            context.store.path().display()
-        )));
+        let what =
+            format!("the targets of {id} cannot be read again while it is {}", state.phase.word());
+        let failure = Failure::new(Kind::Refused, what);
+        return Err(match receipt::exists(context, id) {
+            true => failure.hint(format!(
+                "it has a receipt: causeway receipt verify {}/receipts/{id}.json",
+                context.store.path().display()
+            )),
+            false => failure.hint(format!("causeway status {id} says how it stands")),
+        });
     }
     let (mut run, _listening) = prepare(context, &stored).await?;
     let disks = engine::verify(&mut run).await.map_err(|error| {

@@ -202,7 +202,7 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "fenced=SITE", requires_all = ["settle", "reason"])]
     pub attest: Option<String>,
     /// What you base that on; it is recorded with your name
-    #[arg(long, value_name = "WHY", requires = "attest")]
+    #[arg(long, value_name = "WHY", requires = "attest", value_parser = parse_why)]
     pub reason: Option<String>,
     /// Do not ask
     #[arg(short, long)]
@@ -227,7 +227,7 @@ pub struct ResumeArgs {
     /// Your word that the VM does not run at its source and never will, and why you know: needed only
     /// where it is decided for its destination, somebody began to call it off all the same, and the
     /// source cannot be asked. It is recorded; if it is wrong, two copies may run
-    #[arg(long, value_name = "WHY")]
+    #[arg(long, value_name = "WHY", value_parser = parse_why)]
     pub attest: Option<String>,
     /// Do not ask: whether to go on with a plan that `recover` had from the sites, and for your word
     #[arg(short, long)]
@@ -241,7 +241,7 @@ pub struct AbortArgs {
     /// Your word that the copy at the destination never ran and never will, since no other causeway
     /// reaches it, and why you know: needed only where its placeholder is gone or cannot be asked. It is
     /// recorded; if it is wrong, two copies may run
-    #[arg(long, value_name = "WHY")]
+    #[arg(long, value_name = "WHY", value_parser = parse_why)]
     pub attest: Option<String>,
     /// Do not ask
     #[arg(short, long)]
@@ -426,6 +426,14 @@ pub enum TrackerArg {
     Rescan,
 }
 
+/// Somebody's word stands for something only with what it rests on.
+fn parse_why(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("say how you know it: it is recorded with your name".to_owned()),
+        why => Ok(why.to_owned()),
+    }
+}
+
 /// `500ms`, `10s`, `2m`; a bare number is seconds.
 fn parse_ms(text: &str) -> Result<u64, String> {
     let (digits, factor) = match text {
@@ -460,6 +468,12 @@ mod tests {
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_word_needs_a_reason() {
+        assert_eq!(parse_why(" it burnt down ").as_deref(), Ok("it burnt down"));
+        assert!(parse_why("").is_err() && parse_why(" \t").is_err());
     }
 
     #[test]

@@ -164,7 +164,7 @@ pub fn say(context: &Context, paper: &NativePaper, gathered: &Gathered) -> u8 {
     let site = |side| if side == Side::Source { from } else { to };
     let lives_at = verdict.lives_at.map(site);
     let has_ended = has_ended(&verdict);
-    let mut lines = vec![head((id, name), &verdict, lives_at, has_ended)];
+    let mut lines = vec![head((id, name), &verdict, lives_at)];
     lines.push(format!("  {from} → {to}, by the sites' own live migration"));
     lines.extend(verdict.evidence.iter().map(|evidence| format!("  evidence  {evidence}")));
     lines.extend(next(paper, &verdict).map(|next| format!("  next      {next}")));

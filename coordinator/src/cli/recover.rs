@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use engine::custody::{copy_of_ledger, papers as papers_at, read_ledger};
 use engine::rebuild::{Unmade, behind};
-use engine::{Run, State, StepError, Vouched};
+use engine::{Phase, Run, State, StepError, Vouched};
 use handover::{Attempt, DestinationEntry, Entry, PlanDigest, Record, SourceEntry, VerdictKind};
 use model::SiteName;
 use plan::Plan;
@@ -338,7 +338,7 @@ async fn one(
     away: &[SiteName],
 ) -> Result<u8, Failure> {
     let verdict = verdict_of(context, &stored.plan, state, away).await?;
-    let code = say(context, &stored.plan, state, &verdict);
+    let code = say(context, &stored.plan, state, &verdict, false);
     if !args.settle || verdict.verdict == VerdictKind::AlarmSplit {
         return Ok(code);
     }
@@ -350,9 +350,14 @@ async fn one(
         verdict.verdict,
         VerdictKind::InHandover | VerdictKind::RolledBack | VerdictKind::Completed
     );
-    if verdict.verdict == VerdictKind::NeedsOperator
-        || !(state.phase.is_past_copying() || is_decided)
-    {
+    if verdict.verdict == VerdictKind::NeedsOperator {
+        return Ok(code);
+    }
+    if !(state.phase.is_past_copying() || is_decided) {
+        let id = &stored.plan.id;
+        show::error(&format!(
+            "{id} has not begun its switchover, and is left to causeway resume {id} or causeway abort {id}"
+        ));
         return Ok(code);
     }
     agree_to_go_on(context, stored, state, args.yes)?;
@@ -373,8 +378,12 @@ pub fn agree_to_go_on(
 ) -> Result<(), Failure> {
     let plan = &stored.plan;
     show_if_taken_in(context, stored, state);
-    let phase = state.phase.word();
-    agreed(yes, &format!("Go on with {} of {}, which is {phase}?", plan.id, plan.vm.name))
+    let (phase, vm) = (state.phase.word(), &plan.vm.name);
+    let question = match state.phase {
+        Phase::RollingBack => format!("Take {} of {vm} back: it runs at {}?", plan.id, plan.from),
+        _ => format!("Go on with {} of {vm}, which is {phase}?", plan.id),
+    };
+    agreed(yes, &question).map_err(|failure| failure.hint(format!("{} is as it was", plan.id)))
 }
 
 /// What nobody at this machine has seen yet.
@@ -421,6 +430,12 @@ async fn vouch(
     let ended = taken_back(context, &plan.id, args).await;
     if ended.is_err() && made_now && !has_spoken(context, plan) {
         keys::unspeak(&context.store, &plan.to);
+    } else if ended.is_ok() && made_now {
+        let to = &plan.to;
+        show::error(&format!(
+            "{to} is another one from now on: should it come back, causeway abort {} removes what may be left there, and a new migration to it wants it under a name of its own (causeway site add)",
+            plan.id
+        ));
     }
     ended
 }
@@ -454,7 +469,7 @@ async fn taken_back(
 }
 
 /// Was anything recorded for the lost site by an operator's word? What cannot be read may hold it.
-fn has_spoken(context: &Context, plan: &Plan) -> bool {
+pub fn has_spoken(context: &Context, plan: &Plan) -> bool {
     let by_word = |record: &Record| {
         matches!(&record.entry, Entry::Destination(DestinationEntry::Revoked { attested: Some(_) }))
     };

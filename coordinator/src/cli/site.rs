@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::args::SiteAdd;
 use super::exit;
+use super::find::{by_id, state_of};
 use super::plan::readable;
 use crate::context::Context;
 use crate::failure::{Failure, Kind, problem};
@@ -67,6 +68,16 @@ pub fn add(context: &Context, add: SiteAdd) -> Result<u8, Failure> {
 }
 
 pub fn remove(context: &Context, name: &str) -> Result<u8, Failure> {
+    for id in context.store.migration_ids()? {
+        let stored = by_id(context, &id)?;
+        let is_its = [&stored.plan.from, &stored.plan.to].iter().any(|site| site.as_str() == name);
+        if is_its && !state_of(&stored)?.phase.is_final() {
+            let what = format!("{name} takes part in {id}, which has not ended");
+            return Err(Failure::new(Kind::Refused, what).hint(format!(
+                "causeway resume {id}, or causeway abort {id}, and then remove it"
+            )));
+        }
+    }
     if context.store.remove_site(name)? {
         context.say(&format!("{name} forgotten"), &json!({ "removed": name }));
         return Ok(exit::DONE);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use engine::custody::CustodyError;
 use engine::custody::read_ledger;
 use engine::evidence::{self, About, Asked};
 use engine::{Phase, State};
@@ -19,9 +20,10 @@ use super::exit;
 use super::find::{by_id, lookup, not_known, state_of};
 use super::migrate::{ledgers, vm_key};
 use super::native::{self, Told};
+use super::recover::has_spoken;
 use super::site::registered;
 use crate::context::Context;
-use crate::failure::{Failure, Kind, vouch_for_it};
+use crate::failure::{Failure, Kind, never_ran, vouch_for_it};
 use crate::keys;
 use crate::show::{self, line};
 
@@ -55,6 +57,7 @@ pub async fn status(
     if ids.is_empty() && told.count == 0 && !context.json {
         line("no migrations are known here; `causeway recover` asks the sites for theirs");
     }
+    let acting = context.store.is_acted_with();
     let latest = Latest::read(context, ids.first())?;
     for id in ids {
         let stored = by_id(context, &id)?;
@@ -87,7 +90,9 @@ pub async fn status(
             continue;
         }
         match gather(context, plan, &state, from.as_ref(), &told.silent).await {
-            Ok(evidence) => code = code.max(say(context, plan, &state, &verdict(&evidence))),
+            Ok(evidence) => {
+                code = code.max(say(context, plan, &state, &verdict(&evidence), acting));
+            }
             // One that cannot be told does not hide the others.
             Err(failure) if !asked_for_one => {
                 failure.show(context.json);
@@ -110,8 +115,21 @@ pub async fn verdict_of(
 }
 
 /// What it comes to, and the exit code for it.
-pub fn say(context: &Context, plan: &Plan, state: &State, verdict: &Verdict) -> u8 {
-    context.say(&text(plan, state, verdict), &value(plan, state, verdict));
+/// `acting`: another causeway does something with this state directory right now.
+pub fn say(context: &Context, plan: &Plan, state: &State, verdict: &Verdict, acting: bool) -> u8 {
+    let next = next(plan, state, verdict, acting);
+    let mut words = text(plan, state, verdict);
+    if acting && !state.phase.is_final() {
+        words.push_str("\n  now       another causeway acts with this state directory, which may be this migration");
+    }
+    match &next {
+        Some((next, Some(command))) => words.push_str(&format!("\n  next      {next}: {command}")),
+        Some((next, None)) => words.push_str(&format!("\n  next      {next}")),
+        None => {}
+    }
+    let mut value = value(plan, state, verdict);
+    value["next"] = json!(next.and_then(|(_, command)| command));
+    context.say(&words, &value);
     exit_code(verdict, state.phase.is_final())
 }
 
@@ -144,9 +162,9 @@ pub fn head(
     (id, vm): (&MigrationId, &str),
     verdict: &Verdict,
     lives_at: Option<&SiteName>,
-    has_ended: bool,
 ) -> String {
-    let is_down = outage(verdict, has_ended).is_some()
+    // What became of it since its end is nobody's alarm, but no more than is true is said.
+    let is_down = outage(verdict, false).is_some()
         || (verdict.verdict == VerdictKind::Completed && verdict.started != Some(true));
     let lives = match lives_at {
         None => "runs nowhere that is known".to_owned(),
@@ -221,12 +239,32 @@ async fn gather(
         let site = (!silent.contains(name)).then_some(site);
         Ok(Some(Asked { identity, ledger: ledger(context, plan, name)?, site }))
     };
-    let (source, destination) = (asked(&plan.from, source_me)?, asked(&plan.to, destination_me)?);
+    let both = |to_is_other: bool| -> Result<_, Failure> {
+        let source = asked(&plan.from, source_me.clone())?;
+        let destination = asked(&plan.to, destination_me.clone())?;
+        let unasked = |asked| Asked { site: None, ..asked };
+        Ok((source, if to_is_other { destination.map(unasked) } else { destination }))
+    };
+    let (source, destination) = both(false)?;
     let gathering = evidence::gather(&about, source, destination);
-    let gathered = patiently(&format!("asking the sites about {}", plan.id), gathering).await;
-    gathered
-        .map(|gathered| gathered.evidence)
-        .map_err(|error| undecided("what the ledgers say cannot be told", &error))
+    let mut gathered = patiently(&format!("asking the sites about {}", plan.id), gathering).await;
+    // One that was vouched for as gone for good, and came back: what it says is no more believed.
+    if matches!(&gathered, Err(CustodyError::TwoStories { site }) if *site == plan.to.as_str())
+        && has_spoken(context, plan)
+    {
+        let (source, destination) = both(true)?;
+        gathered = evidence::gather(&about, source, destination).await;
+    }
+    gathered.map(|gathered| gathered.evidence).map_err(|error| {
+        let what = format!("what the ledgers say of {} cannot be told", plan.id);
+        let failure = undecided(&what, &error);
+        match error {
+            CustodyError::TwoStories { site } => failure.hint(format!(
+                "see that the URI of {site} leads to {site} (causeway site list); one that was vouched for as gone and came back is registered under a name of its own"
+            )),
+            _ => failure,
+        }
+    })
 }
 
 /// Whoever waits is told for what.
@@ -262,7 +300,16 @@ fn lives_at<'p>(plan: &'p Plan, verdict: &Verdict) -> Option<&'p SiteName> {
 
 /// What is next, in words, and the command that does it where there is one: the rest is for people
 /// and their platform.
-fn next(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Option<String>)> {
+fn next(
+    plan: &Plan,
+    state: &State,
+    verdict: &Verdict,
+    acting: bool,
+) -> Option<(String, Option<String>)> {
+    if acting && state.phase == Phase::Holding && verdict.next == Next::Resume {
+        let words = "switch over, if it is held".to_owned();
+        return Some((words, Some(format!("causeway switchover {}", plan.id))));
+    }
     let (next, verb) = match verdict.next {
         // Nothing that decides anything: tidying up.
         Next::Nothing | Next::Resume => (Next::Resume.to_string(), "resume"),
@@ -295,8 +342,9 @@ fn restore(plan: &Plan, state: &State, verdict: &Verdict) -> Option<(String, Opt
     }
     // Nothing to be typed as what comes next: it is somebody's word.
     let words = format!(
-        "bring {to} back; or if it is gone for good, and the VM never runs there: {}",
-        vouch_for_it(plan)
+        "bring {to} back; or if it is gone for good, and the VM never runs there: {}; {}",
+        vouch_for_it(plan),
+        never_ran(plan)
     );
     Some((words, None))
 }
@@ -333,7 +381,7 @@ fn value(plan: &Plan, state: &State, verdict: &Verdict) -> serde_json::Value {
         "id": plan.id, "vm": plan.vm.name, "from": plan.from, "to": plan.to,
         "phase": state.phase, "rounds": state.next_round, "wire": state.wire,
         "verdict": verdict, "lives_at": lives_at(plan, verdict),
-        "next": next(plan, state, verdict).and_then(|(_, command)| command),
+        "next": null,
         "why": state.why, "left": state.left, "vouched": vouched,
     })
 }
@@ -342,10 +390,14 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
     let has_ended = state.phase.is_final();
     let outage = outage(verdict, has_ended);
     let lives_at = lives_at(plan, verdict);
-    let mut lines = vec![head((&plan.id, &plan.vm.name), verdict, lives_at, has_ended)];
+    let mut lines = vec![head((&plan.id, &plan.vm.name), verdict, lives_at)];
     lines.push(format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
+    let is_let_go = verdict.verdict == VerdictKind::RolledBack;
     if let (Some(platform), Some(site)) = (outage, lives_at) {
-        lines.push(format!("  outage    at {site} {platform}{}", goes_on_by(platform, state)));
+        lines.push(format!(
+            "  outage    at {site} {platform}{}",
+            goes_on_by(platform, state, is_let_go)
+        ));
     }
     if let Some(why) = &state.why {
         lines.push(format!("  because   {why}"));
@@ -359,22 +411,20 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
     for evidence in &verdict.evidence {
         lines.push(format!("  evidence  {evidence}"));
     }
-    match next(plan, state, verdict) {
-        Some((next, Some(command))) => lines.push(format!("  next      {next}: {command}")),
-        Some((next, None)) => lines.push(format!("  next      {next}")),
-        None => {}
-    }
     lines.join("\n")
 }
 
 /// Whose doing that is, as far as it is known, and what ends it.
-fn goes_on_by(platform: Platform, state: &State) -> &'static str {
+fn goes_on_by(platform: Platform, state: &State, is_let_go: bool) -> &'static str {
     use {Phase as F, Platform as P};
     match (state.phase, platform) {
         (F::Draining | F::Fencing | F::Deciding | F::RollingBack, P::Suspended) => {
             ": the next command lets it go on"
         }
         (F::Starting, P::Suspended | P::Off) => ": the next command starts it",
+        (F::RollingBack, P::Off) if is_let_go => {
+            ": it may run there, start it (libvirt: virsh start)"
+        }
         // A journal that was made anew does not know of a drain.
         (F::Planned | F::Preparing | F::Copying | F::Holding, _) if state.rebuilt => "",
         (F::Planned | F::Preparing | F::Copying | F::Holding, P::Suspended) => {

@@ -23,6 +23,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::{JournalError, Record};
@@ -72,7 +73,7 @@ impl StoreError {
                 Some("name one that you can write with --state-dir or CAUSEWAY_STATE".to_owned())
             }
             Self::Locked { .. } => Some(
-                "wait for it, or use another --state-dir; `causeway status` and `causeway switchover` work meanwhile".to_owned(),
+                "wait for it, or end it with Ctrl-C where it runs; `causeway status` works meanwhile, and `causeway switchover` releases one that holds".to_owned(),
             ),
             Self::Newer { .. } => Some("use the newer causeway".to_owned()),
             Self::Database(_)
@@ -108,6 +109,10 @@ pub struct Store {
     /// Begun with the first record.
     writer: Arc<OnceLock<Writer>>,
 }
+
+/// Longer than a look at the lock takes.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOKS: u32 = 5;
 
 /// Held while a verb acts.
 pub struct Lock {
@@ -148,8 +153,18 @@ impl Store {
         })
     }
 
-    /// Takes the lock or says who has it.
+    /// Takes the lock or says who has it. Whoever only looks whether it is held has it for a moment.
     pub fn lock(&self) -> Result<Lock, StoreError> {
+        for _ in 0..LOOKS {
+            match self.try_lock() {
+                Err(StoreError::Locked { .. }) => std::thread::sleep(LOOK),
+                other => return other,
+            }
+        }
+        self.try_lock()
+    }
+
+    fn try_lock(&self) -> Result<Lock, StoreError> {
         let path = self.path.join("lock");
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
@@ -157,6 +172,11 @@ impl Store {
         flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| StoreError::Locked { path: self.path.clone() })?;
         Ok(Lock { _file: file })
+    }
+
+    /// Does somebody act with it right now?
+    pub fn is_acted_with(&self) -> bool {
+        matches!(self.try_lock(), Err(StoreError::Locked { .. }))
     }
 
     pub fn path(&self) -> &Path {

@@ -55,24 +55,27 @@ pub(crate) async fn after_failure(run: &mut Run, cause: StepError) -> Result<Rec
             Ok(Record::GaveUp { why: chain(&cause) })
         }
         // The source has been let go on, or was never held; what is left is to tidy up.
-        Phase::RollingBack if !matches!(cause, StepError::Journal(_)) && is_let_go(run).await => {
-            Err(Halt::Resumable { phase, cause })
-        }
+        Phase::RollingBack if !matches!(cause, StepError::Journal(_)) => match let_go(run).await {
+            Some(power) => Err(Halt::LetGo { power, cause }),
+            None => Err(halt(phase, cause)),
+        },
         _ => Err(halt(phase, cause)),
     }
 }
 
-async fn is_let_go(run: &Run) -> bool {
+/// `None`: it was not, or nobody knows. Else how it is, if it says so.
+async fn let_go(run: &Run) -> Option<Option<Power>> {
     use SourceState as S;
+    // One that did not answer is not waited for again.
+    let power = match run.custody.source_is_seen() {
+        true => run.source.power(run.vm()).await.ok(),
+        false => None,
+    };
     match run.epoch_in_ledgers().map(|epoch| run.custody.source_state(epoch)) {
-        Some(S::Released { settled: true }) => true,
+        Some(S::Released { settled: true }) => Some(power),
         // Not by a fence; a drain may have left it suspended.
-        Some(S::Known | S::Unknown) | None => {
-            // One that did not answer is not waited for again.
-            run.custody.source_is_seen()
-                && run.source.power(run.vm()).await.is_ok_and(|power| power == Power::Running)
-        }
-        Some(_) => false,
+        Some(S::Known | S::Unknown) | None => (power == Some(Power::Running)).then_some(power),
+        Some(_) => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Confirmed → Retired: the source is renamed and kept, start-proof, until told otherwise.
 
 use handover::SourceRequest;
-use site::FenceStage;
+use site::{FenceStage, SiteErrorKind};
 
 use crate::error::StepError;
 use crate::record::Record;
@@ -20,7 +20,15 @@ pub(crate) async fn retire(run: &mut Run) -> Result<Record, StepError> {
         .unfence_record(epoch, FenceStage::Definition)
         .await?
         .ok_or_else(|| missing("the source's ledger has no fence record"))?;
-    let name = run.source.retire(run.vm(), &record).await?;
+    let name = match run.source.retire(run.vm(), &record).await {
+        // Somebody deleted it: nothing is kept, and nothing can start.
+        Err(error) if error.kind == SiteErrorKind::NotFound => {
+            run.watcher
+                .warn(format!("{}'s definition of the source is gone already", run.plan.from));
+            run.plan.vm.name.clone()
+        }
+        name => name?,
+    };
     run.custody.source(epoch, SourceRequest::Settled).await?;
     Ok(Record::Retired { name })
 }

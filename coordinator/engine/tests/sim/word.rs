@@ -33,7 +33,7 @@ async fn a_destination_that_is_away_is_tidied_up_when_it_comes_back() {
         stage.world.set_reachable(&stage.west, false);
         let end = stage.live_by(Doing::Abort, &Points::default(), Vouched::NeverRan(word())).await;
         match &end {
-            End::Halted(Halt::Resumable { phase: Phase::RollingBack, .. }) => {}
+            End::Halted(Halt::LetGo { .. }) => {}
             other => panic!("{at}: {other:?}"),
         }
         is_tidied_up_when_back(&stage, &at).await;
@@ -113,7 +113,7 @@ async fn an_old_journal_and_a_destination_that_is_away_do_not_hide_a_fence() {
         let sure = if gone { Vouched::DestinationGone(word()) } else { Vouched::NeverRan(word()) };
         let end = stage.live_by(Doing::Abort, &Points::default(), sure).await;
         let is_right = match &end {
-            End::Halted(Halt::Resumable { .. }) => !gone,
+            End::Halted(Halt::LetGo { power: Some(Power::Running), .. }) => !gone,
             End::Final(Phase::RolledBack) => gone,
             _ => false,
         };

@@ -28,7 +28,9 @@ pub(crate) fn vm(
             "start it first",
         );
     }
-    for taken in &facts.taken {
+    // At its own site it is there, of course.
+    let taken = facts.taken.iter().filter(|_| request.from != request.to);
+    for taken in taken {
         let what = match (taken.same_id, taken.same_name) {
             (true, true) => "name and UUID",
             (true, false) => "UUID",
@@ -38,7 +40,11 @@ pub(crate) fn vm(
             Some(id) => format!(
                 "it is the source that {id} keeps; delete it with its disks: causeway discard {id}"
             ),
-            None => "remove or rename it there if it is a leftover; if it is this VM, look at `causeway status`".to_owned(),
+            None if taken.same_id => format!(
+                "see what it is before you touch it: it may be this very VM, what a migration made of it there (causeway status), or the VM itself, if {} and {} are one host (causeway site check)",
+                request.from, request.to
+            ),
+            None => "remove or rename it there if nobody needs it, or rename this one".to_owned(),
         };
         refuse(
             if taken.same_id { "uuid-taken" } else { "name-taken" },
