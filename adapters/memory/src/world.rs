@@ -211,6 +211,11 @@ impl World {
         });
     }
 
+    /// An administrator deletes the VM's definition; its disks stay.
+    pub fn admin_undefines(&self, site: &SiteName, vm: VmId) {
+        self.edit_estate(site, |estate| drop(estate.machines.remove(&vm)));
+    }
+
     /// An administrator defines the VM again from a copy of its definition and starts it: what a
     /// fence of the definition alone does not stop. `false`: it did not come up.
     pub fn admin_defines_again_and_starts(&self, site: &SiteName, vm: VmId) -> bool {

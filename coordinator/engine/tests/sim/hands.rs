@@ -184,6 +184,18 @@ async fn a_fence_that_does_not_hold_is_no_fence() {
     stage.assert_moved().await;
 }
 
+/// Somebody tidied up after the move, before it was retired: nothing is kept, and it ends all the same.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_was_deleted_does_not_keep_it_from_its_end() {
+    let stage = Stage::new().await;
+    let confirmed = Point { name: "journal: Answered".to_owned(), nth: 1 };
+    stage.dies(&confirmed, Fate::DiesAfter, "confirmed").await;
+    stage.world.admin_undefines(&stage.east, stage.id());
+    let end = stage.live(Doing::Migrate, &Points::default()).await;
+    assert!(matches!(end, End::Final(Phase::Retired)), "{end:?}");
+    assert_eq!(stage.world.power(&stage.west, stage.id()), Power::Running);
+}
+
 /// The same while no coordinator lives, as a power cut of the host may do it: nothing is decided on it, and
 /// the source is there to go back to.
 #[tokio::test(start_paused = true)]

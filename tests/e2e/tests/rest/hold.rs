@@ -15,6 +15,12 @@ fn a_held_migration_copies_on_until_it_is_released_and_stops_at_a_disk_that_came
     let id = scene.id().unwrap();
     let refused = scene.causeway(&["resume", &id]).unwrap().must_exit(3);
     assert!(refused.stderr.contains("another causeway"), "{}", refused.stderr);
+    // What goes on with it now is not what would go on with it if nobody carried it on.
+    let status = scene.causeway(&["status", &id]).unwrap().must_exit(0).stdout;
+    assert!(status.contains("another causeway acts with this state directory"), "{status}");
+    assert!(status.contains(&format!("causeway switchover {id}")), "{status}");
+    let refused = scene.causeway(&["site", "remove", "west"]).unwrap().must_exit(3).stderr;
+    assert!(refused.contains(&format!("takes part in {id}")), "{refused}");
     let second = scene.ask("migrate", &["--yes"]).unwrap();
     let second: Vec<_> = second.iter().map(String::as_str).collect();
 

@@ -1,7 +1,8 @@
 //! The operator's machine is lost, and a site with it.
 
-use e2e::VM;
 use e2e::killing::{AFTER_THE_GATE, Killing};
+use e2e::{Scene, SceneOptions, VM};
+use lab::Scenario;
 
 /// What the destination keeps is enough to start the VM there and to say that it lives there.
 #[test]
@@ -30,7 +31,11 @@ fn from_the_destination_alone_a_decided_migration_is_brought_to_its_end() {
 /// starts, and with it the source goes on.
 #[test]
 fn a_destination_that_is_gone_is_vouched_for_by_its_operator() {
-    let (scene, _gate, id) = Killing::begin("phase: deciding").kill("phase: deciding");
+    // West's ledger is older than what is vouched for.
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    scene.migrate_until("creating", &[]).unwrap().kill().unwrap();
+    scene.causeway(&["abort", VM, "--yes"]).unwrap().must_exit(0);
+    let (scene, _gate, id) = Killing::begin_in(scene, "phase: deciding").kill("phase: deciding");
     scene.west().stop_libvirtd().unwrap();
     scene.on_another_machine().unwrap();
     for arguments in [&["recover"][..], &["recover", "--settle", "--yes"]] {
@@ -42,6 +47,7 @@ fn a_destination_that_is_gone_is_vouched_for_by_its_operator() {
     let settle = [&["recover", VM, "--settle", "--yes"], &word[..]].concat();
     // What was made there is named, and nobody waits for it.
     let ran = scene.causeway(&settle).unwrap().must_exit(0);
+    assert!(ran.stderr.contains("west is another one from now on"), "{}", ran.stderr);
     for left in ["may be left  west: placeholder web1", "may be left  west: volume web1-vda"] {
         assert!(ran.stdout.contains(left), "{left} is not named: {}", ran.stdout);
     }
@@ -72,14 +78,29 @@ fn a_destination_that_is_gone_is_vouched_for_by_its_operator() {
 #[test]
 fn a_destination_that_is_away_does_not_hold_the_vm() {
     let (scene, _gate, id) = Killing::begin("phase: deciding").kill("phase: deciding");
+    // Nobody's word is taken for what can be asked, and none that rests on nothing.
+    let needless = ["abort", &id, "--yes", "--attest", "I know it"];
+    let ran = scene.causeway(&needless).unwrap().must_exit(3);
+    assert!(ran.stderr.contains("nobody has to vouch for it"), "{}", ran.stderr);
+    scene.causeway(&["abort", &id, "--yes", "--attest", " "]).unwrap().must_exit(2);
+
     scene.west().stop_libvirtd().unwrap();
     let ran = scene.causeway(&["abort", &id, "--yes"]).unwrap();
+    assert!(ran.stderr.contains("--attest \"WHY\" lets web1 go on at east"), "{}", ran.stderr);
     assert!(ran.code != 0, "it was given up without a word: {}", ran.stdout);
     assert!(!scene.east().is_running(VM).unwrap(), "the source was started on a guess");
     let word = ["abort", &id, "--yes", "--attest", "its power is off, and I hold the plug"];
     let ran = scene.causeway(&word).unwrap().must_exit(6);
     assert!(ran.stderr.contains("the source runs as before"), "{}", ran.stderr);
     scene.ledger_is_whole(scene.at_east).unwrap();
+
+    // What it is now is said, whatever it was let go on to be.
+    scene.east().kill_vm(VM).unwrap();
+    let ran = scene.causeway(&["resume", &id]).unwrap().must_exit(5);
+    for words in ["the source was let go on, and is off now", "virsh start web1, there"] {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    scene.east().virsh(&["start", VM]).unwrap();
 
     scene.west().start_libvirtd().unwrap();
     let ran = scene.causeway(&["resume", &id]).unwrap().must_exit(4);
