@@ -13,9 +13,11 @@ pub mod ledger;
 pub mod plan;
 pub mod preamble;
 pub mod receiver;
+pub mod relay;
 pub mod rpc_frames;
 pub mod rpc_xdr;
 pub mod sender;
+pub mod translate;
 
 mod disk;
 mod memory;
