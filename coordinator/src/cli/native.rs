@@ -190,6 +190,12 @@ fn next(paper: &NativePaper, verdict: &Verdict) -> Option<String> {
     if is_for_people(verdict) || verdict.verdict == VerdictKind::NeedsOperator {
         return Some(verdict.next.to_string());
     }
+    if verdict.verdict == VerdictKind::NotStarted {
+        return Some(format!(
+            "nothing while it is under way (at {}: virsh domjobinfo {}); else see that both mobility agents run: they take it back",
+            paper.from, paper.name
+        ));
+    }
     (!has_ended(verdict)).then(|| {
         format!(
             "see that the mobility agents of {} and {} run and reach one another: they settle it",
