@@ -76,7 +76,7 @@ async fn taken(
 }
 
 /// The finished migration whose source `vm` at `site` is, if that was not deleted since.
-fn kept_by(context: &Context, site: &SiteName, vm: VmId) -> Option<String> {
+pub fn kept_by(context: &Context, site: &SiteName, vm: VmId) -> Option<String> {
     let ids = context.store.migration_ids().ok()?;
     ids.into_iter().rev().find(|id| {
         let stored = context.store.migration(id).ok().flatten();

@@ -55,7 +55,7 @@ pub struct Agent {
     pub arrivals: source_host::Arrivals,
 }
 
-/// How many may be at the door of the other agent's line at once, before they have shown a key.
+/// How many may be at a door at once, before they have shown a key or a certificate.
 const STRANGERS_MAX: usize = 64;
 
 /// Connections of this site's hosts at once: each migration has one.
@@ -169,16 +169,25 @@ async fn hear_known_hosts(
     doorman: Doorman,
     hosts: Arc<Semaphore>,
 ) {
-    while let Ok(place) = Arc::clone(&hosts).acquire_owned().await {
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    while let Ok(waits) = Arc::clone(&strangers).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let (agent, doorman) = (Arc::clone(&agent), doorman.clone());
+                let hosts = Arc::clone(&hosts);
                 tokio::spawn(async move {
                     if stream.set_nodelay(true).is_err() {
                         return;
                     }
-                    match doorman.take_in(stream).await {
-                        Ok(stream) => play_destination(&agent, stream, true, place),
+                    let taken = doorman.take_in(stream).await;
+                    drop(waits);
+                    match taken {
+                        // Known by now: it waits for its place.
+                        Ok(stream) => {
+                            if let Ok(place) = hosts.acquire_owned().await {
+                                play_destination(&agent, stream, true, place);
+                            }
+                        }
                         Err(error) => warn!(%peer, %error, "a host was turned away"),
                     }
                 });

@@ -9,7 +9,7 @@ use virt_sys as sys;
 
 use crate::fault::Fault;
 use crate::look;
-use crate::sys::{JobStats, abort_job, job_stats};
+use crate::sys::{JobStats, abort_job, job_stats, max_downtime};
 
 /// Returns when libvirt has ended it, either way.
 ///
@@ -29,13 +29,22 @@ pub(crate) fn migrate(connection: &Connect, vm: VmId, wish: &LiveWish) -> Result
     if domain.is_persistent()? {
         flags |= sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE;
     }
+    // It is QEMU's own, and stays for as long as that runs.
+    let before = max_downtime(&domain)?;
     if let Some(most) = wish.max_downtime_ms {
         domain.migrate_set_max_downtime(most, 0)?;
     }
     // libvirt counts in MiB/s, and takes 0 for no limit.
     let bandwidth = wish.limit_rate.map(|limit| (limit.0 >> 20).max(1));
     let parameters = MigrateParameters { bandwidth, ..MigrateParameters::default() };
-    Ok(domain.migrate_to_uri3(Some(&wish.neighbour), parameters, flags)?)
+    let ended = domain.migrate_to_uri3(Some(&wish.neighbour), parameters, flags);
+    if ended.is_err()
+        && wish.max_downtime_ms.is_some()
+        && let Err(error) = domain.migrate_set_max_downtime(before, 0)
+    {
+        tracing::info!(%error, before, "the downtime that was allowed before is not put back");
+    }
+    Ok(ended?)
 }
 
 /// `None`: none is under way.
@@ -49,10 +58,13 @@ pub(crate) fn job(connection: &Connect, vm: VmId) -> Result<Option<LiveJob>, Fau
     }
 }
 
-/// Of the last one that ended; the platform remembers it for as long as the VM runs.
+/// Of the last one that ended. Whoever else looks finds it still there.
 pub(crate) fn last_job(connection: &Connect, vm: VmId) -> Result<Option<LiveJob>, Fault> {
     let Some(domain) = look::find(connection, vm)? else { return Ok(None) };
-    let stats = job_stats(&domain, sys::VIR_DOMAIN_JOB_STATS_COMPLETED)?;
+    let (completed, keep) =
+        (sys::VIR_DOMAIN_JOB_STATS_COMPLETED, sys::VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED);
+    // Before libvirt 6.0 it is gone with the first look.
+    let stats = job_stats(&domain, completed | keep).or_else(|_| job_stats(&domain, completed))?;
     Ok(stats.map(|stats| told(&stats)))
 }
 

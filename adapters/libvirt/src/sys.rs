@@ -96,6 +96,16 @@ pub(crate) fn job_stats(
     Ok((!none).then_some(stats))
 }
 
+/// `virDomainMigrateGetMaxDowntime`, in milliseconds.
+#[expect(unsafe_code, reason = "crate `virt` lacks it")]
+pub(crate) fn max_downtime(domain: &Domain) -> Result<u64, Error> {
+    let mut downtime = 0;
+    // SAFETY: the pointer is live as long as `domain` is; libvirt writes one number.
+    let answer =
+        unsafe { virt_sys::virDomainMigrateGetMaxDowntime(domain.as_ptr(), &raw mut downtime, 0) };
+    if answer < 0 { Err(Error::last_error()) } else { Ok(downtime) }
+}
+
 /// `virDomainAbortJob`.
 #[expect(unsafe_code, reason = "crate `virt` lacks it")]
 pub(crate) fn abort_job(domain: &Domain) -> Result<(), Error> {

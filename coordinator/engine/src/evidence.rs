@@ -23,6 +23,8 @@ pub struct Asked {
     pub ledger: Option<Vec<Record>>,
     /// `None`: it is known not to answer, and each question would take its time.
     pub site: Option<Arc<dyn Site>>,
+    /// What it keeps is known to be another's story: its platform alone is asked.
+    pub keeps_another: bool,
 }
 
 /// Whose VM, and what is known of its migration besides.
@@ -154,8 +156,11 @@ async fn ask<R: Role>(about: &About, asked: Option<Asked>) -> Result<Found<R>, C
         opened: BTreeSet::new(),
         taken_back: BTreeSet::new(),
     };
-    let Some(Asked { identity, ledger, site }) = asked else { return Ok(found) };
+    let Some(Asked { identity, ledger, site, keeps_another }) = asked else { return Ok(found) };
     let known = match &site {
+        Some(_) if keeps_another => {
+            Known { records: ledger, site_asked: false, was_kept: false, answers: true }
+        }
         Some(site) => known(&identity, ledger, &**site, &about.vm).await?,
         None => Known { records: ledger, site_asked: false, was_kept: false, answers: false },
     };

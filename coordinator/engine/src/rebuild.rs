@@ -84,7 +84,7 @@ fn rebuild(of: &Remembered, anew: Record, now_ms: i64) -> Result<Vec<Record>, Un
         | (D::Revoked(_), S::Retired { .. } | S::Destroyed) => return Err(Unmade::Contradiction),
         (D::Healthy(grant), S::Destroyed) => {
             let gone = [
-                Record::Retired { name: lost.to_owned() },
+                Record::Retired { name: Some(lost.to_owned()) },
                 Record::Discarded { removed: Vec::new() },
             ];
             [answered(Some(&grant.claim().fence), now_ms), gone.to_vec()].concat()

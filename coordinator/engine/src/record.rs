@@ -88,7 +88,8 @@ pub enum Record {
         downtime_ms: Option<u64>,
     },
     Retired {
-        name: String,
+        /// As what it is kept; `None`: somebody had deleted its definition.
+        name: Option<String>,
     },
     GaveUp {
         why: String,
@@ -302,7 +303,7 @@ impl State {
             }
             Record::Retired { name } => {
                 self.turn(Turn::Retired)?;
-                self.retired_as = Some(name.clone());
+                self.retired_as.clone_from(name);
             }
             Record::GaveUp { why } => {
                 self.turn(Turn::GaveUp)?;

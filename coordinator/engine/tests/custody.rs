@@ -10,7 +10,7 @@ use engine::custody::{Custody, CustodyError, CustodyOf, Folder, LEDGER_KIND, Pap
 use engine::evidence::{About, Asked, Gathered, gather};
 use handover::{
     Attempt, Attestation, DestinationEntry, DestinationState, Entry, Identity, PlanDigest, Record,
-    Refusal, SigningKey, SourceRequest, SourceState,
+    Refusal, SigningKey, SourceRequest, SourceState, VerdictKind, verdict,
 };
 use journal::{Journal, StoreId};
 use model::{SiteName, VmId};
@@ -85,16 +85,21 @@ impl Scene {
         let [source, destination] = self.identities(2);
         let asked = |site: &SiteName, identity| {
             let site = Some(Arc::new(self.world.site(site)) as _);
-            Some(Asked { identity, ledger: None, site })
+            Some(Asked { identity, ledger: None, site, keeps_another: false })
         };
-        let about = About {
+        gather(&self.about(epoch), asked(&self.east, source), asked(&self.west, destination))
+            .await
+            .unwrap()
+    }
+
+    fn about(&self, epoch: Epoch) -> About {
+        About {
             id: self.vm,
             digest: Digest([7; 32]),
             vm: self.vm.to_string().parse().unwrap(),
             epoch: Some(epoch),
             destination_key: key(2).verifying_key(),
-        };
-        gather(&about, asked(&self.east, source), asked(&self.west, destination)).await.unwrap()
+        }
     }
 
     async fn open(&self, custody: &mut Custody) -> Result<Epoch, CustodyError> {
@@ -246,6 +251,29 @@ async fn an_attempt_that_was_begun_or_has_ended_is_given_up_like_none() {
     release(&mut custody, epoch).await;
     assert_eq!(custody.attempt_of_ours(), None, "ended");
     assert!(!custody.went_further());
+}
+
+/// A site that was vouched for as gone, and came back with its copy running: its ledger is believed no more,
+/// its platform is.
+#[tokio::test]
+async fn of_a_site_that_keeps_anothers_story_the_platform_is_believed() {
+    let scene = Scene::new();
+    let epoch = scene.open(&mut scene.custody(7)).await.unwrap();
+    let [source, destination] = scene.identities(2);
+    let vm = scene.vm;
+    // A world of its own: one alone does not let a VM run at both of its sites.
+    let back = World::new();
+    back.site(&scene.west);
+    back.seed(&scene.west, Seed::new("web1").with(|copy| copy.id = vm));
+    let about = scene.about(epoch);
+    let asked = |site, identity, keeps_another| {
+        let site = Some(Arc::new(site) as _);
+        Some(Asked { identity, ledger: None, site, keeps_another })
+    };
+    let at_east = asked(scene.world.site(&scene.east), source, false);
+    let at_west = asked(back.site(&scene.west), destination, true);
+    let found = verdict(&gather(&about, at_east, at_west).await.unwrap().evidence);
+    assert_eq!(found.verdict, VerdictKind::AlarmSplit, "{found:?}");
 }
 
 /// What both sites show by now is the later one's doing; but not once that was taken back.

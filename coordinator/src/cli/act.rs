@@ -104,7 +104,13 @@ pub async fn discard(context: &Context, args: DiscardArgs) -> Result<u8, Failure
     let Some(name) = &state.retired_as else {
         return Err(Failure::new(
             Kind::Refused,
-            format!("{id} keeps no source: it is {}", state.phase.word()),
+            match state.phase {
+                Phase::Retired => format!(
+                    "{id} keeps no source: its definition was deleted, and which disks are left at {} is not known",
+                    plan.from
+                ),
+                phase => format!("{id} keeps no source: it is {}", phase.word()),
+            },
         )
         .hint(format!("causeway status {id} says where {vm} lives")));
     };

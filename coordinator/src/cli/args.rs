@@ -339,7 +339,7 @@ pub struct Ask {
     /// VM may stand still [default: 30s; live: what the hypervisor has by itself]
     #[arg(long, value_name = "TIME", value_parser = parse_ms)]
     pub max_downtime: Option<u64>,
-    /// Most bytes per second on the wire: 20M, 1G
+    /// Most bytes per second on the wire: 20M, 1G. Live: of each disk, and then of memory, in whole MiB
     #[arg(long, value_name = "BYTES/S", value_parser = parse_bytes)]
     pub limit_rate: Option<u64>,
     /// Most bytes per second read from the guest's disks while it works: 50M; not in the switchover

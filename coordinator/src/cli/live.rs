@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handover::{VerdictKind, verdict};
+use handover::{Platform, Verdict, VerdictKind, verdict};
 use model::{Power, SiteName, Vm};
 use plan::Refusal;
 use serde_json::json;
-use site::{LiveWish, Site, SiteError};
+use site::{LiveWish, Remedy, Site, SiteError};
 use units::{Bytes, chain};
 
 use super::args::Ask;
@@ -18,6 +18,7 @@ use super::native::{self, Attempt, Sites};
 use super::plan::under_way;
 use super::site::site_name;
 use crate::context::Context;
+use crate::facts::kept_by;
 use crate::failure::{Failure, Kind, problem};
 use crate::interrupts::Interrupts;
 use crate::show::{self, live_text};
@@ -85,7 +86,12 @@ async fn draw_up(
         Ok(power) => refusals.push(Refusal {
             code: "already-there".to_owned(),
             text: format!("{to} has a VM of this id, which is {power}"),
-            remedy: format!("see what it is: causeway status {}", vm.name),
+            remedy: match kept_by(context, &to, vm.id) {
+                Some(id) => format!(
+                    "it is the source that {id} keeps; delete it with its disks: causeway discard {id}"
+                ),
+                None => format!("see what it is: causeway status {}", vm.name),
+            },
         }),
         Err(error) => {
             let problem = problem(&error);
@@ -148,6 +154,15 @@ pub async fn migrate(
     if let Some(error) = unread.first() {
         return Err(refused(error));
     }
+    // Whoever interrupts before it began is not made to call it off.
+    let interrupted = tokio::select! {
+        biased;
+        () = interrupts.next() => true,
+        () = std::future::ready(()) => false,
+    };
+    if interrupted {
+        return Err(Failure::new(Kind::Refused, "interrupted, nothing was touched"));
+    }
     let began = Instant::now();
     let ended = follow(context, &live, &*source, interrupts).await?;
     if let Err(error) = &ended {
@@ -160,12 +175,19 @@ pub async fn migrate(
     let Some(attempt) = attempt else {
         return Err(without_record(&live, &*source, ended, unread).await);
     };
-    let code = settled(context, &sites, &attempt).await?;
-    if code == exit::DONE {
-        let job = destination.last_live_job(live.vm.id).await.ok().flatten();
-        show::live_done(context.json, began.elapsed(), job.as_ref());
+    let verdict = settled(context, &sites, &attempt).await?;
+    match (verdict.verdict, verdict.shown) {
+        (VerdictKind::Completed, _) if verdict.started == Some(true) => {
+            let job = destination.last_live_job(live.vm.id).await.ok().flatten();
+            show::live_done(context.json, began.elapsed(), job.as_ref());
+            Ok(exit::DONE)
+        }
+        (VerdictKind::RolledBack, Some(Platform::Running)) if native::has_ended(&verdict) => {
+            Ok(exit::ROLLED_BACK)
+        }
+        // It runs nowhere, or the agents have still to settle it.
+        _ => Ok(exit::UNDECIDED),
     }
-    Ok(code)
 }
 
 /// Until libvirt has ended it: its word, or that nobody knows.
@@ -192,6 +214,7 @@ async fn follow(
             }
         };
         tokio::select! {
+            biased;
             ended = &mut migrating => return Ok(ended),
             () = interrupted => {
                 if called_off {
@@ -207,8 +230,11 @@ async fn follow(
             () = tokio::time::sleep(EVERY) => match source.live_job(vm).await {
                 Ok(job) => {
                     heard = Instant::now();
-                    if let Some(job) = job {
-                        shown.tell(&job);
+                    match job {
+                        // What was not under way yet when it was called off, or had a job of its own.
+                        Some(_) if called_off => drop(source.cancel_live(vm).await),
+                        Some(job) => shown.tell(&job),
+                        None => {}
                     }
                 }
                 Err(error) => {
@@ -231,12 +257,15 @@ async fn without_record(
 ) -> Failure {
     let (name, from, by) = (&live.vm.name, &live.from, &live.wish.neighbour);
     let runs = matches!(source.power(live.vm.id).await, Ok(Power::Running));
+    // If it was the connection that broke, libvirt may go on without us.
+    let is_over = matches!(source.live_job(live.vm.id).await, Ok(None))
+        && ended.as_ref().err().is_some_and(|error| error.remedy() != Remedy::Reconcile);
     if let Some(error) = unread.first() {
         let failure = Failure::new(Kind::Undecided, format!("what became of {name} is not known"));
         return failure.caused_by(error).next(format!("causeway status {name}"));
     }
     match ended {
-        Err(error) if runs => {
+        Err(error) if runs && is_over => {
             let what = format!("{name} was not moved; it runs at {from} as before");
             let failure = Failure::new(Kind::Refused, what).caused_by(&error);
             failure.hint(format!("{by} is the mobility agent of {from}; its log says more"))
@@ -246,6 +275,7 @@ async fn without_record(
                 Ok(()) => {
                     format!("libvirt says that it moved {name}, and no agent has recorded it")
                 }
+                Err(_) if runs => format!("{name} may be on its way, and no agent has recorded it"),
                 Err(_) => format!("{name} does not run at {from}, and no agent has recorded why"),
             };
             let failure = Failure::new(Kind::Undecided, what).hint(format!(
@@ -261,18 +291,23 @@ async fn without_record(
 }
 
 /// Says where it lives, once the agents are done with it.
-async fn settled(context: &Context, sites: &Sites, attempt: &Attempt) -> Result<u8, Failure> {
+async fn settled(context: &Context, sites: &Sites, attempt: &Attempt) -> Result<Verdict, Failure> {
     let ended = Instant::now();
     loop {
-        let gathered = native::gather(sites, &attempt.paper, attempt.epoch).await?;
-        let verdict = verdict(&gathered.evidence);
-        if !native::has_ended(&verdict) && ended.elapsed() < SETTLED_WITHIN {
-            tokio::time::sleep(EVERY).await;
-            continue;
+        let is_time = ended.elapsed() < SETTLED_WITHIN;
+        match native::gather(sites, &attempt.paper, attempt.epoch).await {
+            Ok(gathered) => {
+                let verdict = verdict(&gathered.evidence);
+                if native::has_ended(&verdict) || !is_time {
+                    native::say(context, &attempt.paper, &gathered);
+                    return Ok(verdict);
+                }
+            }
+            // Of what is being settled two stories can be heard.
+            Err(failure) if !is_time => return Err(failure),
+            Err(_) => {}
         }
-        let code = native::say(context, &attempt.paper, &gathered);
-        let is_back = verdict.verdict == VerdictKind::RolledBack && code == exit::DONE;
-        return Ok(if is_back { exit::ROLLED_BACK } else { code });
+        tokio::time::sleep(EVERY).await;
     }
 }
 

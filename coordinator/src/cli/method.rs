@@ -4,6 +4,7 @@ use model::SiteName;
 
 use super::args::{Ask, Format, MethodArg, TrackerArg};
 use super::site::site_name;
+use crate::clouds::neighbour;
 use crate::context::Context;
 use crate::failure::{Failure, Kind};
 
@@ -27,14 +28,14 @@ pub fn choose(context: &Context, ask: &Ask) -> Result<Choice, Failure> {
         return guest(None);
     }
     let (from, to) = (site_name(&ask.from)?, site_name(&ask.to)?);
-    let neighbour = mobility(context, &from)?;
+    let by = mobility(context, &from)?;
     let of_guest = options_of_guest(ask);
     if matches!(ask.method, Some(MethodArg::Native)) {
         if let Some(option) = of_guest.first() {
             return Err(Failure::new(Kind::Usage, format!("{option} is of --method guest alone"))
                 .hint("pools and networks of a VM that moves live are those of [arrivals] in the configuration of the destination's mobility agent"));
         }
-        let neighbour = neighbour.ok_or_else(|| {
+        let neighbour = by.ok_or_else(|| {
             Failure::new(Kind::Refused, format!("no mobility agent is registered for {from}")).hint(
                 format!("causeway site add {from} --uri URI --mobility qemu+tcp://AGENT/system"),
             )
@@ -42,7 +43,7 @@ pub fn choose(context: &Context, ask: &Ask) -> Result<Choice, Failure> {
         return Ok(Choice { way: Way::Native { neighbour }, why: None });
     }
     let asked = ask.method.is_some();
-    let Some((neighbour, _)) = neighbour.zip(mobility(context, &to)?) else {
+    let Some((neighbour, _)) = by.zip(mobility(context, &to)?) else {
         let missing = if mobility(context, &from)?.is_none() { from } else { to };
         return guest(asked.then(|| format!("no mobility agent is registered for {missing}")));
     };
@@ -54,7 +55,9 @@ pub fn choose(context: &Context, ask: &Ask) -> Result<Choice, Failure> {
 }
 
 fn mobility(context: &Context, site: &SiteName) -> Result<Option<String>, Failure> {
-    Ok(context.site_config(site)?.mobility)
+    let uri = context.site_config(site)?.mobility;
+    uri.as_deref().map_or(Ok(()), neighbour)?;
+    Ok(uri)
 }
 
 /// Those that were typed and mean nothing to a live migration.

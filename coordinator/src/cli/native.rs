@@ -141,7 +141,12 @@ pub async fn gather(sites: &Sites, paper: &NativePaper, epoch: Epoch) -> Result<
     let asked = |name: &SiteName| -> Result<Option<Asked>, Failure> {
         let Some(site) = sites.get(name) else { return Ok(None) };
         let identity = paper.identity(name, None).map_err(|error| undecided(&error))?;
-        Ok(Some(Asked { identity, ledger: None, site: Some(Arc::clone(site)) }))
+        Ok(Some(Asked {
+            identity,
+            ledger: None,
+            site: Some(Arc::clone(site)),
+            keeps_another: false,
+        }))
     };
     let gathering = evidence::gather(&about, asked(&paper.from)?, asked(&paper.to)?);
     let gathered = patiently(&format!("asking the sites about {}", paper.id), gathering).await;

@@ -150,10 +150,14 @@ fn summary(body: &Body) -> String {
             word.by, body.from, word.reason
         ));
     }
-    lines.push(format!(
-        "  source    kept at {} as {}, off and start-proof",
-        body.from, body.source_kept_as
-    ));
+    lines.push(if body.source_kept_as.is_empty() {
+        format!(
+            "  source    not kept: its definition at {} was deleted; disks may be left",
+            body.from
+        )
+    } else {
+        format!("  source    kept at {} as {}, off and start-proof", body.from, body.source_kept_as)
+    });
     lines.join("\n")
 }
 

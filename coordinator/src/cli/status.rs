@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use engine::custody::CustodyError;
 use engine::custody::read_ledger;
-use engine::evidence::{self, About, Asked};
+use engine::evidence::{self, About, Asked, Gathered};
 use engine::{Phase, State};
-use handover::{Evidence, Next, Platform, Record, Side, Strength, Verdict, VerdictKind, verdict};
+use handover::{Next, Platform, Record, Side, Strength, Verdict, VerdictKind, verdict};
 use model::{SiteName, VmId};
 use plan::Plan;
 use serde_json::json;
@@ -60,8 +60,15 @@ pub async fn status(
     let acting = context.store.is_acted_with();
     let latest = Latest::read(context, ids.first())?;
     for id in ids {
-        let stored = by_id(context, &id)?;
-        let state = state_of(&stored)?;
+        let read = by_id(context, &id).and_then(|stored| Ok((state_of(&stored)?, stored)));
+        let (state, stored) = match read {
+            Err(failure) if !asked_for_one => {
+                failure.show(context.json);
+                code = code.max(failure.exit_code());
+                continue;
+            }
+            read => read?,
+        };
         let plan = &stored.plan;
         if let Some(from) = &from
             && *from != plan.from
@@ -75,23 +82,19 @@ pub async fn status(
         }
         // What both sites show by now is the later migration's doing, and says nothing of this one.
         if let Some(later) = latest.after(&id, plan) {
-            if context.json {
-                line(&superseded_value(plan, &state, later).to_string());
-            } else {
-                line(&format!("{id}   {}   superseded by {later}", plan.vm.name));
-                line(&format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
-                for left in &state.left {
-                    line(&format!("  may be left  {left}"));
-                }
-                if !state.phase.is_final() || !state.left.is_empty() {
-                    line(&format!("  next      take back what it left: causeway abort {id}"));
-                }
-            }
+            superseded(context, plan, &state, later);
             continue;
         }
         match gather(context, plan, &state, from.as_ref(), &told.silent).await {
-            Ok(evidence) => {
-                code = code.max(say(context, plan, &state, &verdict(&evidence), acting));
+            Ok(gathered) => {
+                let verdict = verdict(&gathered.evidence);
+                // Not in the journal here: by the sites' own workflow, or another coordinator's.
+                let is_followed = gathered.is_followed && state.phase.is_final();
+                if is_followed && verdict.verdict != VerdictKind::AlarmSplit {
+                    superseded(context, plan, &state, "a later migration");
+                } else {
+                    code = code.max(say(context, plan, &state, &verdict, acting));
+                }
             }
             // One that cannot be told does not hide the others.
             Err(failure) if !asked_for_one => {
@@ -104,6 +107,21 @@ pub async fn status(
     Ok(code)
 }
 
+fn superseded(context: &Context, plan: &Plan, state: &State, later: &str) {
+    if context.json {
+        return line(&superseded_value(plan, state, later).to_string());
+    }
+    let id = &plan.id;
+    line(&format!("{id}   {}   superseded by {later}", plan.vm.name));
+    line(&format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
+    for left in &state.left {
+        line(&format!("  may be left  {left}"));
+    }
+    if !state.phase.is_final() || !state.left.is_empty() {
+        line(&format!("  next      take back what it left: causeway abort {id}"));
+    }
+}
+
 /// Both sites asked, but for those that are known not to answer.
 pub async fn verdict_of(
     context: &Context,
@@ -111,7 +129,7 @@ pub async fn verdict_of(
     state: &State,
     silent: &[SiteName],
 ) -> Result<Verdict, Failure> {
-    Ok(verdict(&gather(context, plan, state, None, silent).await?))
+    Ok(verdict(&gather(context, plan, state, None, silent).await?.evidence))
 }
 
 /// What it comes to, and the exit code for it.
@@ -188,12 +206,13 @@ impl Latest {
         let mut latest = Self { of: BTreeMap::new(), places: BTreeMap::new() };
         let ids = context.store.migration_ids()?.into_iter();
         for (place, id) in ids.skip_while(|id| Some(id) != first).enumerate() {
-            let stored = by_id(context, &id)?;
-            let state = state_of(&stored)?;
+            latest.places.insert(id.clone(), place);
+            // One that cannot be read is told of where it is its turn.
+            let Ok(stored) = by_id(context, &id) else { continue };
+            let Ok(state) = state_of(&stored) else { continue };
             if state.epoch.is_some() && state.phase != Phase::RolledBack {
-                latest.of.insert(stored.plan.vm.id, id.clone());
+                latest.of.insert(stored.plan.vm.id, id);
             }
-            latest.places.insert(id, place);
         }
         Ok(latest)
     }
@@ -219,7 +238,7 @@ async fn gather(
     state: &State,
     only: Option<&SiteName>,
     silent: &[SiteName],
-) -> Result<Evidence, Failure> {
+) -> Result<Gathered, Failure> {
     let (source_me, destination_me) = keys::identities(&context.store, &plan.from, &plan.to)?;
     let undecided = |what: &str, error: &dyn std::error::Error| {
         Failure::new(Kind::Undecided, what).caused_by(error)
@@ -237,25 +256,27 @@ async fn gather(
         }
         let site = context.site(name)?;
         let site = (!silent.contains(name)).then_some(site);
-        Ok(Some(Asked { identity, ledger: ledger(context, plan, name)?, site }))
+        let ledger = ledger(context, plan, name)?;
+        Ok(Some(Asked { identity, ledger, site, keeps_another: false }))
     };
     let both = |to_is_other: bool| -> Result<_, Failure> {
         let source = asked(&plan.from, source_me.clone())?;
         let destination = asked(&plan.to, destination_me.clone())?;
-        let unasked = |asked| Asked { site: None, ..asked };
-        Ok((source, if to_is_other { destination.map(unasked) } else { destination }))
+        let destination = destination.map(|asked| Asked { keeps_another: to_is_other, ..asked });
+        Ok((source, destination))
     };
     let (source, destination) = both(false)?;
     let gathering = evidence::gather(&about, source, destination);
     let mut gathered = patiently(&format!("asking the sites about {}", plan.id), gathering).await;
-    // One that was vouched for as gone for good, and came back: what it says is no more believed.
+    // One that was vouched for as gone for good, and came back: what it keeps is no more believed, and
+    // whether it runs the VM is looked at all the same.
     if matches!(&gathered, Err(CustodyError::TwoStories { site }) if *site == plan.to.as_str())
         && has_spoken(context, plan)
     {
         let (source, destination) = both(true)?;
         gathered = evidence::gather(&about, source, destination).await;
     }
-    gathered.map(|gathered| gathered.evidence).map_err(|error| {
+    gathered.map_err(|error| {
         let what = format!("what the ledgers say of {} cannot be told", plan.id);
         let failure = undecided(&what, &error);
         match error {
@@ -439,6 +460,7 @@ fn goes_on_by(platform: Platform, state: &State, is_let_go: bool) -> &'static st
 
 #[cfg(test)]
 mod tests {
+    use handover::Evidence;
     use serde::Serialize;
     use units::Epoch;
 

@@ -37,7 +37,9 @@ pub fn live_text(
         Some(most) => format!("  downtime  at most {:.1} s, or it goes on until somebody calls it off", seconds(most)),
         None => "  downtime  as the hypervisor has it by itself, or it goes on until somebody calls it off".to_owned(),
     });
-    lines.extend(wish.limit_rate.map(|limit| format!("  limit     {limit}/s")));
+    lines.extend(wish.limit_rate.map(|limit| {
+        format!("  limit     {}/s for each disk, and then for memory", Bytes(limit.0 >> 20 << 20))
+    }));
     lines.push(format!(
         "  created   at {to}: by its agent, as its [arrivals] say: volumes and the VM"
     ));

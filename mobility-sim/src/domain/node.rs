@@ -26,6 +26,9 @@ pub enum XmlError {
     OtherRoot { found: String, expected: &'static str },
 }
 
+/// What has a namespace has this prefix in its name.
+const FOREIGN: &str = "foreign";
+
 /// Without namespaces, comments and processing instructions: whatever has a namespace is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Element {
@@ -98,10 +101,10 @@ impl Element {
             if child.is_text() {
                 element.text.push_str(child.text().unwrap_or_default());
             } else if child.is_element() {
-                // `qemu:commandline` and its kind keep a name that nothing allows.
+                // `qemu:commandline` and its kind get a name that nothing allows.
                 let mut inner = Self::of(child, depth + 1)?;
                 if child.tag_name().namespace().is_some() {
-                    inner.name = format!("foreign:{}", inner.name);
+                    inner.name = format!("{FOREIGN}:{}", inner.name);
                 }
                 element.children.push(inner);
             }
@@ -119,7 +122,11 @@ impl Element {
 
     fn write_to(&self, writer: &mut Writer<Vec<u8>>) -> io::Result<()> {
         let attributes = self.attributes.iter().map(|(name, value)| (&**name, &**value));
-        let start = BytesStart::new(&*self.name).with_attributes(attributes);
+        let mut start = BytesStart::new(&*self.name).with_attributes(attributes);
+        // Read again it is as foreign as it was.
+        if self.name.strip_prefix(FOREIGN).is_some_and(|rest| rest.starts_with(':')) {
+            start.push_attribute((&*format!("xmlns:{FOREIGN}"), FOREIGN));
+        }
         if self.text.is_empty() && self.children.is_empty() {
             return writer.write_event(Event::Empty(start));
         }

@@ -226,6 +226,21 @@ const COOKIE: &str = "<qemu-migration>
   <capabilities><cap name='xbzrle' auto='no'/></capabilities>
 </qemu-migration>\0";
 
+/// As libvirt sends it with `--persistent`: virt-manager, for one, writes into every definition.
+#[test]
+fn a_definition_in_a_cookie_may_hold_what_is_foreign() {
+    let notes = "<metadata><libosinfo:libosinfo xmlns:libosinfo='http://libosinfo.org/1.0'><libosinfo:os id='http://debian.org/12'/></libosinfo:libosinfo></metadata>";
+    let made = |xml: &str| {
+        let cookie = format!("<qemu-migration><name>web1</name>{xml}</qemu-migration>");
+        Cookie::parse(cookie.as_bytes()).unwrap().domain().unwrap()
+    };
+    let xml = made(&definition(notes, ""));
+    let translated = translate(&xml, &mapping()).unwrap();
+    assert!(!translated.xml.contains("libosinfo"), "{}", translated.xml);
+    let foreign = "<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><q:arg value='-x'/></q:commandline>";
+    assert_eq!(refused(&made(&definition(foreign, ""))), ["foreign:commandline"]);
+}
+
 #[test]
 fn a_cookie_names_the_neighbour_and_the_relays_port() {
     let cookie = Cookie::parse(COOKIE.as_bytes()).unwrap();

@@ -100,8 +100,10 @@ async fn hears(mut script: Script<'_>) {
                 0 => script.bytes().to_vec(),
                 // A head that may promise more than comes.
                 1 => [&[script.byte()][..], &u32::from(script.short()).to_le_bytes()].concat(),
-                2 => [&[script.byte()][..], &u32::from(script.byte()).to_be_bytes(), script.bytes()]
-                    .concat(),
+                2 => {
+                    [&[script.byte()][..], &u32::from(script.byte()).to_be_bytes(), script.bytes()]
+                        .concat()
+                }
                 _ => vec![script.byte(); usize::from(script.byte())],
             };
             if peer.write_all(&said).await.is_err() {
@@ -198,5 +200,6 @@ const RAM_BEGINS: &[u8] = b"QEVM\0\0\0\x03\x07\0\0\0\x0epc-i440fx-7.2x\
     \0\0\0\0\0\0\0\x10\x7e\0\0\0\x02\x02\0\0\0\x02";
 
 /// What QEMU's client says before its first request.
-const NBD_BEGINS: &[u8] = b"\0\0\0\x03IHAVEOPT\0\0\0\x08\0\0\0\0IHAVEOPT\0\0\0\x0a\0\0\0\x08\0\0\0\x04disk\
+const NBD_BEGINS: &[u8] =
+    b"\0\0\0\x03IHAVEOPT\0\0\0\x08\0\0\0\0IHAVEOPT\0\0\0\x0a\0\0\0\x08\0\0\0\x04disk\
     IHAVEOPT\0\0\0\x07\0\0\0\x0a\0\0\0\x04disk\0\0";

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use causeway_mobility::domain::cookie::{Cookie, Neighbour};
-use causeway_mobility::domain::translate::{DiskPlace, Mapping, translate};
+use causeway_mobility::domain::translate::{DiskPlace, Mapping, TranslateError, translate};
 use model::NetworkRef;
 
 use crate::memory::bounded;
@@ -37,7 +37,8 @@ fn definition(text: &str) {
                 assert_eq!(node.attribute("network"), Some("lan"), "{}", made.xml);
             }
             "emulator" => assert_eq!(node.text(), Some(EMULATOR)),
-            "hostdev" | "filesystem" | "commandline" | "qemu:commandline" | "shmem" | "seclabel" => {
+            "hostdev" | "filesystem" | "commandline" | "qemu:commandline" | "shmem"
+            | "seclabel" => {
                 panic!("let through: {}", made.xml)
             }
             _ => {}
@@ -52,7 +53,11 @@ fn definition(text: &str) {
 
 fn cookie(bytes: &[u8]) {
     let Ok(cookie) = Cookie::parse(bytes) else { return };
-    let _ = (cookie.nbd_port(), cookie.disks(), cookie.domain());
+    let _ = (cookie.nbd_port(), cookie.disks());
+    if let Some(xml) = cookie.domain() {
+        let again = translate(&xml, &mapping());
+        assert!(!matches!(again, Err(TranslateError::Xml(_))), "{again:?}: {xml}");
+    }
     let neighbour = Neighbour {
         hostname: "neighbour-of-west".to_owned(),
         host_uuid: "6a0f1c52-6f2d-4b0e-9d4e-0d5d1f6e3c02".to_owned(),

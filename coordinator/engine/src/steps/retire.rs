@@ -21,13 +21,13 @@ pub(crate) async fn retire(run: &mut Run) -> Result<Record, StepError> {
         .await?
         .ok_or_else(|| missing("the source's ledger has no fence record"))?;
     let name = match run.source.retire(run.vm(), &record).await {
-        // Somebody deleted it: nothing is kept, and nothing can start.
+        // Somebody deleted it, perhaps not its disks: nothing of it is known any more.
         Err(error) if error.kind == SiteErrorKind::NotFound => {
             run.watcher
                 .warn(format!("{}'s definition of the source is gone already", run.plan.from));
-            run.plan.vm.name.clone()
+            None
         }
-        name => name?,
+        name => Some(name?),
     };
     run.custody.source(epoch, SourceRequest::Settled).await?;
     Ok(Record::Retired { name })

@@ -193,6 +193,8 @@ async fn a_source_that_was_deleted_does_not_keep_it_from_its_end() {
     stage.world.admin_undefines(&stage.east, stage.id());
     let end = stage.live(Doing::Migrate, &Points::default()).await;
     assert!(matches!(end, End::Final(Phase::Retired)), "{end:?}");
+    let state = engine::State::replay(&stage.kept.records()).unwrap();
+    assert_eq!(state.retired_as, None, "nothing is kept");
     assert_eq!(stage.world.power(&stage.west, stage.id()), Power::Running);
 }
 

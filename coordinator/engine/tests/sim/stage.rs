@@ -342,6 +342,7 @@ impl Stage {
             identity,
             ledger: self.ledgers().of(name),
             site: Some(Arc::new(self.site(name))),
+            keeps_another: false,
         };
         let source = (ask != Ask::Destination).then(|| asked(&self.east, source));
         let destination = (ask != Ask::Source).then(|| asked(&self.west, destination));

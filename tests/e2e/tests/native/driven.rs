@@ -18,6 +18,11 @@ fn native<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&["migrate", VM, "--method", "native", "--yes"], &ROUTE[..], more].concat()
 }
 
+fn interrupt(going_on: &mut Halfway) {
+    let pid = going_on.child().id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+}
+
 /// Slow enough to be hit in the middle.
 fn in_the_copy(scene: &Scene) -> Halfway {
     let words = native(&["--limit-rate", "2M"]);
@@ -52,10 +57,19 @@ fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
     scene.west_is_clean().unwrap();
     agents.restart_west_with_networks().unwrap();
 
+    // Called off before it begins, or as it does.
+    let words: Vec<_> = native(&[]).iter().map(|word| (*word).to_owned()).collect();
+    let mut at_once = scene.until("  after     web1", &words).unwrap();
+    interrupt(&mut at_once);
+    let ran = at_once.finish().unwrap();
+    assert!([3, 4].contains(&ran.code), "{}: {}{}", ran.code, ran.stdout, ran.stderr);
+    let job = scene.east().virsh(&["domjobinfo", VM]).unwrap();
+    assert!(job.contains("None"), "it goes on: {job}");
+    assert_eq!(agents.state(scene.east()).unwrap(), "running");
+
     // Called off.
     let mut going_on = in_the_copy(&scene);
-    let pid = going_on.child().id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    interrupt(&mut going_on);
     let ran = going_on.finish().unwrap().must_exit(4);
     assert!(ran.stdout.contains("web1 lives at east   rolled back"), "{}", ran.stdout);
     assert_eq!(agents.state(scene.east()).unwrap(), "running");
@@ -84,4 +98,28 @@ fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
     let left = scene.east().virsh(&["list", "--all", "--name"]).unwrap();
     assert!(left.trim().is_empty(), "{left}");
     scene.causeway(&native(&[])).unwrap().must_exit(3);
+}
+
+/// Through the guest there, live back: the one is told of as the past of the other, whoever made that.
+#[test]
+fn what_went_through_the_guest_comes_back_live() {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let agents = Agents::start(&scene).unwrap();
+    scene.migrate(&[]).unwrap().must_exit(0);
+    let id = scene.id().unwrap();
+    register(&scene, "east", NEIGHBOUR);
+    register(&scene, "west", "qemu+tcp://10.99.0.1:16510/system");
+    let back = ["migrate", VM, "--from", "west", "--to", "east", "--yes"];
+    // What is kept of it stands in the way, and how it goes is said.
+    let ran = scene.causeway(&back).unwrap().must_exit(3);
+    assert!(ran.stderr.contains(&format!("causeway discard {id}")), "{}", ran.stderr);
+    scene.causeway(&["discard", &id, "--yes"]).unwrap().must_exit(0);
+    let ran = scene.causeway(&[&back[..], &["--max-downtime", "3s"]].concat()).unwrap();
+    assert_eq!(ran.code, 0, "{}{}\n{}", ran.stdout, ran.stderr, agents.logs());
+    assert!(ran.stdout.contains("web1 lives at east   fully migrated (proven)"), "{}", ran.stdout);
+    agents.until_state(scene.east(), "running").unwrap();
+    for asked in [&["status", &*id][..], &["status"]] {
+        let told = scene.causeway(asked).unwrap().must_exit(0).stdout;
+        assert!(told.contains(&format!("{id}   web1   superseded by a later migration")), "{told}");
+    }
 }

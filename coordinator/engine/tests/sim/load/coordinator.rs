@@ -189,6 +189,7 @@ impl Life {
                 identity,
                 ledger: read_ledger(&folder, name).unwrap(),
                 site: Some(Arc::new(self.far(&plan, whom))),
+                keeps_another: false,
             };
             let source = asked(&plan.from, Whom::Source, at_source);
             let destination = asked(&plan.to, Whom::Destination, at_destination);
