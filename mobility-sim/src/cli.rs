@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use site_ledger::{operator, parse_why};
 use tracing_subscriber::EnvFilter;
 use units::{MigrationId, chain};
 
@@ -55,7 +56,7 @@ enum Verb {
         /// As the log has it: native-…
         id: MigrationId,
         /// What you base that on
-        #[arg(long, value_name = "WHY")]
+        #[arg(long, value_name = "WHY", value_parser = parse_why)]
         reason: String,
     },
     /// Say everything that is wrong with a configuration
@@ -87,17 +88,13 @@ pub fn main() -> ExitCode {
             Err(error) => failed(&error, REFUSED),
         },
         Verb::Vouch { config, id, reason } => match Config::load(&config) {
-            Ok(config) => {
-                let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
-                let user = user.unwrap_or_else(|_| "operator".to_owned());
-                match word::give(&config.site.state_dir, &id, &user, &reason) {
-                    Ok(()) => {
-                        println!("noted; the agent takes it up within seconds, if it is needed");
-                        ExitCode::SUCCESS
-                    }
-                    Err(error) => failed(&error, REFUSED),
+            Ok(config) => match word::give(&config.site.state_dir, &id, &operator(), &reason) {
+                Ok(()) => {
+                    println!("noted; the agent takes it up within seconds, if it is needed");
+                    ExitCode::SUCCESS
                 }
-            }
+                Err(error) => failed(&error, REFUSED),
+            },
             Err(error) => failed(&error, USAGE),
         },
         Verb::Check { config } => match Config::load(&config) {

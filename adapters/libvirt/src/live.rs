@@ -30,8 +30,9 @@ pub(crate) fn migrate(connection: &Connect, vm: VmId, wish: &LiveWish) -> Result
         flags |= sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE;
     }
     // It is QEMU's own, and stays for as long as that runs.
-    let before = max_downtime(&domain)?;
+    let mut before = None;
     if let Some(most) = wish.max_downtime_ms {
+        before = Some(max_downtime(&domain)?);
         domain.migrate_set_max_downtime(most, 0)?;
     }
     // libvirt counts in MiB/s, and takes 0 for no limit.
@@ -39,7 +40,7 @@ pub(crate) fn migrate(connection: &Connect, vm: VmId, wish: &LiveWish) -> Result
     let parameters = MigrateParameters { bandwidth, ..MigrateParameters::default() };
     let ended = domain.migrate_to_uri3(Some(&wish.neighbour), parameters, flags);
     if ended.is_err()
-        && wish.max_downtime_ms.is_some()
+        && let Some(before) = before
         && let Err(error) = domain.migrate_set_max_downtime(before, 0)
     {
         tracing::info!(%error, before, "the downtime that was allowed before is not put back");

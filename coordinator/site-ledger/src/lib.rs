@@ -12,6 +12,7 @@ mod shelf;
 mod site_ledger;
 mod stories;
 mod unfence;
+mod word;
 
 pub use copy::{CopyError, copy_of_ledger, decode as decode_copy, forget, key, of_key};
 pub use error::CustodyError;
@@ -20,6 +21,7 @@ pub use native::{NativeError, NativePaper, native_key, natives};
 pub use shelf::{Folder, Shelf, keep_file, read_ledger};
 pub use site_ledger::{Role, SiteLedger};
 pub use stories::longer;
+pub use word::{operator, parse_why};
 
 /// The journal's kind for site ledgers.
 pub const LEDGER_KIND: u16 = 1;

@@ -179,8 +179,5 @@ pub fn not_agreed() -> Failure {
 
 /// The operator's word.
 pub fn attestation(reason: &str) -> handover::Attestation {
-    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
-    // A name that nobody gave is none.
-    let nameless = || format!("the user of id {}", rustix::process::getuid().as_raw());
-    handover::Attestation { by: user.unwrap_or_else(|_| nameless()).into(), reason: reason.into() }
+    handover::Attestation { by: site_ledger::operator().into(), reason: reason.into() }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use site_ledger::parse_why;
 
 /// Moves virtual machines between two clouds.
 ///
@@ -426,14 +427,6 @@ pub enum TrackerArg {
     Rescan,
 }
 
-/// Somebody's word stands for something only with what it rests on.
-fn parse_why(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("say how you know it: it is recorded with your name".to_owned()),
-        why => Ok(why.to_owned()),
-    }
-}
-
 /// `500ms`, `10s`, `2m`; a bare number is seconds.
 fn parse_ms(text: &str) -> Result<u64, String> {
     let (digits, factor) = match text {
@@ -468,12 +461,6 @@ mod tests {
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_word_needs_a_reason() {
-        assert_eq!(parse_why(" it burnt down ").as_deref(), Ok("it burnt down"));
-        assert!(parse_why("").is_err() && parse_why(" \t").is_err());
     }
 
     #[test]

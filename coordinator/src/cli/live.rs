@@ -165,9 +165,6 @@ pub async fn migrate(
     }
     let began = Instant::now();
     let ended = follow(context, &live, &*source, interrupts).await?;
-    if let Err(error) = &ended {
-        show::error(&format!("{}: {}", live.from, chain(error)));
-    }
     // Its agent records it before anything is copied. An earlier attempt is not this one.
     let (attempt, unread) = native::latest(&sites, live.vm.id).await;
     let attempt =
@@ -175,6 +172,9 @@ pub async fn migrate(
     let Some(attempt) = attempt else {
         return Err(without_record(&live, &*source, ended, unread).await);
     };
+    if let Err(error) = &ended {
+        show::error(&format!("{}: {}", live.from, chain(error)));
+    }
     let verdict = settled(context, &sites, &attempt).await?;
     match (verdict.verdict, verdict.shown) {
         (VerdictKind::Completed, _) if verdict.started == Some(true) => {

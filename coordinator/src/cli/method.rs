@@ -43,9 +43,11 @@ pub fn choose(context: &Context, ask: &Ask) -> Result<Choice, Failure> {
         return Ok(Choice { way: Way::Native { neighbour }, why: None });
     }
     let asked = ask.method.is_some();
-    let Some((neighbour, _)) = by.zip(mobility(context, &to)?) else {
-        let missing = if mobility(context, &from)?.is_none() { from } else { to };
-        return guest(asked.then(|| format!("no mobility agent is registered for {missing}")));
+    let missing = |site| asked.then(|| format!("no mobility agent is registered for {site}"));
+    let neighbour = match (by, mobility(context, &to)?) {
+        (None, _) => return guest(missing(from)),
+        (_, None) => return guest(missing(to)),
+        (Some(neighbour), Some(_)) => neighbour,
     };
     if let Some(option) = of_guest.first() {
         return guest(Some(format!("{option} is of it alone")));

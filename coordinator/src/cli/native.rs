@@ -52,6 +52,7 @@ pub async fn tell(
 }
 
 /// What came of telling.
+#[derive(Default)]
 pub struct Told {
     pub count: usize,
     /// The exit code.

@@ -43,7 +43,7 @@ pub async fn status(
     };
     // By its id one is asked for alone.
     let told = if ids.first().map(String::as_str) == id && asked_for_one {
-        Told { count: 0, code: exit::DONE, silent: Vec::new() }
+        Told::default()
     } else {
         native::tell(context, id, from.as_ref(), &[]).await?
     };
@@ -158,8 +158,7 @@ pub fn exit_code(verdict: &Verdict, has_ended: bool) -> u8 {
         VerdictKind::Completed => verdict.started == Some(true),
         _ => true,
     };
-    let runs_nowhere =
-        !has_ended && (verdict.lives_at.is_none() || outage(verdict, has_ended).is_some());
+    let runs_nowhere = !has_ended && (verdict.lives_at.is_none() || outage(verdict).is_some());
     if !is_sure || is_for_people(verdict) || runs_nowhere { exit::UNDECIDED } else { exit::DONE }
 }
 
@@ -170,9 +169,9 @@ pub const fn is_for_people(verdict: &Verdict) -> bool {
 
 /// It belongs to a site whose platform shows that it does not run. What became of it after the end of the
 /// migration is its owner's business.
-fn outage(verdict: &Verdict, has_ended: bool) -> Option<Platform> {
-    let stands = matches!(verdict.shown?, Platform::Suspended | Platform::Off | Platform::Absent);
-    verdict.shown.filter(|_| stands && !has_ended)
+fn outage(verdict: &Verdict) -> Option<Platform> {
+    let stands = [Platform::Suspended, Platform::Off, Platform::Absent];
+    verdict.shown.filter(|shown| stands.contains(shown))
 }
 
 /// The first line: whose it is, what it comes to, and how sure that is.
@@ -182,7 +181,7 @@ pub fn head(
     lives_at: Option<&SiteName>,
 ) -> String {
     // What became of it since its end is nobody's alarm, but no more than is true is said.
-    let is_down = outage(verdict, false).is_some()
+    let is_down = outage(verdict).is_some()
         || (verdict.verdict == VerdictKind::Completed && verdict.started != Some(true));
     let lives = match lives_at {
         None => "runs nowhere that is known".to_owned(),
@@ -409,7 +408,7 @@ fn value(plan: &Plan, state: &State, verdict: &Verdict) -> serde_json::Value {
 
 fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
     let has_ended = state.phase.is_final();
-    let outage = outage(verdict, has_ended);
+    let outage = outage(verdict).filter(|_| !has_ended);
     let lives_at = lives_at(plan, verdict);
     let mut lines = vec![head((&plan.id, &plan.vm.name), verdict, lives_at)];
     lines.push(format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));

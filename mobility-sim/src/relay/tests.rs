@@ -37,7 +37,7 @@ fn line_of(room: usize, [sends, takes]: [Part; 2]) -> Line {
     Line { source, destination, at_source, ends: [one, other] }
 }
 
-fn noise(len: usize, mut seed: u64) -> Vec<u8> {
+pub(super) fn noise(len: usize, mut seed: u64) -> Vec<u8> {
     (0..len)
         .map(|_| {
             seed ^= seed << 13;

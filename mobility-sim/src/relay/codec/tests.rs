@@ -8,6 +8,7 @@ use super::super::nbd::{NbdParser, tests::Client};
 use super::super::parse::AnyParser;
 use super::super::ram::{RamParser, tests::Stream};
 use super::super::store::{Migration, Room};
+use super::super::tests::noise;
 use super::*;
 
 const SMALL: Room = Room { memory: 8 * PAGE as u64, disks: 8 * PAGE as u64 };
@@ -77,15 +78,7 @@ impl Connection {
 }
 
 fn page(seed: u64) -> Vec<u8> {
-    let mut seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..PAGE)
-        .map(|_| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed.to_le_bytes()[0]
-        })
-        .collect()
+    noise(PAGE, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
 }
 
 fn rounds() -> Vec<u8> {
