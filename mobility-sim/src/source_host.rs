@@ -6,11 +6,13 @@
 //!     ▼ whatever fails: libvirtd lets go of it, volumes are removed ◄──┘
 //! ```
 //! One connection to libvirtd holds the VM until Finish: should this agent die, libvirtd tidies up.
-//! From there on the VM waits for the source's word, which alone starts or ends it ([`decision`]).
+//! From there on the VM waits for the source's word, which alone starts or ends it ([`decision`]), and is held
+//! meanwhile ([`hold`]).
 
 mod decision;
 mod disks;
 mod error;
+mod hold;
 mod place;
 mod streams;
 
@@ -33,6 +35,7 @@ use crate::wan::message::{Decision, Failed, Finish, Finished, Message, Token};
 use decision::decide;
 pub use decision::go_on;
 use error::ArrivalError;
+use hold::{Holds, Waiting};
 use place::{Placed, place};
 use streams::Streams;
 pub use streams::carry;
@@ -51,6 +54,7 @@ pub struct Arrivals {
     /// Those that something is left of, which is tried again and again.
     undone: Mutex<HashSet<MigrationId>>,
     streams: Streams,
+    holds: Holds,
 }
 
 /// One that comes in. It is told to end by `end`, and has by `ended`.
@@ -187,13 +191,15 @@ async fn take_over(
 
 /// The VM is here when this returns, and durably known to be; it stands still.
 async fn finish(
-    agent: &Agent,
+    agent: &Arc<Agent>,
     id: &MigrationId,
     placed: &Placed,
     meters: &Meters,
     ask: Finish,
 ) -> Result<Finished, ArrivalError> {
-    let (finished, then) = placed.finish(agent, ask).await?;
+    let (domain, finished, then) = placed.finish(agent, ask).await?;
+    let who = Waiting { id: id.clone(), vm: placed.attempt.paper.vm, name: placed.name.clone() };
+    hold::hold(agent, &who, &placed.daemon, domain).await?;
     all_arrived(meters, finished.carried).await?;
     let Attempt { paper, epoch } = &placed.attempt;
     agent.custody.has_it(paper, *epoch, finished.carried).await?;

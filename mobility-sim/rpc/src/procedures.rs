@@ -12,7 +12,7 @@ mod reply;
 use thiserror::Error;
 
 pub use call::Call;
-pub use migrate::{COOKIE_MAX, Finish, Finished, Prepare, Prepared};
+pub use migrate::{Begin, Begun, COOKIE_MAX, Confirm, Finish, Finished, Prepare, Prepared};
 pub use reply::{AUTH_TYPES_MAX, Auth, Reply};
 
 use crate::xdr::{Reader, TEXT_MAX, Writer, XdrError};
@@ -38,15 +38,17 @@ pub enum Procedure {
     GetLibVersion = 157,
     GetState = 212,
     UndefineFlags = 231,
+    Begin3Params = 302,
     Prepare3Params = 303,
     PrepareTunnel3Params = 304,
     Finish3Params = 306,
+    Confirm3Params = 307,
     RegisterCloseCallback = 360,
     UnregisterCloseCallback = 361,
 }
 
 impl Procedure {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Open,
         Self::Close,
         Self::GetType,
@@ -62,9 +64,11 @@ impl Procedure {
         Self::GetLibVersion,
         Self::GetState,
         Self::UndefineFlags,
+        Self::Begin3Params,
         Self::Prepare3Params,
         Self::PrepareTunnel3Params,
         Self::Finish3Params,
+        Self::Confirm3Params,
         Self::RegisterCloseCallback,
         Self::UnregisterCloseCallback,
     ];

@@ -40,18 +40,21 @@ impl Custody {
         Ok(())
     }
 
-    /// The decision, in the ledger and on the VM itself; it may be started once this returns.
-    pub async fn grants(
+    /// The decision, in the ledger and on the VM itself; it may be started once this returns. In between
+    /// whoever held it lets go: it is this site's then, and its mark is a change.
+    pub async fn grants<F: Future<Output = ()>>(
         &self,
         paper: &NativePaper,
         epoch: Epoch,
         fence: &str,
+        let_go: impl FnOnce() -> F,
     ) -> Result<GrantReceipt, HandoverError> {
         let _turn = self.turn(paper.vm).await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         let fence: FenceReceipt = fence.parse()?;
         let mark = own_mark(&*self.site, paper.vm).await;
         let effects = ledger.request(epoch, DestinationRequest::Grant(fence), &mark).await?;
+        let_go().await;
         for effect in effects {
             if let DestinationEffect::WriteMark(grant) = effect {
                 self.site.write_mark(paper.vm, &mark_of(&paper.id, epoch, &grant)).await?;

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 use units::{Epoch, MigrationId, chain};
 
+use super::hold::{self, Waiting};
 use crate::custody::HandoverError;
 use crate::ledger::{Attempt, Destination, Entry, LedgerError, Stage, Then};
 use crate::libvirt::client::{Daemon, DaemonError};
@@ -29,7 +30,10 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
     let _entered = span.enter();
     match stage {
         Destination::Started | Destination::Ended => return,
-        Destination::Synced(_) => watch(agent, &entry.id),
+        Destination::Synced(_) => {
+            hold::keep(agent, &waiting(entry), None);
+            watch(agent, &entry.id);
+        }
         // The source was never told that it is here: it goes.
         Destination::AttemptKnown | Destination::Placed | Destination::Revoked => {
             let (agent, id) = (Arc::clone(agent), entry.id.clone());
@@ -59,7 +63,8 @@ pub async fn decide(
     };
     Ok(match (stage, decision) {
         (Destination::Synced(then), Decision::Grant { fence }) => {
-            match agent.custody.grants(&paper, epoch, &fence).await {
+            let let_go = || hold::let_go(agent, id);
+            match agent.custody.grants(&paper, epoch, &fence, let_go).await {
                 Ok(grant) => {
                     agent.ledger.record(id, Stage::Destination(Destination::Granted(then))).await?;
                     begin(agent, entry, then);
@@ -158,6 +163,10 @@ async fn start(agent: &Agent, vm: VmId, name: &str) -> Result<(), SiteError> {
     }
 }
 
+fn waiting(entry: &Entry) -> Waiting {
+    Waiting { id: entry.id.clone(), vm: entry.vm, name: entry.name.clone() }
+}
+
 /// Says now and then that a VM waits.
 pub fn watch(agent: &Arc<Agent>, id: &MigrationId) {
     let (agent, id) = (Arc::clone(agent), id.clone());
@@ -213,7 +222,7 @@ async fn until_undone(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
     loop {
         match try_undo(agent, entry).await {
             Err(UndoError::Handover(error)) if error.is_final() => return Err(error.into()),
-            Err(error @ (UndoError::Runs | UndoError::Ledger(_))) => return Err(error),
+            Err(error @ (UndoError::Ran | UndoError::Ledger(_))) => return Err(error),
             Err(error) => {
                 let why = chain(&error);
                 if told != why {
@@ -237,8 +246,10 @@ enum UndoError {
     Daemon(#[from] DaemonError),
     #[error(transparent)]
     Handover(#[from] HandoverError),
-    #[error("it runs here, although it was never started: nobody ends it but its operator")]
-    Runs,
+    #[error(
+        "it ran here, although it was never started: it is suspended, and nobody ends it but its operator"
+    )]
+    Ran,
 }
 
 async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
@@ -257,9 +268,13 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
     // What does not bear this migration's name is somebody else's, a later migration's perhaps.
     if let Some(power) = ours(agent, entry).await? {
         if power == Power::Running {
-            return Err(UndoError::Runs);
+            agent.site.suspend(*vm).await?;
+        }
+        if power == Power::Running || agent.ledger.entry(id).is_some_and(|entry| entry.ran) {
+            return Err(UndoError::Ran);
         }
         agent.site.power_off(*vm).await?;
+        hold::let_go(agent, id).await;
         // It was to stay for good, and came with Finish.
         if ours(agent, entry).await? == Some(Power::Off) {
             undefine(agent, *vm).await?;
@@ -270,6 +285,7 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
             agent.site.remove(&leftover).await?;
         }
     }
+    hold::let_go(agent, id).await;
     agent.ledger.record(id, Stage::Destination(Destination::Ended)).await?;
     Ok(())
 }

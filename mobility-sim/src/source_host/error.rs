@@ -40,6 +40,10 @@ pub enum ArrivalError {
     Ledger(#[from] LedgerError),
     #[error("who may run the VM cannot be put on record at the destination")]
     Handover(#[from] HandoverError),
+    #[error(
+        "somebody resumed it here before it was handed over: it is ended, and runs at its source"
+    )]
+    Resumed,
     #[error("the source's agent shows a key that is none")]
     Key,
     #[error("{theirs} bytes of {what} left the source, and {ours} arrived")]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Power, VmId};
@@ -42,7 +43,7 @@ const CANCEL_MAX: Duration = Duration::from_secs(20);
 pub struct Placed {
     pub name: String,
     /// As long as it is open, libvirtd holds the VM.
-    pub daemon: Daemon,
+    pub daemon: Arc<Daemon>,
     pub data: Data,
     pub attempt: Attempt,
     mapping: Mapping,
@@ -69,7 +70,7 @@ pub async fn place(
     let format = agent.config.arrivals.format;
     let wanted = disks::wanted(&definition, &theirs.disks()?, asked, &params, format)
         .map_err(ArrivalError::Disks)?;
-    let daemon = Daemon::open(&agent.config.site.socket).await?;
+    let daemon = Arc::new(Daemon::open(&agent.config.site.socket).await?);
     let mut mapping = mapping(&daemon, &agent.config.arrivals, &definition).await?;
     // Whatever is against it is said before anything is made.
     mapping.disks = disks::supposed(&wanted);
@@ -89,6 +90,7 @@ pub async fn place(
         name: translated.name.clone(),
         attempt: None,
         carried: None,
+        ran: false,
         stage: Stage::Destination(Destination::AttemptKnown),
     };
     agent.ledger.begin(entry).await?;
@@ -163,7 +165,7 @@ impl Placed {
         &self,
         agent: &Agent,
         ask: Finish,
-    ) -> Result<(Finished, Then), ArrivalError> {
+    ) -> Result<(procedures::Domain, Finished, Then), ArrivalError> {
         let asked = Flags(ask.flags);
         let then = if asked.contains(Flags::PAUSED) { Then::StaysPaused } else { Then::Runs };
         let mut cookie = Vec::new();
@@ -183,9 +185,10 @@ impl Placed {
         };
         let procedures::Finished { domain, cookie } = finished;
         let cookie = cookie::text(&cookie)?.to_owned();
-        let procedures::Domain { name, uuid, id } = domain;
+        let procedures::Domain { name, uuid, id } = domain.clone();
         let carried = ask.carried;
-        Ok((Finished { name, uuid: Uuid::from_bytes(uuid), id, cookie, carried }, then))
+        let finished = Finished { name, uuid: Uuid::from_bytes(uuid), id, cookie, carried };
+        Ok((domain, finished, then))
     }
 
     /// Libvirtd lets go of it. If it does not answer, it does so when the connection is closed.

@@ -1,6 +1,6 @@
 //! Calls.
 
-use super::{CallError, Domain, Finish, Prepare, Procedure, Uuid};
+use super::{Begin, CallError, Confirm, Domain, Finish, Prepare, Procedure, Uuid};
 use crate::feature::Feature;
 use crate::xdr::{Reader, TEXT_MAX, Writer, XdrError};
 
@@ -39,10 +39,12 @@ pub enum Call {
         /// `VIR_DOMAIN_UNDEFINE_*`.
         flags: u32,
     },
+    Begin(Begin),
     Prepare(Prepare),
     /// The RAM stream is to come through this connection.
     PrepareTunnel(Prepare),
     Finish(Finish),
+    Confirm(Confirm),
 }
 
 impl Call {
@@ -69,9 +71,11 @@ impl Call {
             Self::LookupByUuid(_) => Procedure::LookupByUuid,
             Self::GetState { .. } => Procedure::GetState,
             Self::Undefine { .. } => Procedure::UndefineFlags,
+            Self::Begin(_) => Procedure::Begin3Params,
             Self::Prepare(_) => Procedure::Prepare3Params,
             Self::PrepareTunnel(_) => Procedure::PrepareTunnel3Params,
             Self::Finish(_) => Procedure::Finish3Params,
+            Self::Confirm(_) => Procedure::Confirm3Params,
         }
     }
 
@@ -90,8 +94,10 @@ impl Call {
                 domain.write(&mut out);
                 out.u32(*flags);
             }
+            Self::Begin(begin) => begin.write(&mut out),
             Self::Prepare(prepare) | Self::PrepareTunnel(prepare) => prepare.write(&mut out),
             Self::Finish(finish) => finish.write(&mut out),
+            Self::Confirm(confirm) => confirm.write(&mut out),
             Self::AuthList
             | Self::Close
             | Self::GetType
@@ -146,9 +152,11 @@ impl Call {
             Procedure::UndefineFlags => {
                 Self::Undefine { domain: Domain::read(fields)?, flags: fields.u32("flags")? }
             }
+            Procedure::Begin3Params => Self::Begin(Begin::read(fields)?),
             Procedure::Prepare3Params => Self::Prepare(Prepare::read(fields)?),
             Procedure::PrepareTunnel3Params => Self::PrepareTunnel(Prepare::read(fields)?),
             Procedure::Finish3Params => Self::Finish(Finish::read(fields)?),
+            Procedure::Confirm3Params => Self::Confirm(Confirm::read(fields)?),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Replies.
 
 use super::migrate::COOKIE_MAX;
-use super::{Domain, Finished, Prepared, Procedure};
+use super::{Begun, Domain, Finished, Prepared, Procedure};
 use crate::xdr::{Reader, TEXT_MAX, Writer, XdrError};
 
 /// `REMOTE_AUTH_TYPE_LIST_MAX`.
@@ -31,6 +31,7 @@ pub enum Reply {
         state: i32,
         reason: i32,
     },
+    Begun(Begun),
     Prepared(Prepared),
     /// Of a tunnelled Prepare: the cookie.
     TunnelPrepared(Vec<u8>),
@@ -80,6 +81,7 @@ impl Reply {
             Self::Capabilities(_) => Procedure::GetCapabilities,
             Self::Secure(_) => Procedure::IsSecure,
             Self::State { .. } => Procedure::GetState,
+            Self::Begun(_) => Procedure::Begin3Params,
             Self::Prepared(_) => Procedure::Prepare3Params,
             Self::TunnelPrepared(_) => Procedure::PrepareTunnel3Params,
             Self::Finished(_) => Procedure::Finish3Params,
@@ -106,6 +108,7 @@ impl Reply {
                 out.i32(*state);
                 out.i32(*reason);
             }
+            Self::Begun(begun) => begun.write(&mut out),
             Self::Prepared(prepared) => prepared.write(&mut out),
             Self::TunnelPrepared(cookie) => out.opaque(cookie),
             Self::Finished(finished) => finished.write(&mut out),
@@ -127,6 +130,7 @@ impl Reply {
             Procedure::Open
             | Procedure::Close
             | Procedure::UndefineFlags
+            | Procedure::Confirm3Params
             | Procedure::RegisterCloseCallback
             | Procedure::UnregisterCloseCallback => Self::Done(procedure),
             Procedure::AuthList => {
@@ -147,6 +151,7 @@ impl Reply {
             Procedure::GetState => {
                 Self::State { state: fields.i32("state")?, reason: fields.i32("reason")? }
             }
+            Procedure::Begin3Params => Self::Begun(Begun::read(fields)?),
             Procedure::Prepare3Params => Self::Prepared(Prepared::read(fields)?),
             Procedure::PrepareTunnel3Params => {
                 Self::TunnelPrepared(fields.opaque("cookie", COOKIE_MAX)?.to_vec())

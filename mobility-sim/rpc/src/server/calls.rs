@@ -9,7 +9,7 @@ use crate::feature::Feature;
 use crate::flags::Flags;
 use crate::frame::{Header, Program, Status};
 use crate::params::{Name, Params, ParamsError};
-use crate::procedures::{Auth, Call, CallError, Finish, Prepare, Reply};
+use crate::procedures::{Auth, Begin, Call, CallError, Confirm, Finish, Prepare, Reply};
 
 /// `VIR_CONNECT_RO`.
 const READ_ONLY: u32 = 1;
@@ -111,7 +111,10 @@ impl Session {
                 let uuid: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
                 return Err(no_domain("uuid", &uuid));
             }
-            Call::GetState { domain, .. } | Call::Undefine { domain, .. } => {
+            Call::GetState { domain, .. }
+            | Call::Undefine { domain, .. }
+            | Call::Begin(Begin { domain, .. })
+            | Call::Confirm(Confirm { domain, .. }) => {
                 return Err(no_domain("name", &domain.name));
             }
             Call::PrepareTunnel(_) => {

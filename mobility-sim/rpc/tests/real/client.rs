@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rpc::client::{Client, Event, Limits};
@@ -9,7 +10,7 @@ use rpc::error::{Code, Origin, RemoteError};
 use rpc::feature::Feature;
 use rpc::flags::Flags;
 use rpc::params::{Name, Params};
-use rpc::procedures::{Auth, Call, Prepare, Procedure, Reply};
+use rpc::procedures::{Auth, Begin, Call, Confirm, Prepare, Procedure, Reply};
 
 use crate::daemon::Daemon;
 use crate::peer::PATIENCE;
@@ -64,6 +65,17 @@ impl Connection {
             }
         }
         panic!("nothing came");
+    }
+
+    /// Answers pings while somebody else works.
+    fn meanwhile<T: Send>(&mut self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let working = scope.spawn(work);
+            while !working.is_finished() {
+                assert_eq!(self.turn(), None);
+            }
+            working.join().expect("it does not panic")
+        })
     }
 
     fn ask(&mut self, call: &Call) -> Result<Reply, RemoteError> {
@@ -173,4 +185,38 @@ fn pings_are_answered_by_a_real_libvirtd() {
         assert_eq!(connection.turn(), None);
     }
     assert!(connection.client.next_tick() > asked);
+}
+
+/// Nobody resumes it, by whatever way; it can be suspended and ended. That a command waits for 30 s before it
+/// is refused is libvirtd's own.
+#[test]
+fn a_vm_that_a_migration_holds_is_not_changed_until_it_is_confirmed_or_the_connection_ends() {
+    let daemon = Daemon::with_vm();
+    daemon.virsh(&["suspend", "web1"]).unwrap();
+    let found = Call::LookupByName("web1".to_owned());
+    let flags = Flags::LIVE | Flags::CHANGE_PROTECTION | Flags::UNSAFE;
+    for by_word in [true, false] {
+        let mut holding = Connection::opened(&daemon);
+        let Ok(Reply::Found(_, domain)) = holding.ask(&found) else { panic!("no web1") };
+        let begin = Begin { domain: domain.clone(), params: Params::new(), flags };
+        let begun = holding.ask(&Call::Begin(begin));
+        assert!(matches!(&begun, Ok(Reply::Begun(begun)) if begun.xml.contains("web1")));
+        if by_word {
+            let resumed = holding.meanwhile(|| daemon.virsh(&["resume", "web1"]));
+            let is_refused = |said: &String| said.contains("cannot acquire state change lock");
+            assert!(resumed.as_ref().is_err_and(is_refused), "{resumed:?}");
+        }
+        assert_eq!(daemon.state(), "paused");
+        holding.meanwhile(|| daemon.virsh(&["suspend", "web1"])).unwrap();
+        if by_word {
+            let (params, cookie) = (Params::new(), vec![]);
+            let confirm = Confirm { domain, params, cookie, flags, cancelled: true };
+            let confirmed = holding.ask(&Call::Confirm(confirm));
+            assert_eq!(confirmed, Ok(Reply::Done(Procedure::Confirm3Params)));
+        }
+        drop(holding);
+        assert_eq!(daemon.state(), "paused", "as it was");
+        daemon.virsh(&["resume", "web1"]).unwrap();
+        daemon.virsh(&["suspend", "web1"]).unwrap();
+    }
 }

@@ -6,7 +6,10 @@ use rpc::error::{Code, Origin, RemoteError};
 use rpc::flags::Flags;
 use rpc::frame::{Decoder, FRAME_MAX, Frame, Header, Kind, Program, Status};
 use rpc::params::{Name, Params, Value};
-use rpc::procedures::{Auth, Call, Domain, Finish, Finished, Prepare, Prepared, Procedure, Reply};
+use rpc::procedures::{
+    Auth, Begin, Begun, Call, Confirm, Domain, Finish, Finished, Prepare, Prepared, Procedure,
+    Reply,
+};
 use rpc::server::{Event, Host, Limits, Session};
 
 pub const START: Duration = Duration::ZERO;
@@ -101,7 +104,14 @@ pub fn calls() -> Vec<Call> {
         Call::Undefine { domain: domain(), flags: 5 },
         Call::Prepare(prepare()),
         Call::PrepareTunnel(prepare()),
-        Call::Finish(Finish { params, cookie, flags, cancelled: true }),
+        Call::Finish(Finish {
+            params: params.clone(),
+            cookie: cookie.clone(),
+            flags,
+            cancelled: true,
+        }),
+        Call::Begin(Begin { domain: domain(), params: params.clone(), flags }),
+        Call::Confirm(Confirm { domain: domain(), params, cookie, flags, cancelled: true }),
     ]
 }
 
@@ -125,6 +135,7 @@ pub fn replies() -> Vec<Reply> {
         Reply::Prepared(Prepared { cookie: cookie.clone(), uri }),
         Reply::Prepared(Prepared { cookie: vec![], uri: None }),
         Reply::TunnelPrepared(cookie.clone()),
+        Reply::Begun(Begun { cookie: cookie.clone(), xml: "<domain/>".to_owned() }),
         Reply::Finished(Finished { domain: domain(), cookie }),
     ]
 }

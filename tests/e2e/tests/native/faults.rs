@@ -100,7 +100,7 @@ fn whatever_dies_in_the_middle_of_the_copy_the_source_runs_on_and_the_next_try_a
 fn a_finish_whose_reply_is_lost_with_the_agent_never_makes_two() {
     let scene = start();
     let mut agents = Agents::start(&scene).unwrap();
-    let migrating = halfway_to_finish(&agents);
+    let migrating = spawn_whole(&agents);
     lose_replies(&scene, "-A");
     agents.until("it is offered", || Ok(agents.east.log().contains("stands still"))).unwrap();
     agents.east.kill().unwrap();
@@ -118,7 +118,7 @@ fn a_finish_whose_reply_is_lost_with_the_agent_never_makes_two() {
     scene.ledger_is_whole(scene.at_east).unwrap();
 }
 
-fn halfway_to_finish(agents: &Agents<'_>) -> Child {
+pub fn spawn_whole(agents: &Agents<'_>) -> Child {
     let migrating = agents.spawn(&[&WHOLE[..], &["--persistent"]].concat()).unwrap();
     agents.until("it begins", || Ok(agents.east.log().contains("leads_to=disks"))).unwrap();
     migrating
@@ -204,7 +204,7 @@ fn hypervisors_and_libvirts_that_die_in_the_copy_leave_one_vm_or_what_a_crash_le
 fn while_the_source_has_not_ended_it_and_while_nobody_can_tell_it_runs_nowhere_else() {
     let scene = start();
     let agents = Agents::start(&scene).unwrap();
-    let migrating = halfway_to_finish(&agents);
+    let migrating = spawn_whole(&agents);
     lose_replies(&scene, "-A");
     agents.until("it is offered", || Ok(agents.east.log().contains("stands still"))).unwrap();
     // The source's libvirt does not know yet.
@@ -229,7 +229,7 @@ fn while_the_source_has_not_ended_it_and_while_nobody_can_tell_it_runs_nowhere_e
 
 /// What the source's agent answers to its libvirtd at some length is lost from now on: success is,
 /// and what only says that somebody is there is not.
-fn lose_replies(scene: &Scene, how: &str) {
+pub fn lose_replies(scene: &Scene, how: &str) {
     let long = ["-m", "length", "--length", "300:65535"];
     let rule = [&[how, "OUTPUT", "-p", "tcp", "--sport", "16510"], &long[..], &["-j", "DROP"]];
     let rule = rule.concat();

@@ -7,3 +7,4 @@ mod driven;
 mod faults;
 mod story;
 mod variants;
+mod waiting;
