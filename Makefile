@@ -38,7 +38,7 @@ REST := rest
 # Longer: Debian, agents and trackers inside guests driven by hand, memory with a large disk.
 MORE := agent_in_guest debian memory tracker_in_guest
 # As long as one likes.
-SOAK := soak
+SOAK := soak blows
 ON_REAL = CAUSEWAY_PROGRAMS=$(abspath $(PROGRAMS)) $(CARGO) test --locked --profile lab --workspace
 
 # What tests need has features of its own: with the tests beside them, the programs need no build of
@@ -65,9 +65,10 @@ more: programs
 soak: deps
 	SEEDS=$(or $(SEEDS),100000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --locked --profile lab --package engine --test sim -- --nocapture whatever_goes_wrong
 
-# Real migrations under kill -9 of random processes: `make soak-real MIGRATIONS=100 SEED=7`.
+# Real migrations under kill -9 of random processes, `make soak-real MIGRATIONS=100 SEED=7`; and live ones with
+# everything that can break at every step, `CASE=words` for some of them.
 soak-real: programs
-	MIGRATIONS=$(or $(MIGRATIONS),100) $(if $(SEED),SEED=$(SEED)) $(ON_REAL) --test $(SOAK) -- --nocapture
+	MIGRATIONS=$(or $(MIGRATIONS),100) $(if $(SEED),SEED=$(SEED)) $(ON_REAL) $(addprefix --test ,$(SOAK)) -- --nocapture --test-threads=$(THREADS)
 
 # Every state of the handover that an arbitrary coordinator can bring about, with one write more than in
 # `make test` and with ledgers restored in more ways.

@@ -10,6 +10,7 @@
 
 mod doors;
 mod error;
+mod left;
 mod settle;
 pub mod word;
 
@@ -26,7 +27,7 @@ use site::Site;
 use site_ledger::NativePaper;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span, warn};
 use units::{MigrationId, chain};
 use uuid::Uuid;
 
@@ -124,6 +125,7 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
     };
     meters.show("has ended");
     let Asking { serial, cancelled, ask } = finish;
+    debug!(cancelled, "the source's libvirt asks to finish");
     // Data that did not get through the source itself has noticed.
     if cancelled || control.over.is_cancelled() {
         drop(carrying);
@@ -148,7 +150,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             info!("the VM is whole at {} and stands still", agent.config.neighbour.name);
             line.answer_finish(serial, Ok(finished)).await;
             let took_leave = goodbye(line).await;
-            let watch = Watch { over: line.over.clone(), took_leave };
+            let decided = CancellationToken::new();
+            let watch = Watch { over: line.over.clone(), took_leave, decided };
             settle::spawn(agent, id, Some(control), watch);
         }
         Err(error) => {
@@ -183,6 +186,7 @@ async fn prepare(
         name: name.clone(),
         attempt: None,
         carried: None,
+        transient: false,
         ran: false,
         stage,
     };
@@ -334,9 +338,11 @@ async fn goodbye(line: &mut Line) -> bool {
 /// source is told, if that is quick; and whatever happens, it goes.
 async fn tidy(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>) {
     let stands = control.as_ref().is_some_and(|control| !control.over.is_cancelled());
-    let watch = Watch { over: CancellationToken::new(), took_leave: false };
-    let settled = settle::spawn(agent, id, control, watch);
-    if stands && timeout(TIDY_MAX, settled).await.is_err() {
+    let decided = CancellationToken::new();
+    let over = CancellationToken::new();
+    let watch = Watch { over, took_leave: false, decided: decided.clone() };
+    settle::spawn(agent, id, control, watch);
+    if stands && timeout(TIDY_MAX, decided.cancelled()).await.is_err() {
         warn!("the destination does not answer; what is left there goes when it does");
     }
 }

@@ -54,6 +54,9 @@ pub struct Entry {
     /// What came over, once the VM is whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<Carried>,
+    /// At the destination: it is to be defined for no longer than it waits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transient: bool,
     /// At the destination: somebody resumed it while it waited, and it may have written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ran: bool,
@@ -258,7 +261,7 @@ mod tests {
 
     fn entry(id: &str, stage: Stage) -> Entry {
         let (id, vm, name) = (id.parse().unwrap(), VmId(Uuid::nil()), "web1".to_owned());
-        Entry { id, vm, name, attempt: None, carried: None, ran: false, stage }
+        Entry { id, vm, name, attempt: None, carried: None, transient: false, ran: false, stage }
     }
 
     fn open(disk: &Disk) -> Result<Ledger, LedgerError> {

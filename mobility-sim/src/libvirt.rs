@@ -2,6 +2,7 @@
 //! [`client`] for the one that is.
 
 pub mod client;
+pub mod held;
 pub mod server;
 pub mod tls;
 

@@ -17,6 +17,7 @@
 
 mod block;
 mod codec;
+mod early;
 mod multifd;
 mod nbd;
 mod pace;
@@ -40,6 +41,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 pub use block::BLOCK_MAX;
 use block::{Decoder, Encoder, Reach, Said};
 use codec::{Composer, Player};
+pub use early::{Early, EarlyError};
 use nbd::NbdParser;
 use pace::Pace;
 use parse::AnyParser;

@@ -14,7 +14,7 @@ use super::error::OutgoingError;
 use crate::config::Host;
 use crate::ports::{self, DataUri};
 use crate::progress::Meters;
-use crate::relay::{Meter, Migration, Part, RelayError, Room, relay};
+use crate::relay::{Early, EarlyError, Meter, Migration, Part, RelayError, Room, relay};
 use crate::serve::Agent;
 use crate::wan::message::{Door, Purpose, Token};
 
@@ -143,15 +143,27 @@ async fn carry_one(local: TcpStream, index: u32, way: Way) {
         local.set_nodelay(true).map_err(RelayError::Local)?;
         let far = super::dial(&agent, Purpose::Stream { token, leads_to, index }).await;
         let far = far.map_err(|error| RelayError::Far(std::io::Error::other(error)))?;
-        relay(local, far.stream, part, &meter).await
+        match leads_to {
+            Door::Memory => relay(local, far.stream, part, &meter).await,
+            Door::Disks => relay(Early::new(local), far.stream, part, &meter).await,
+        }
     };
     match carried.await {
         Ok(()) => debug!(%leads_to, "a connection has ended"),
-        Err(error @ RelayError::Local(_)) => debug!(%leads_to, "{}", chain(&error)),
+        // One that it closed itself, and not one that was closed to it.
+        Err(error @ RelayError::Local(_)) if !is_early(&error) => {
+            debug!(%leads_to, "{}", chain(&error));
+        }
         Err(error) => {
             // Once a VM is handed over, nothing more is carried and nobody minds.
             warn!(%leads_to, "data does not get through: {}", chain(&error));
             broken.cancel();
         }
     }
+}
+
+/// The hypervisor's connection was given up here, as what was said to it is not so.
+fn is_early(error: &RelayError) -> bool {
+    let RelayError::Local(cause) = error else { return false };
+    cause.get_ref().is_some_and(|cause| cause.is::<EarlyError>())
 }

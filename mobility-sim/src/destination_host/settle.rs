@@ -9,22 +9,24 @@ use std::time::Duration;
 use handover::Attestation;
 use model::{Power, SiteName, VmId};
 use site::{Site, SiteError, StoppedBy};
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use units::{MigrationId, chain};
 
-use super::{dial, word};
+use super::{dial, left, word};
 use crate::custody::{Fenced, HandoverError};
 use crate::ledger::{Attempt, Entry, LedgerError, Source, Stage};
 use crate::serve::Agent;
-use crate::wan::Control;
 use crate::wan::message::{Decided, Decision, Message, Purpose};
+use crate::wan::{Control, WanError};
 
 /// What the other agent takes for a record and its libvirt.
 const DECIDE_MAX: Duration = Duration::from_secs(30);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// A guest stands still meanwhile.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// What takes longer is told.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Between tries of what only a person can put right.
 const HOPELESS_PAUSE: Duration = Duration::from_secs(30);
@@ -40,7 +42,8 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
     // Its connections ended with it.
     let over = CancellationToken::new();
     over.cancel();
-    spawn(agent, entry.id.clone(), None, Watch { over, took_leave: false });
+    let decided = CancellationToken::new();
+    spawn(agent, entry.id.clone(), None, Watch { over, took_leave: false, decided });
 }
 
 /// What is known of the source since success was said to it.
@@ -49,21 +52,18 @@ pub struct Watch {
     pub over: CancellationToken,
     /// It took leave as one does whose VM is handed over.
     pub took_leave: bool,
+    /// By then the other agent has said what is decided, and it is on record.
+    pub decided: CancellationToken,
 }
 
-pub fn spawn(
-    agent: &Arc<Agent>,
-    id: MigrationId,
-    control: Option<Control>,
-    watch: Watch,
-) -> JoinHandle<()> {
+pub fn spawn(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>, watch: Watch) {
     let agent = Arc::clone(agent);
     let settled = async move {
         if let Err(error) = settle(&agent, &id, control, &watch).await {
             error!("not settled, and not before this agent is started again: {}", chain(&error));
         }
     };
-    tokio::spawn(settled.instrument(Span::current()))
+    tokio::spawn(settled.instrument(Span::current()));
 }
 
 async fn settle(
@@ -76,9 +76,9 @@ async fn settle(
         let Stage::Source(stage) = entry.stage else { return Ok(()) };
         let next = match stage {
             Source::AttemptKnown => Some(Source::Released),
-            Source::FenceIntent => fenced(agent, &entry, watch).await,
+            Source::FenceIntent => fenced(agent, &entry, watch, &mut control).await,
             Source::Fenced => granted(agent, &entry, &mut control).await,
-            Source::Released => released(agent, &entry, &mut control).await,
+            Source::Released => released(agent, &entry, watch, &mut control).await,
             Source::Ended => return Ok(()),
         };
         match next {
@@ -91,7 +91,12 @@ async fn settle(
 }
 
 /// Until the VM is known to be dead, and that is on record with its fence; or to run.
-async fn fenced(agent: &Agent, entry: &Entry, watch: &Watch) -> Option<Source> {
+async fn fenced(
+    agent: &Agent,
+    entry: &Entry,
+    watch: &Watch,
+    control: &mut Option<Control>,
+) -> Option<Source> {
     let Entry { id, name, attempt, carried, .. } = entry;
     let (Some(Attempt { paper, epoch }), Some(carried)) = (attempt, carried) else {
         error!("success was said for {name}, and nothing is known of what came over");
@@ -99,11 +104,15 @@ async fn fenced(agent: &Agent, entry: &Entry, watch: &Watch) -> Option<Source> {
     };
     let mut watched = watch.took_leave;
     loop {
-        let Seen::Dead(word) = evidence(agent, entry, &watch.over, &mut watched).await else {
+        let Seen::Dead(word) = evidence(agent, entry, &watch.over, &mut watched, control).await
+        else {
             return Some(Source::Released);
         };
         match agent.custody.is_fenced(paper, *epoch, *carried, word).await {
-            Ok(_) => return Some(Source::Fenced),
+            Ok(_) => {
+                debug!("its fence is on record");
+                return Some(Source::Fenced);
+            }
             // Somebody has started it meanwhile: it is looked at again.
             Err(HandoverError::NotAsItShould { found }) => {
                 watched = false;
@@ -147,12 +156,17 @@ async fn granted(agent: &Agent, entry: &Entry, control: &mut Option<Control>) ->
             error!("{name} is off here, and {neighbour} has given it up: start it here");
             Some(Source::Released)
         }
-        Decided::Unknown => knows_nothing(neighbour, name),
+        Decided::Unknown | Decided::Waits | Decided::Lost => knows_nothing(neighbour, name),
     }
 }
 
 /// The destination gives up for good; with its receipt the VM is this site's as before.
-async fn released(agent: &Agent, entry: &Entry, control: &mut Option<Control>) -> Option<Source> {
+async fn released(
+    agent: &Agent,
+    entry: &Entry,
+    watch: &Watch,
+    control: &mut Option<Control>,
+) -> Option<Source> {
     let neighbour = &agent.config.neighbour.name;
     let Entry { id, name, attempt, .. } = entry;
     match tell(agent, id, Decision::Revoke, control).await {
@@ -162,17 +176,21 @@ async fn released(agent: &Agent, entry: &Entry, control: &mut Option<Control>) -
         }
         Decided::Revoked { receipt } => {
             info!("{name} stays here");
-            let (Some(receipt), Some(Attempt { paper, epoch })) = (receipt, attempt) else {
-                return Some(Source::Ended);
-            };
-            let is_released = || agent.custody.is_released(paper, *epoch, &receipt);
-            until_done("the release", is_released).await.map(|()| Source::Ended)
+            if let (Some(receipt), Some(Attempt { paper, epoch })) = (receipt, attempt) {
+                let is_released = || agent.custody.is_released(paper, *epoch, &receipt);
+                until_done("the release", is_released).await?;
+            }
+            watch.decided.cancel();
+            left::wake(agent, entry).await;
+            Some(Source::Ended)
         }
         Decided::Unknown if attempt.is_none() => {
             info!("{name} stays here");
+            watch.decided.cancel();
+            left::wake(agent, entry).await;
             Some(Source::Ended)
         }
-        Decided::Unknown => knows_nothing(neighbour, name),
+        Decided::Unknown | Decided::Waits | Decided::Lost => knows_nothing(neighbour, name),
     }
 }
 
@@ -222,12 +240,15 @@ async fn evidence(
     entry: &Entry,
     over: &CancellationToken,
     watched: &mut bool,
+    control: &mut Option<Control>,
 ) -> Seen {
     let Entry { id, vm, name, .. } = entry;
     let mut pauses = Pauses::default();
     let mut told = None;
+    let mut paused = left::Paused::default();
     loop {
         let seen = look(agent, *vm).await;
+        let is_long = paused.seen(matches!(seen, Ok((Power::Paused, _))));
         match &seen {
             Ok((Power::Off, Some(StoppedBy::Migrated))) => {
                 info!("{name} is off at the source");
@@ -257,6 +278,14 @@ async fn evidence(
                 if let Some(word) = word::given(&agent.config.site.state_dir, id) {
                     warn!("{name} is taken for dead at the source, by word of {}", word.by);
                     return Seen::Dead(Some(word));
+                }
+            }
+            Ok((Power::Paused, _)) if over.is_cancelled() && is_long => {
+                let there = async { ask(agent, id, &Decision::Look, control).await.ok() };
+                match left::take_up(agent, entry, there).await {
+                    Some(left::Turn::Ended) => *watched = true,
+                    Some(left::Turn::Stays) => return Seen::Alive,
+                    None => {}
                 }
             }
             Ok((Power::Paused, _)) => {}
@@ -300,43 +329,57 @@ async fn tell(
     let mut pauses = Pauses::default();
     let mut told: Option<String> = None;
     loop {
-        let asked = match control {
-            Some(control) => control.ask(Message::Decide(decision.clone()), DECIDE_MAX).await,
-            None => match dial(agent, Purpose::Decision { id: id.clone() }).await {
-                Ok(stream) => {
-                    let line = control.insert(Control::new(stream));
-                    line.ask(Message::Decide(decision.clone()), DECIDE_MAX).await
-                }
-                Err(error) => Err(error),
-            },
-        };
-        match asked {
-            Ok(Message::Decided(decided)) => return decided,
-            Ok(Message::Failed(failed)) => {
-                *control = None;
-                if told.as_ref() != Some(&failed.text) {
-                    warn!(?decision, "the other agent does not: {}", failed.text);
-                    told = Some(failed.text);
-                }
+        match ask(agent, id, &decision, control).await {
+            Ok(decided) => return decided,
+            Err(AskError::Failed(text)) if told.as_ref() != Some(&text) => {
+                warn!(?decision, "the other agent does not: {text}");
+                told = Some(text);
             }
-            Ok(_) => {
-                *control = None;
-                debug!("an answer to something else, which came too late");
+            Err(AskError::Line(error)) if pauses.are_long() && told.is_none() => {
+                let why = chain(&error);
+                warn!(?decision, "the other agent is not told yet: {why}");
+                told = Some(why);
             }
-            Err(error) => {
-                *control = None;
-                if pauses.are_long() && told.is_none() {
-                    let why = chain(&error);
-                    warn!(?decision, "the other agent is not told yet: {why}");
-                    told = Some(why);
-                }
-            }
+            Err(_) => {}
         }
         pauses.pause().await;
     }
 }
 
-/// Short at first, while a guest may stand still.
+enum AskError {
+    /// In its words.
+    Failed(String),
+    Line(WanError),
+    /// To something else, and too late.
+    Answer,
+}
+
+/// Once.
+async fn ask(
+    agent: &Agent,
+    id: &MigrationId,
+    decision: &Decision,
+    control: &mut Option<Control>,
+) -> Result<Decided, AskError> {
+    let mut line = match control.take() {
+        Some(line) => line,
+        None => {
+            let purpose = Purpose::Decision { id: id.clone() };
+            Control::new(dial(agent, purpose).await.map_err(AskError::Line)?)
+        }
+    };
+    match line.ask(Message::Decide(decision.clone()), DECIDE_MAX).await {
+        Ok(Message::Decided(decided)) => {
+            *control = Some(line);
+            Ok(decided)
+        }
+        Ok(Message::Failed(failed)) => Err(AskError::Failed(failed.text)),
+        Ok(_) => Err(AskError::Answer),
+        Err(error) => Err(AskError::Line(error)),
+    }
+}
+
+/// Short at first.
 struct Pauses(Duration);
 
 impl Default for Pauses {
@@ -352,6 +395,6 @@ impl Pauses {
     }
 
     fn are_long(&self) -> bool {
-        self.0 > FIRST_PAUSE * 10
+        self.0 > LONG_PAUSE
     }
 }

@@ -16,11 +16,11 @@ use super::parse::{Parser, Piece, at};
 pub(super) mod tests;
 
 const PAGE: u64 = super::codec::PAGE as u64;
-const OPTION: &[u8; 8] = b"IHAVEOPT";
-const REQUEST: u32 = 0x2560_9513;
-const LONG_REQUEST: u32 = 0x21e4_1c71;
+pub(super) const OPTION: &[u8; 8] = b"IHAVEOPT";
+pub(super) const REQUEST: u32 = 0x2560_9513;
+pub(super) const LONG_REQUEST: u32 = 0x21e4_1c71;
 const WRITE: u16 = 1;
-const PAYLOAD_LEN: u16 = 1 << 5;
+pub(super) const PAYLOAD_LEN: u16 = 1 << 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {

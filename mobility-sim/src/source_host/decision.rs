@@ -10,7 +10,7 @@ use rpc::procedures::{Call, Reply};
 use site::{Leftover, Site, SiteError};
 use site_ledger::{CustodyError, NativePaper};
 use tokio::time::sleep;
-use tracing::{Instrument, Span, error, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use units::{Epoch, MigrationId, chain};
 
 use super::hold::{self, Waiting};
@@ -62,11 +62,16 @@ pub async fn decide(
         return Ok(Decided::Revoked { receipt: None });
     };
     Ok(match (stage, decision) {
+        (Destination::Synced(_), Decision::Look) => {
+            let is_there = ours(agent, &entry).await? == Some(Power::Paused) && !entry.ran;
+            if is_there { Decided::Waits } else { Decided::Lost }
+        }
         (Destination::Synced(then), Decision::Grant { fence }) => {
             let let_go = || hold::let_go(agent, id);
             match agent.custody.grants(&paper, epoch, &fence, let_go).await {
                 Ok(grant) => {
                     agent.ledger.record(id, Stage::Destination(Destination::Granted(then))).await?;
+                    debug!("granted");
                     begin(agent, entry, then);
                     Decided::Granted { receipt: grant.to_string() }
                 }
@@ -81,9 +86,10 @@ pub async fn decide(
         (Destination::Granted(_) | Destination::Started, _) => {
             Decided::Granted { receipt: agent.custody.granted(&paper, epoch).await?.to_string() }
         }
-        (Destination::AttemptKnown | Destination::Placed, Decision::Grant { .. }) => {
-            Decided::Unknown
-        }
+        (
+            Destination::AttemptKnown | Destination::Placed,
+            Decision::Grant { .. } | Decision::Look,
+        ) => Decided::Unknown,
         (_, Decision::Revoke) | (Destination::Revoked | Destination::Ended, _) => {
             revoke(agent, id, &paper, epoch).await?
         }
@@ -114,13 +120,15 @@ pub enum DecideError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Handover(#[from] HandoverError),
+    #[error(transparent)]
+    Site(#[from] SiteError),
 }
 
 /// The VM is this site's. It is started until it runs.
 fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
     let agent = Arc::clone(agent);
     let begun = async move {
-        let Entry { id, vm, name, attempt, .. } = entry;
+        let Entry { id, vm, name, attempt, transient, .. } = entry;
         loop {
             let started = match then {
                 Then::Runs => start(&agent, vm, &name).await,
@@ -135,6 +143,9 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
         match then {
             Then::Runs => info!("{name} runs here"),
             Then::StaysPaused => info!("{name} is here and stays paused, as was asked for"),
+        }
+        if transient {
+            forget_definition(&agent, vm, &name).await;
         }
         while let Some(Attempt { paper, epoch }) = &attempt
             && let Err(error) = agent.custody.started(paper, *epoch).await
@@ -151,6 +162,17 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
         }
     };
     tokio::spawn(begun.instrument(Span::current()));
+}
+
+/// It was defined while it waited, and nobody asked for more.
+async fn forget_definition(agent: &Agent, vm: VmId, name: &str) {
+    while let Err(error) = undefine(agent, vm, DEFINITION_ALONE).await {
+        warn!("{name} is still defined here, which nobody asked for: {}", chain(&error));
+        if matches!(error, DaemonError::Refused(_)) {
+            return;
+        }
+        sleep(TRY_AGAIN_AFTER).await;
+    }
 }
 
 async fn start(agent: &Agent, vm: VmId, name: &str) -> Result<(), SiteError> {
@@ -277,7 +299,7 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
         hold::let_go(agent, id).await;
         // It was to stay for good, and came with Finish.
         if ours(agent, entry).await? == Some(Power::Off) {
-            undefine(agent, *vm).await?;
+            undefine(agent, *vm, WITH_ALL).await?;
         }
     }
     for leftover in agent.site.leftovers(id).await? {
@@ -305,13 +327,15 @@ async fn ours(agent: &Agent, entry: &Entry) -> Result<Option<Power>, SiteError> 
 
 /// With what libvirt keeps beside a definition: saved memory, firmware variables.
 const WITH_ALL: u32 = 1 | 4;
+/// Without its firmware's variables: the VM has them.
+const DEFINITION_ALONE: u32 = 8;
 const LOOK_MAX: Duration = Duration::from_secs(30);
 
-async fn undefine(agent: &Agent, vm: VmId) -> Result<(), DaemonError> {
+async fn undefine(agent: &Agent, vm: VmId, flags: u32) -> Result<(), DaemonError> {
     let daemon = Daemon::open(&agent.config.site.socket).await?;
     let found = daemon.call(Call::LookupByUuid(vm.0.into_bytes()), LOOK_MAX).await?;
     if let Reply::Found(_, domain) = found {
-        daemon.call(Call::Undefine { domain, flags: WITH_ALL }, LOOK_MAX).await?;
+        daemon.call(Call::Undefine { domain, flags }, LOOK_MAX).await?;
     }
     Ok(())
 }

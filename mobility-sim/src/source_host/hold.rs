@@ -1,9 +1,7 @@
 //! Nobody resumes a VM that waits here.
 //!
-//! libvirtd itself keeps it from being changed, for a migration *from* here that began with change
-//! protection and never goes on: whatever would resume it, reset it or send it elsewhere waits, and is refused
-//! after 30 s. It can be suspended and ended. What libvirtd holds it forgets with the connection, and as it is
-//! restarted; then it is held anew, and whoever resumed it in between sees it suspended again.
+//! libvirtd itself [keeps it from being changed](Held), whatever dies: what it forgot is held anew, and
+//! whoever resumed it in between sees it suspended again.
 //!
 //! A VM that is off, since its host was, is held by nobody: if it is started it runs until it is seen, a second
 //! later.
@@ -14,28 +12,21 @@ use std::time::Duration;
 
 use model::VmId;
 use rpc::error::Code;
-use rpc::flags::Flags;
-use rpc::params::Params;
-use rpc::procedures::{Begin, Call, Confirm, Domain, Reply};
+use rpc::procedures::Domain;
 use site::Site;
 use tokio::select;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, debug, error, warn};
+use tracing::{Instrument, Span, error, warn};
 use units::{MigrationId, chain};
 
 use super::error::ArrivalError;
 use crate::libvirt::client::{Daemon, DaemonError};
+use crate::libvirt::held::{Held, Stand};
 use crate::serve::Agent;
 
-/// Longer than libvirtd lets a call wait for another one's end.
-const HOLD_MAX: Duration = Duration::from_secs(40);
-const LOOK_MAX: Duration = Duration::from_secs(30);
+const LET_GO_MAX: Duration = Duration::from_secs(30);
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Unsafe it would be if it went on: what disks hold is not asked.
-const FLAGS: Flags = Flags(Flags::LIVE.0 | Flags::CHANGE_PROTECTION.0 | Flags::UNSAFE.0);
-/// `VIR_DOMAIN_RUNNING`
-const RUNNING: i32 = 1;
 
 /// Those that are held, or are to be.
 #[derive(Default)]
@@ -73,7 +64,7 @@ pub async fn hold(
             return Err(error.into());
         }
     };
-    let stood_still = held.stands_still(agent, who).await;
+    let stood_still = stands_still(agent, who, &held).await;
     keep(agent, who, Some(held));
     match stood_still? {
         true => Ok(()),
@@ -98,7 +89,7 @@ pub async fn let_go(agent: &Agent, id: &MigrationId) {
     let Some(Keeping { release, released }) = agent.arrivals.holds.find(id) else { return };
     release.cancel();
     // It ends with its connection if not by word.
-    let _ = timeout(LOOK_MAX, released.cancelled()).await;
+    let _ = timeout(LET_GO_MAX, released.cancelled()).await;
 }
 
 async fn keep_until(
@@ -112,13 +103,13 @@ async fn keep_until(
         let now = match held.take() {
             Some(held) => Ok(held),
             None => select! {
-                held = Held::anew(agent, who) => held,
+                held = anew(agent, who) => held,
                 () = release.cancelled() => return,
             },
         };
         match now {
             Ok(held) => select! {
-                () = held.daemon.over() => {
+                () = held.over() => {
                     warn!("libvirtd is gone, and held {} no more: it is held anew", who.name);
                     told.clear();
                 }
@@ -144,68 +135,34 @@ async fn keep_until(
     }
 }
 
-/// One that libvirtd keeps from being changed.
-pub struct Held {
-    daemon: Arc<Daemon>,
-    domain: Domain,
+async fn anew(agent: &Agent, who: &Waiting) -> Result<Held, DaemonError> {
+    let held = Held::anew(&agent.config.site.socket, who.vm).await?;
+    if !stands_still(agent, who, &held).await? {
+        // What it wrote meanwhile is nobody's to throw away.
+        let ran = agent.ledger.learn(&who.id, |entry| entry.ran = true).await;
+        if let Err(error) = ran {
+            error!("that it ran is not on record: {}", chain(&error));
+        }
+    }
+    Ok(held)
 }
 
-impl Held {
-    async fn begin(daemon: Arc<Daemon>, domain: Domain) -> Result<Self, DaemonError> {
-        let begin = Begin { domain: domain.clone(), params: Params::new(), flags: FLAGS };
-        daemon.call(Call::Begin(begin), HOLD_MAX).await?;
-        Ok(Self { daemon, domain })
+/// It does afterwards; whether it did before.
+async fn stands_still(agent: &Agent, who: &Waiting, held: &Held) -> Result<bool, DaemonError> {
+    if held.stand().await? != Stand::Runs {
+        return Ok(true);
     }
-
-    async fn anew(agent: &Agent, who: &Waiting) -> Result<Self, DaemonError> {
-        let daemon = Daemon::open(&agent.config.site.socket).await?;
-        let lookup = Call::LookupByUuid(who.vm.0.into_bytes());
-        let Reply::Found(_, domain) = daemon.call(lookup, LOOK_MAX).await? else {
-            return Err(DaemonError::Lost);
-        };
-        let held = Self::begin(Arc::new(daemon), domain).await?;
-        if !held.stands_still(agent, who).await? {
-            // What it wrote meanwhile is nobody's to throw away.
-            let ran = agent.ledger.learn(&who.id, |entry| entry.ran = true).await;
-            if let Err(error) = ran {
-                error!("that it ran is not on record: {}", chain(&error));
-            }
-        }
-        Ok(held)
+    let (name, source) = (&who.name, &agent.config.neighbour.name);
+    match agent.site.suspend(who.vm).await {
+        Ok(()) => error!(
+            "somebody resumed {name} here while it waited: it is suspended again, for it may run at {source}"
+        ),
+        Err(error) => error!(
+            "somebody resumed {name} here, and it may run at {source} as well: suspend it: {}",
+            chain(&error)
+        ),
     }
-
-    /// It does afterwards; whether it did before.
-    async fn stands_still(&self, agent: &Agent, who: &Waiting) -> Result<bool, DaemonError> {
-        let domain = self.domain.clone();
-        let look = Call::GetState { domain, flags: 0 };
-        let Reply::State { state, .. } = self.daemon.call(look, LOOK_MAX).await? else {
-            return Err(DaemonError::Lost);
-        };
-        if state != RUNNING {
-            return Ok(true);
-        }
-        let (name, source) = (&who.name, &agent.config.neighbour.name);
-        match agent.site.suspend(who.vm).await {
-            Ok(()) => error!(
-                "somebody resumed {name} here while it waited: it is suspended again, for it may run at {source}"
-            ),
-            Err(error) => error!(
-                "somebody resumed {name} here, and it may run at {source} as well: suspend it: {}",
-                chain(&error)
-            ),
-        }
-        Ok(false)
-    }
-
-    async fn end(self) {
-        let Self { daemon, domain } = self;
-        let (params, cookie) = (Params::new(), Vec::new());
-        let confirm = Confirm { domain, params, cookie, flags: FLAGS, cancelled: true };
-        // One that has ended meanwhile is held no more.
-        if let Err(error) = daemon.call(Call::Confirm(confirm), LOOK_MAX).await {
-            debug!("libvirtd: {}", chain(&error));
-        }
-    }
+    Ok(false)
 }
 
 impl Holds {

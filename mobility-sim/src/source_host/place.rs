@@ -90,6 +90,7 @@ pub async fn place(
         name: translated.name.clone(),
         attempt: None,
         carried: None,
+        transient: !asked.contains(Flags::PERSIST_DEST),
         ran: false,
         stage: Stage::Destination(Destination::AttemptKnown),
     };
@@ -160,7 +161,8 @@ async fn open_attempt(
 }
 
 impl Placed {
-    /// The VM stands still here afterwards, and belongs to this host.
+    /// The VM stands still here afterwards, and belongs to this host. It is defined as well, whatever was asked
+    /// for: one that waits is to outlive its host's crash, if not its memory.
     pub async fn finish(
         &self,
         agent: &Agent,
@@ -177,7 +179,8 @@ impl Placed {
             };
             cookie = theirs.handed_on(&agent.config.host.in_cookies(), None, domain)?;
         }
-        let flags = asked.without(flags::REFUSED | Flags::UNKNOWN) | Flags::PAUSED;
+        let flags = asked.without(flags::REFUSED | Flags::UNKNOWN);
+        let flags = flags | Flags::PAUSED | Flags::PERSIST_DEST;
         let params = flags::taken(&ask.params).map_err(|_| ArrivalError::Params)?;
         let call = self.finish_call(Some(params), cookie, flags, false)?;
         let Reply::Finished(finished) = self.daemon.call(call, FINISH_MAX).await? else {

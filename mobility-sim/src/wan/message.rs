@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::custody::Carried;
 use crate::relay::StreamKind;
 
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The first message of a connection, in bytes.
 pub const HELLO_MAX: usize = 1 << 10;
@@ -203,9 +203,11 @@ pub enum Decision {
     Grant { fence: String },
     /// The source's VM runs: this one never does.
     Revoke,
+    /// None yet: is it there, as it came?
+    Look,
 }
 
-/// What is on record at the destination, with its receipt: written once, and never changed.
+/// What is on record at the destination. With a receipt: written once, and never changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decided {
@@ -218,4 +220,8 @@ pub enum Decided {
     },
     /// Nothing was ever held here under that id.
     Unknown,
+    /// It is here, whole, and stands still; nothing was decided.
+    Waits,
+    /// Nothing was decided, and what came is here no more.
+    Lost,
 }

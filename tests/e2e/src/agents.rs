@@ -164,15 +164,8 @@ impl<'a> Agents<'a> {
         self.until(&what, || Ok(self.state(site).is_ok_and(|found| found == state)))
     }
 
-    /// What libvirt says of the VM; nothing if there is none. That it does not answer says nothing.
     pub fn state(&self, site: &Site) -> Result<String> {
-        match site.virsh(&["domstate", VM]) {
-            Ok(said) => Ok(said.trim().to_owned()),
-            Err(error) if format!("{error:#}").contains("failed to get domain") => {
-                Ok(String::new())
-            }
-            Err(error) => Err(error),
-        }
+        state(site)
     }
 
     /// The guest keeps its address when it moves live: whoever moves it has its network at both
@@ -229,6 +222,15 @@ impl<'a> Agents<'a> {
             let on_disk = self.scene.ledger_is_whole(self.scene.at_east);
             Err(error.context(format!("read anew from its disks: {on_disk:?}")))
         })
+    }
+}
+
+/// What libvirt says of the VM; nothing if there is none. That it does not answer says nothing.
+pub fn state(site: &Site) -> Result<String> {
+    match site.virsh(&["domstate", VM]) {
+        Ok(said) => Ok(said.trim().to_owned()),
+        Err(error) if format!("{error:#}").contains("failed to get domain") => Ok(String::new()),
+        Err(error) => Err(error),
     }
 }
 
@@ -292,8 +294,12 @@ fn config(
     key: &str,
     arrivals: &str,
 ) -> String {
-    let state = state.display();
-    let number = if name == "east" { 1 } else { 2 };
+    // East's hypervisors come to it over SSH; nobody comes to west's, which shares its /run with others.
+    let (number, unix) = match name.as_str() {
+        "east" => (1, PathBuf::from("/run/mobility-east.sock")),
+        _ => (2, state.with_extension("sock")),
+    };
+    let (state, unix) = (state.display(), unix.display());
     format!(
         "[site]
 name = \"{name}\"
@@ -303,7 +309,7 @@ socket = \"{socket}\"
 
 [listen]
 libvirt = [\"{address}:16510\"]
-unix = \"/run/mobility-{name}.sock\"
+unix = \"{unix}\"
 wan = \"{address}:7443\"
 
 [host]

@@ -12,7 +12,7 @@ mod programs;
 mod scene;
 mod secrets;
 
-pub use agents::{Agent, Agents};
+pub use agents::{Agent, Agents, state};
 pub use gate::Gate;
 pub use programs::Programs;
 pub use scene::{Guest, Halfway, Ran, Scene, SceneOptions, VM, Way};

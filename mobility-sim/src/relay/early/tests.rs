@@ -1,0 +1,273 @@
+use std::collections::HashMap;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+
+use super::*;
+
+const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
+const WRITE: u16 = 1;
+const FLUSH: u16 = 3;
+
+fn option(number: u32) -> Vec<u8> {
+    [b"IHAVEOPT", &number.to_be_bytes()[..], &2_u32.to_be_bytes(), b"ab"].concat()
+}
+
+fn answer(number: u32) -> Vec<u8> {
+    let magic = 0x0003_e889_0455_65a9_u64.to_be_bytes();
+    [&magic[..], &number.to_be_bytes(), &1_u32.to_be_bytes(), &3_u32.to_be_bytes(), b"xyz"].concat()
+}
+
+fn request(kind: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
+    let payload = if kind == WRITE { vec![7; length as usize] } else { vec![] };
+    [
+        &0x2560_9513_u32.to_be_bytes()[..],
+        &0_u16.to_be_bytes(),
+        &kind.to_be_bytes(),
+        &cookie.to_be_bytes(),
+        &offset.to_be_bytes(),
+        &length.to_be_bytes(),
+        &payload,
+    ]
+    .concat()
+}
+
+fn failed(cookie: u64) -> [u8; 16] {
+    let mut reply = replies::done(cookie);
+    reply[7] = 5;
+    reply
+}
+
+/// A client, what is between, and a server; the options are behind them.
+struct Between {
+    client: DuplexStream,
+    out: ReadHalf<Early<DuplexStream>>,
+    back: WriteHalf<Early<DuplexStream>>,
+}
+
+impl Between {
+    async fn new() -> Self {
+        let (client, local) = duplex(1 << 20);
+        let (out, back) = split(Early::new(local));
+        let mut between = Self { client, out, back };
+        between.says(GREETING).await;
+        between.client_hears(GREETING).await;
+        for number in [8, 7] {
+            let mut said = option(number);
+            if number == 8 {
+                said.splice(0..0, [0, 0, 0, 3]);
+            }
+            between.client.write_all(&said).await.unwrap();
+            between.server_hears(&said).await;
+            between.says(&answer(number)).await;
+            between.client_hears(&answer(number)).await;
+        }
+        between
+    }
+
+    /// The server does.
+    async fn says(&mut self, bytes: &[u8]) {
+        self.back.write_all(bytes).await.unwrap();
+    }
+
+    async fn server_hears(&mut self, bytes: &[u8]) {
+        let mut heard = vec![0; bytes.len()];
+        self.out.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, bytes);
+    }
+
+    async fn client_hears(&mut self, bytes: &[u8]) {
+        let mut heard = vec![0; bytes.len()];
+        self.client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, bytes);
+    }
+
+    /// Whatever came is on the line then; nothing more comes.
+    async fn nothing_comes(&mut self) {
+        let mut byte = [0];
+        tokio::select! {
+            biased;
+            read = self.out.read(&mut byte) => panic!("{read:?} {byte:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+
+    async fn asks(&mut self, kind: u16, cookie: u64, offset: u64, length: u32) {
+        self.client.write_all(&request(kind, cookie, offset, length)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn writes_are_acknowledged_as_they_go_and_a_flush_when_they_are_there() {
+    let mut between = Between::new().await;
+    for (number, cookie) in [(0, 77), (1, 77), (2, 78)] {
+        between.asks(WRITE, cookie, number * 4096, 4096).await;
+        between.server_hears(&request(WRITE, number, number * 4096, 4096)).await;
+        between.nothing_comes().await;
+        between.client_hears(&replies::done(cookie)).await;
+    }
+    between.asks(FLUSH, 79, 0, 0).await;
+    between.asks(WRITE, 80, 1 << 20, 512).await;
+    for number in [2, 0, 1] {
+        between.nothing_comes().await;
+        between.says(&replies::done(number)).await;
+    }
+    between.server_hears(&request(FLUSH, 3, 0, 0)).await;
+    between.server_hears(&request(WRITE, 4, 1 << 20, 512)).await;
+    between.nothing_comes().await;
+    between.client_hears(&replies::done(80)).await;
+    between.says(&replies::done(3)).await;
+    between.client_hears(&replies::done(79)).await;
+}
+
+#[tokio::test]
+async fn a_write_to_where_one_is_under_way_waits_for_it() {
+    let mut between = Between::new().await;
+    between.asks(WRITE, 1, 4096, 8192).await;
+    between.server_hears(&request(WRITE, 0, 4096, 8192)).await;
+    between.nothing_comes().await;
+    between.client_hears(&replies::done(1)).await;
+    between.asks(WRITE, 1, 0, 4096).await;
+    between.server_hears(&request(WRITE, 1, 0, 4096)).await;
+    between.asks(WRITE, 2, 12_287, 1).await;
+    between.nothing_comes().await;
+    between.client_hears(&replies::done(1)).await;
+    between.says(&replies::done(1)).await;
+    between.nothing_comes().await;
+    between.says(&replies::done(0)).await;
+    between.server_hears(&request(WRITE, 2, 12_287, 1)).await;
+}
+
+#[tokio::test]
+async fn one_that_fails_afterwards_ends_the_connection_and_before_is_told() {
+    let mut between = Between::new().await;
+    between.asks(WRITE, 5, 0, 512).await;
+    between.server_hears(&request(WRITE, 0, 0, 512)).await;
+    // It is quicker than the line is asked for more.
+    between.says(&failed(0)).await;
+    between.client_hears(&failed(5)).await;
+    between.asks(WRITE, 6, 0, 512).await;
+    between.server_hears(&request(WRITE, 1, 0, 512)).await;
+    between.nothing_comes().await;
+    let error = between.back.write_all(&failed(1)).await.unwrap_err();
+    assert!(error.to_string().contains("did not take a write that was acknowledged"), "{error}");
+
+    let mut between = Between::new().await;
+    between.asks(WRITE, 5, 0, 512).await;
+    let error = between.back.write_all(&replies::done(9)).await.unwrap_err();
+    assert!(error.to_string().contains("what was not asked"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_nbd_passes_as_it_is() {
+    let (mut client, local) = duplex(1 << 20);
+    let (mut out, mut back) = split(Early::new(local));
+    let said = [&[0, 0, 0, 3][..], &option(5), b"\x16\x03\x01 and so on"].concat();
+    client.write_all(&said).await.unwrap();
+    back.write_all(&[GREETING, &answer(5), b"\x16\x03\x03 and so on"].concat()).await.unwrap();
+    client.shutdown().await.unwrap();
+    back.shutdown().await.unwrap();
+    let (mut heard, mut answered) = (vec![], vec![]);
+    out.read_to_end(&mut heard).await.unwrap();
+    client.read_to_end(&mut answered).await.unwrap();
+    assert_eq!(heard, said);
+    assert_eq!(answered, [GREETING, &answer(5), b"\x16\x03\x03 and so on"].concat());
+}
+
+/// A client that uses its cookies again, 16 at once, and a server that answers in any order; bytes come in pieces
+/// of any size. In the end the disk is what the client believes, at each flush as well.
+#[tokio::test]
+async fn whatever_the_order_the_disk_is_what_the_client_was_told() {
+    for seed in 0..60 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut between = Between::new().await;
+        let (mut believed, mut disk) = ([0_u8; 32], [0_u8; 32]);
+        let mut free: Vec<u64> = (100..116).collect();
+        let mut asked: HashMap<u64, Option<(usize, u8)>> = HashMap::new();
+        let mut under_way: Vec<(u64, u16, usize, u8)> = Vec::new();
+        let (mut heard, mut answered) = (Vec::new(), Vec::new());
+        // Of each flush, by its number on the line: what was believed, but for what was written since.
+        let mut flushes: HashMap<u64, [Option<u8>; 32]> = HashMap::new();
+        let mut number = 0;
+        let mut to_client: VecDeque<u8> = VecDeque::new();
+        for step in 0..3000 {
+            let is_ending = step > 2000;
+            if !is_ending && !free.is_empty() && random.u8(..) < 90 {
+                let cookie = free.swap_remove(random.usize(..free.len()));
+                if random.u8(..) < 20 {
+                    let mut before = believed.map(Some);
+                    for (block, _) in asked.values().flatten() {
+                        before[*block] = None;
+                    }
+                    flushes.insert(number, before);
+                    number += 1;
+                    asked.insert(cookie, None);
+                    between.asks(FLUSH, cookie, 0, 0).await;
+                } else {
+                    let (block, value) = (random.usize(..32), random.u8(1..));
+                    // One at a time to a place, as QEMU does.
+                    if asked.values().flatten().any(|(other, _)| *other == block) {
+                        free.push(cookie);
+                    } else {
+                        asked.insert(cookie, Some((block, value)));
+                        flushes.values_mut().for_each(|before| before[block] = None);
+                        number += 1;
+                        let mut said = request(WRITE, cookie, block as u64 * 8, 8);
+                        said[28..].fill(value);
+                        between.client.write_all(&said).await.unwrap();
+                    }
+                }
+            }
+            // What the server has.
+            let mut piece = vec![0; random.usize(1..50)];
+            tokio::select! {
+                biased;
+                read = between.out.read(&mut piece) => heard.extend(&piece[..read.unwrap()]),
+                () = tokio::task::yield_now() => {}
+            }
+            while heard.len() >= 28 {
+                let kind = u16::from_be_bytes([heard[6], heard[7]]);
+                let len = if kind == WRITE { 36 } else { 28 };
+                if heard.len() < len {
+                    break;
+                }
+                let cookie = u64::from_be_bytes(heard[8..16].try_into().unwrap());
+                let at = u64::from_be_bytes(heard[16..24].try_into().unwrap()) as usize / 8;
+                under_way.push((cookie, kind, at, *heard[..len].last().unwrap()));
+                heard.drain(..len);
+            }
+            // It does one of them, whichever.
+            if !under_way.is_empty() && (is_ending || random.u8(..) < 60) {
+                let (cookie, kind, at, value) =
+                    under_way.swap_remove(random.usize(..under_way.len()));
+                if kind == WRITE {
+                    disk[at] = value;
+                } else {
+                    for (before, now) in flushes[&cookie].iter().zip(disk) {
+                        assert!(before.is_none_or(|before| before == now), "seed {seed}");
+                    }
+                }
+                to_client.extend(replies::done(cookie));
+            }
+            let len = to_client.len().min(random.usize(..40));
+            let piece: Vec<u8> = to_client.drain(..len).collect();
+            between.says(&piece).await;
+            let mut piece = [0; 64];
+            tokio::select! {
+                biased;
+                read = between.client.read(&mut piece) => answered.extend(&piece[..read.unwrap()]),
+                () = tokio::task::yield_now() => {}
+            }
+            while answered.len() >= 16 {
+                let cookie = u64::from_be_bytes(answered[8..16].try_into().unwrap());
+                assert_eq!(answered[4..8], [0; 4]);
+                if let Some((block, value)) = asked.remove(&cookie).unwrap() {
+                    believed[block] = value;
+                }
+                free.push(cookie);
+                answered.drain(..16);
+            }
+        }
+        assert!(asked.is_empty() && under_way.is_empty(), "seed {seed}: {asked:?}");
+        assert_eq!(disk, believed, "seed {seed}");
+    }
+}
