@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use engine::evidence::{self, About, Asked, Gathered};
-use handover::{Next, Side, Verdict, VerdictKind, verdict};
+use handover::{
+    DestinationState, Evidence, Next, Side, SourceState, Verdict, VerdictKind, verdict,
+};
 use model::{SiteName, VmId};
 use serde_json::json;
 use site::{Site, SiteError, SiteErrorKind};
@@ -151,7 +153,23 @@ pub async fn gather(sites: &Sites, paper: &NativePaper, epoch: Epoch) -> Result<
     };
     let gathering = evidence::gather(&about, asked(&paper.from)?, asked(&paper.to)?);
     let gathered = patiently(&format!("asking the sites about {}", paper.id), gathering).await;
-    gathered.map_err(|error| undecided(&error))
+    let mut gathered = gathered.map_err(|error| undecided(&error))?;
+    is_told_later(&mut gathered.evidence);
+    Ok(gathered)
+}
+
+/// The destination's agent opens an attempt, and the source hears of it with its answer: one that has not, as the
+/// line broke, is not behind. Nothing was fenced for it before the destination had the VM whole.
+fn is_told_later(evidence: &mut Evidence) {
+    use DestinationState as D;
+    let before_it_was_whole =
+        matches!(evidence.destination, Some(D::Known | D::Placed | D::Revoked(_)));
+    if evidence.behind == Some(Side::Source)
+        && evidence.source == Some(SourceState::Unknown)
+        && before_it_was_whole
+    {
+        evidence.behind = None;
+    }
 }
 
 pub fn say(context: &Context, paper: &NativePaper, gathered: &Gathered) -> u8 {
@@ -208,4 +226,37 @@ fn next(paper: &NativePaper, verdict: &Verdict) -> Option<String> {
             paper.from, paper.to
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use handover::Platform;
+
+    #[test]
+    fn a_source_that_has_not_heard_of_an_attempt_is_behind_once_there_is_a_vm() {
+        use DestinationState as D;
+        let content = handover::Content::new(vec![Digest([1; 32])]).unwrap();
+        for (destination, behind) in [
+            (D::Known, None),
+            (D::Placed, None),
+            (D::Synced(content), Some(Side::Source)),
+            (D::Unknown, Some(Side::Source)),
+        ] {
+            let mut evidence = Evidence {
+                source: Some(SourceState::Unknown),
+                destination: Some(destination),
+                source_platform: Platform::Running,
+                behind: Some(Side::Source),
+                ..Evidence::nothing(Epoch(3))
+            };
+            is_told_later(&mut evidence);
+            assert_eq!(evidence.behind, behind, "{:?}", evidence.destination);
+            let told = verdict(&evidence).verdict;
+            assert_eq!(told == VerdictKind::NeedsOperator, behind.is_some(), "{told:?}");
+            evidence.behind = Some(Side::Destination);
+            is_told_later(&mut evidence);
+            assert_eq!(evidence.behind, Some(Side::Destination));
+        }
+    }
 }

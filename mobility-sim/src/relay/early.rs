@@ -37,6 +37,8 @@ use requests::{Kind, Request, Requests};
 
 /// Writes that are owed at once.
 const OWED_MAX: usize = 1024;
+/// Requests under way at once; QEMU has 16, and as many as are acknowledged.
+const REQUESTS_MAX: usize = 2 * OWED_MAX;
 /// What is read ahead of what may go, in bytes: a request that waits holds back what follows it.
 const AHEAD_MAX: usize = 256 << 10;
 /// Answers that the hypervisor does not take, in bytes.
@@ -92,6 +94,9 @@ struct Owing {
 impl Owed {
     /// Whether it may go on the line now.
     fn lets_go(&self, request: &Request) -> bool {
+        if self.requests.len() >= REQUESTS_MAX {
+            return false;
+        }
         if self.early == 0 {
             return true;
         }

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod control;
 pub mod domain;
+pub mod early;
 pub mod frames;
 pub mod journal;
 pub mod ledger;

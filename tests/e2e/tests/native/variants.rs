@@ -1,8 +1,10 @@
 //! Other things that an operator may type, and what is refused in virsh's own words.
 
+use std::time::Duration;
+
 use e2e::{Agents, Scene, SceneOptions, VM, images};
 use lab::guest::Content;
-use lab::{Format, Scenario};
+use lab::{Between, Format, Scenario, Wan};
 
 const WHOLE: [&str; 2] = ["--p2p", "--copy-storage-all"];
 
@@ -75,6 +77,21 @@ fn what_cannot_be_is_refused_in_virshs_words_and_a_direct_one_to_named_ports_arr
     let neighbour = "qemu+unix:///system?socket=/run/mobility-east.sock";
     let took = agents.migrate(&[&[neighbour, "--copy-storage-all"], &uris[..]].concat()).unwrap();
     println!("direct, over a unix socket, with named ports: {took:?}");
+    agents.network_follows_to_west().unwrap();
+    agents.has_moved_whole().unwrap();
+}
+
+/// The guest never stops writing. With a copy that waits for the far disk's answer to each of QEMU's 16 requests
+/// this one never ends.
+#[test]
+fn a_guest_that_writes_moves_over_a_line_with_a_round_trip_of_a_third_of_a_second() {
+    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let agents = Agents::start(&scene).unwrap();
+    let (rate, delay) = (Some(100), Duration::from_millis(150));
+    let far_away = Wan { rate, delay, ..Wan::default() };
+    scene.lab.set_wan(Between::Operator("east"), far_away).unwrap();
+    let took = agents.migrate(&WHOLE).unwrap();
+    println!("over a long line: {took:?}\n{}", agents.logs());
     agents.network_follows_to_west().unwrap();
     agents.has_moved_whole().unwrap();
 }
