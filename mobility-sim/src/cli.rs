@@ -10,6 +10,7 @@ use units::{MigrationId, chain};
 
 use crate::config::Config;
 use crate::destination_host::word;
+use crate::introduce::{self, IntroduceError};
 use crate::libvirt::tls::Doorman;
 use crate::{key, serve};
 
@@ -27,7 +28,7 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  causeway-mobility key --state-dir /var/lib/causeway-mobility
+  causeway-mobility introduce --config /etc/causeway/mobility.toml
   causeway-mobility check --config /etc/causeway/mobility.toml
   causeway-mobility serve --config /etc/causeway/mobility.toml
   virsh migrate --live --p2p --copy-storage-all web1 qemu+tcp://AGENT/system";
@@ -45,6 +46,14 @@ enum Verb {
         /// The agent's own directory: `state-dir` of its configuration
         #[arg(long, value_name = "DIR")]
         state_dir: PathBuf,
+    },
+    /// Print the `[neighbour]` section that the other agent's configuration is to have
+    ///
+    /// Of this one's configuration it reads `site.name`, `site.state-dir` and `listen.wan`; the key is made
+    /// if there is none.
+    Introduce {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
     },
     /// Your word that a VM ended at its source when it was handed over, and never ran on there
     ///
@@ -86,6 +95,14 @@ pub fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(error) => failed(&error, REFUSED),
+        },
+        Verb::Introduce { config } => match introduce::section(&config) {
+            Ok(section) => {
+                print!("{section}");
+                ExitCode::SUCCESS
+            }
+            Err(error @ IntroduceError::Config(_)) => failed(&error, USAGE),
+            Err(error @ IntroduceError::Key(_)) => failed(&error, REFUSED),
         },
         Verb::Vouch { config, id, reason } => match Config::load(&config) {
             Ok(config) => match word::give(&config.site.state_dir, &id, &operator(), &reason) {

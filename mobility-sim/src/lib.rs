@@ -18,6 +18,7 @@ mod custody;
 mod destination_host;
 pub mod domain;
 mod flags;
+mod introduce;
 mod key;
 mod ledger;
 mod libvirt;
