@@ -165,5 +165,5 @@ async fn carry_one(local: TcpStream, index: u32, way: Way) {
 /// The hypervisor's connection was given up here, as what was said to it is not so.
 fn is_early(error: &RelayError) -> bool {
     let RelayError::Local(cause) = error else { return false };
-    cause.get_ref().is_some_and(|cause| cause.is::<EarlyError>())
+    cause.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<EarlyError>)
 }

@@ -231,7 +231,7 @@ async fn whatever_the_order_the_disk_is_what_the_client_was_told() {
                     break;
                 }
                 let cookie = u64::from_be_bytes(heard[8..16].try_into().unwrap());
-                let at = u64::from_be_bytes(heard[16..24].try_into().unwrap()) as usize / 8;
+                let at = usize::from(heard[23]) / 8;
                 under_way.push((cookie, kind, at, *heard[..len].last().unwrap()));
                 heard.drain(..len);
             }
