@@ -144,6 +144,22 @@ impl<'a> Agents<'a> {
         command.spawn().context("cannot run virsh")
     }
 
+    /// The migration of which east's agent wants to be told that its VM has ended.
+    pub fn wanted_word(&self) -> Option<String> {
+        let log = self.east.log();
+        let (_, after) = log.rsplit_once("causeway-mobility vouch --config FILE ")?;
+        after.split_whitespace().next().map(str::to_owned)
+    }
+
+    /// The operator's word for it.
+    pub fn vouch(&self, id: &str) -> Result<()> {
+        let program = self.scene.programs.mobility().display().to_string();
+        let mut vouch = self.scene.east().command(&program)?;
+        vouch.args(["vouch", id, "--reason", "its host's log says so", "--config"]);
+        lab::run::run(vouch.arg(&self.east.config))?;
+        Ok(())
+    }
+
     pub fn logs(&self) -> String {
         format!("east:\n{}\nwest:\n{}", self.east.log(), self.west.log())
     }

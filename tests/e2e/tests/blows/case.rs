@@ -33,6 +33,8 @@ pub enum Ended {
     /// ... where it had to be started again, since it was killed there.
     StartedAtTheSource,
     AtTheDestination,
+    /// ... by word of its operator: nobody saw how the source's ended, as its libvirt died over it.
+    VouchedFor,
     /// ... booted from its disks, since its memory was lost with its host.
     BootedAtTheDestination,
 }
@@ -99,13 +101,19 @@ fn deal_and_settle(
     let (is_answered, said) = answer(migrating)?;
     let answered = dealt.elapsed();
 
-    let mut ended = None;
+    let (mut ended, mut vouched) = (None, false);
     while ended.is_none() {
         sleep(Duration::from_millis(100));
         ended = settled(scene, blow)?;
+        if !vouched && let Some(id) = agents.wanted_word() {
+            ensure!(state(scene.west())? == "paused", "it runs, and nobody saw the other one end");
+            agents.vouch(&id)?;
+            vouched = true;
+        }
         ensure!(dealt.elapsed() < answered + SETTLED_WITHIN, "never settled; virsh: {said}");
     }
     let mut ended = ended.context("it is settled")?;
+    ensure!(!vouched || blow == Blow::SourcesLibvirtd, "a word was wanted");
     let settled = dealt.elapsed().saturating_sub(answered);
     if let Some(must) = must_be(step, blow)
         && must != ended
@@ -123,7 +131,7 @@ fn deal_and_settle(
             scene.east().virsh(&["start", VM])?;
             scene.ledger_is_whole(scene.at_east)?;
         }
-        Ended::AtTheDestination | Ended::BootedAtTheDestination => {
+        Ended::AtTheDestination | Ended::VouchedFor | Ended::BootedAtTheDestination => {
             agents.route_to_west()?;
             let is_lost = agents.west.log().contains("memory is lost");
             if is_lost {
@@ -139,6 +147,9 @@ fn deal_and_settle(
                 scene.ledger_is_whole(scene.at_west)?;
             }
         }
+    }
+    if vouched {
+        ended = Ended::VouchedFor;
     }
     Ok(Told { ended, answered, settled })
 }
@@ -188,7 +199,9 @@ fn told_true(scene: &Scene, agents: &Agents<'_>, ended: Ended) -> Result<()> {
     let (right, wrong) = match ended {
         Ended::AtTheSource => ("lives at east", "at west"),
         Ended::StartedAtTheSource => ("belongs to east", "at west"),
-        Ended::AtTheDestination | Ended::BootedAtTheDestination => ("lives at west", "at east"),
+        Ended::AtTheDestination | Ended::VouchedFor | Ended::BootedAtTheDestination => {
+            ("lives at west", "at east")
+        }
     };
     let mut told = String::new();
     let is_told = || {
