@@ -26,7 +26,7 @@ fn a_vm_arrives_with_memory_and_disk_of_which_much_was_only_named() {
     ] {
         let counted = at.0.ticks();
         let took;
-        (at, took) = go(dir.path(), name, &spec, at, How { multifd, via }, None);
+        (at, took) = go(dir.path(), name, &spec, at, How { multifd, xbzrle: false, via }, None);
         println!("{name}: {took:?}");
         at.0.wait_for("tick", Duration::from_secs(60));
         let arrived = at.0.ticks();
