@@ -188,14 +188,14 @@ pub mod tests {
             rounds_of_memory: Some(3),
         };
         let runs = vec![
-            run(Way::Plain, 1, 10.0, 900, Some(100.0)),
+            run(Way::Plain, 1, 8.0, 900, Some(100.0)),
             run(Way::Xbzrle, 1, 10.0, 900, Some(100.0)),
             run(Way::MultifdZstd, 1, 8.0, 700, Some(100.0)),
             run(Way::Agents, 1, 4.0, 300, Some(90.0)),
             run(Way::Plain, 2, 20.0, 900, None),
             run(Way::Xbzrle, 2, 10.0, 900, Some(100.0)),
             run(Way::MultifdZstd, 2, 16.0, 700, Some(100.0)),
-            run(Way::Agents, 2, 16.0, 500, Some(200.0)),
+            run(Way::Agents, 2, 15.0, 500, Some(200.0)),
         ];
         Section::new(mbit, Pace::Low, 1.0, Load([1.0, 2.0, 3.0]), runs)
     }
@@ -203,8 +203,8 @@ pub mod tests {
     #[test]
     fn ratios_are_of_the_same_round_and_a_guest_that_spun_has_no_downtime() {
         let section = section(Some(200));
-        let plain = Ratio { peer: Way::Plain, wall: 0.6, bytes: 0.5, downtime: 0.9 };
+        let plain = Ratio { peer: Way::Plain, wall: 0.625, bytes: 0.5, downtime: 0.9 };
         assert_eq!(section.ratios[0], plain);
-        assert_eq!((section.ways[0].wall_s, section.ways[0].downtime_ms), (15.0, 100.0));
+        assert_eq!((section.ways[0].wall_s, section.ways[0].downtime_ms), (14.0, 100.0));
     }
 }

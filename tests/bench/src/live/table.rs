@@ -116,9 +116,9 @@ mod tests {
         for expected in [
             "768 MiB of memory, 400 MiB of its disk allocated",
             "200 Mbit/s, low changes (1 MiB/s asked for), load before 1.00 2.00 3.00",
-            "  plain               15.0 ",
-            "  agents / plain                   0.60   0.50   0.90\n",
-            "  no limit     low   time      agents / plain            0.60, at most 1.3: met\n",
+            "  plain               14.0 ",
+            "  agents / plain                   0.62   0.50   0.90\n",
+            "  no limit     low   time      agents / plain            0.62, at most 1.3: met\n",
         ] {
             assert!(text.contains(expected), "{expected:?} is not in\n{text}");
         }
