@@ -27,7 +27,9 @@ const SPINS_AFTER: Duration = Duration::from_secs(30);
 /// As often it may do so after it was restored.
 const TRIES: u32 = 5;
 
-const FILL: &str = "systemd-run --quiet --unit=words perl /root/work.pl && \
+/// By its processor's clock an emulated guest spins more often after it has moved.
+const FILL: &str = "echo acpi_pm > /sys/devices/system/clocksource/clocksource0/current_clocksource && \
+    systemd-run --quiet --unit=words perl /root/work.pl && \
     systemd-run --quiet --unit=work sh -c 'exec python3 /root/work.py 0.1 /run/rate INDEX > /run/said' && \
     until grep -q ready /run/said; do systemctl is-active --quiet work || exit 1; sleep 1; done && \
     find /usr /var -xdev -type f | head -n 6000 | xargs -n 64 cat > /dev/null 2>&1; true";
