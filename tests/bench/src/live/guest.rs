@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use lab::guest::{GuestOptions, Ssh, debian, load};
 use lab::{Boot, Disk, Format, VmSpec};
+use serde_json::Value;
 
 use super::ground::{At, Ground, POOL};
 use super::prober::Prober;
@@ -145,18 +146,23 @@ impl<'a> Guest<'a> {
         Ssh::new(self.address, |program| site.command(program).expect("the site is up"))
     }
 
-    /// MiB of its memory a second that are changed at least once, as QEMU finds by looking.
+    /// MiB of its memory a second that are changed at least once, as QEMU finds by looking at every
+    /// sixteenth page.
     pub fn changes(&self) -> Result<f64> {
-        let site = self.ground.site(self.at);
-        site.virsh(&["domdirtyrate-calc", VM, "--seconds", "1"])?;
+        let ask = |command: &str| -> Result<Value> {
+            let said = self.ground.site(self.at).virsh(&["qemu-monitor-command", VM, command])?;
+            let answer: Value = serde_json::from_str(&said)?;
+            Ok(answer["return"].clone())
+        };
+        ask(r#"{"execute":"calc-dirty-rate","arguments":{"calc-time":1,"sample-pages":16384}}"#)?;
         let began = Instant::now();
         loop {
-            let said = site.virsh(&["domstats", "--dirtyrate", VM])?;
-            if let Some(rate) = field(&said, "dirtyrate.megabytes_per_second=") {
+            std::thread::sleep(Duration::from_millis(200));
+            let answer = ask(r#"{"execute":"query-dirty-rate"}"#)?;
+            if let Some(rate) = answer["dirty-rate"].as_f64() {
                 return Ok(rate);
             }
-            ensure!(began.elapsed() < PATIENCE, "no rate: {said}");
-            std::thread::sleep(Duration::from_millis(200));
+            ensure!(began.elapsed() < PATIENCE, "no rate: {answer}");
         }
     }
 
