@@ -74,7 +74,7 @@ pub struct Live {
     pub low: f64,
 
     /// MiB a second that a guest changes which changes much, if its processor is fast enough
-    #[arg(long, value_name = "MIB", default_value_t = 40.0)]
+    #[arg(long, value_name = "MIB", default_value_t = 20.0)]
     pub hot: f64,
 
     /// One JSON object with every single run, instead of tables

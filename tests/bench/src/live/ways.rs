@@ -31,7 +31,7 @@ const WORDS: [&str; 6] =
 
 /// One that changes more than the line carries would not end: it is stopped then, and the time that it
 /// stands still is its downtime.
-const PATIENCE_S: &str = "300";
+const PATIENCE_S: &str = "120";
 
 impl Way {
     pub const fn name(self) -> &'static str {
