@@ -43,7 +43,7 @@ use block::{Decoder, Encoder, Reach, Said};
 use codec::{Composer, Player};
 pub use early::{Early, EarlyError};
 use nbd::NbdParser;
-use pace::Pace;
+use pace::{Pace, Went};
 use parse::AnyParser;
 use ram::RamParser;
 pub use store::{Migration, Room};
@@ -275,10 +275,11 @@ where
             far.send(block).await?;
             let (packing, sending) = (packed - began, packed.elapsed());
             // One that was passed over says nothing of how long packing takes.
-            if encoder.has_packed()
-                && let Some(level) = pace.went(program.len() as u64, packing, sending)
-            {
-                encoder.set_level(level);
+            if encoder.is_judged() {
+                let (bytes, sent) = (program.len() as u64, encoder.len() as u64);
+                if let Some(level) = pace.went(Went { bytes, sent, packing, sending }) {
+                    encoder.set_level(level);
+                }
             }
             let took = done.elapsed();
             let wait = toll.of(composer.pages(), packing + sending, took, composer.left());

@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use zstd::stream::raw::{CParameter, DParameter, InBuffer, Operation, OutBuffer};
 
 use super::codec::PROGRAM_MAX;
-use super::{DEAD_AFTER, RelayError, pace};
+use super::pace::{self, Level};
+use super::{DEAD_AFTER, RelayError};
 
 /// What one block amounts to, in bytes.
 pub const BLOCK_MAX: usize = 256 << 10;
@@ -72,6 +73,8 @@ pub(super) struct Encoder {
     zstd: Packer,
     /// The level at which it begins anew.
     anew: Option<i32>,
+    /// Nothing is packed.
+    idle: bool,
     /// The last block was not passed over.
     packed: bool,
     out: Vec<u8>,
@@ -89,18 +92,26 @@ impl Encoder {
     }
 
     const fn of(zstd: Packer) -> Self {
-        Self { zstd, anew: None, packed: false, out: Vec::new(), skip: 0 }
+        Self { zstd, anew: None, idle: false, packed: false, out: Vec::new(), skip: 0 }
     }
 
     /// The next block begins anew at another level.
-    pub(super) const fn set_level(&mut self, level: i32) {
-        self.anew = Some(level);
+    pub(super) const fn set_level(&mut self, level: Level) {
+        self.idle = matches!(level, Level::AsItIs);
+        if let Level::Zstd(level) = level {
+            self.anew = Some(level);
+        }
         self.skip = 0;
     }
 
-    /// Whether it was tried to make the last block smaller.
-    pub(super) const fn has_packed(&self) -> bool {
-        self.packed
+    /// Whether the last block is as its level has it, and not passed over.
+    pub(super) const fn is_judged(&self) -> bool {
+        self.packed || self.idle
+    }
+
+    /// Of the last block.
+    pub(super) const fn len(&self) -> usize {
+        self.out.len()
     }
 
     pub(super) const fn end() -> &'static [u8] {
@@ -129,9 +140,9 @@ impl Encoder {
     fn pack(&mut self, raw: &[u8], [as_it_is, packed]: [u8; 2]) -> &[u8] {
         self.out.clear();
         self.out.resize(HEAD, 0);
-        self.packed = self.skip == 0;
+        self.packed = self.skip == 0 && !self.idle;
         if !self.packed {
-            self.skip -= 1;
+            self.skip = self.skip.saturating_sub(1);
             self.out.extend_from_slice(raw);
             return self.headed(as_it_is, raw.len());
         }

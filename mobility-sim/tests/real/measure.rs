@@ -13,11 +13,13 @@ use crate::moving::{How, Took, go};
 use crate::vm::{Spec, Vm};
 
 const fn way(multifd: Option<&'static str>, via: Via) -> How {
-    How { multifd, via }
+    How { multifd, xbzrle: false, via }
 }
 
-const WAYS: [(&str, How); 5] = [
+const WAYS: [(&str, How); 7] = [
     ("multifd zstd 1", way(Some("zstd"), Via::Nothing)),
+    ("plain", way(None, Via::Nothing)),
+    ("xbzrle", How { xbzrle: true, ..way(None, Via::Nothing) }),
     ("relay, blocks", way(None, Via::Blocks)),
     ("relay, names", way(None, Via::Names)),
     ("  of memory only", way(None, Via::NamesOfMemory)),

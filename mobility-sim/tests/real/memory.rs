@@ -7,6 +7,9 @@ use crate::line::Via;
 use crate::moving::{How, go};
 use crate::vm::{Spec, Vm};
 
+/// Bytes a second: slow enough for packing to pay.
+const LINE: Option<u64> = Some(25_000_000);
+
 #[test]
 fn a_vm_arrives_with_memory_and_disk_of_which_much_was_only_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -26,7 +29,8 @@ fn a_vm_arrives_with_memory_and_disk_of_which_much_was_only_named() {
     ] {
         let counted = at.0.ticks();
         let took;
-        (at, took) = go(dir.path(), name, &spec, at, How { multifd, via }, None);
+        let how = How { multifd, xbzrle: false, via };
+        (at, took) = go(dir.path(), name, &spec, at, how, LINE);
         println!("{name}: {took:?}");
         at.0.wait_for("tick", Duration::from_secs(60));
         let arrived = at.0.ticks();

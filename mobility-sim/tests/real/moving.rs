@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub struct How {
     /// QEMU's several channels, and what they compress with.
     pub multifd: Option<&'static str>,
+    /// Pages that are sent again, as what has changed of them.
+    pub xbzrle: bool,
     pub via: Via,
 }
 
@@ -71,9 +73,10 @@ pub fn go(
     let began = Instant::now();
     let capability = |name: &str, state: bool| json!({ "capability": name, "state": state });
     let set = json!({ "capabilities": [capability("multifd", how.multifd.is_some()),
-        capability("pause-before-switchover", true), capability("return-path", true)] });
+        capability("xbzrle", how.xbzrle), capability("pause-before-switchover", true), capability("return-path", true)] });
     let parameters = json!({ "max-bandwidth": 1_u64 << 32, "multifd-channels": 2,
-        "multifd-compression": how.multifd.unwrap_or("none"), "multifd-zstd-level": 1, "downtime-limit": 300 });
+        "multifd-compression": how.multifd.unwrap_or("none"), "multifd-zstd-level": 1, "xbzrle-cache-size": 256 << 20,
+        "downtime-limit": 300 });
     for vm in [&mut source, &mut destination] {
         vm.execute("migrate-set-capabilities", &set);
         vm.execute("migrate-set-parameters", &parameters);

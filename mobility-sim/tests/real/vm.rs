@@ -37,8 +37,8 @@ impl Spec {
         }
         let put = |name: &str, text: &str| fs::write(tree.join(name), text).expect("a file");
         put("init", include_str!("init.sh"));
-        put("work.py", include_str!("work.py"));
-        put("work.pl", include_str!("work.pl"));
+        put("work.py", lab::guest::load::INDEX);
+        put("work.pl", lab::guest::load::WORDS);
         fs::copy("/usr/bin/busybox", tree.join("bin/busybox")).expect("busybox-static");
         for module in MODULES {
             let name = Path::new(module).file_name().expect("a name").to_string_lossy();

@@ -72,7 +72,7 @@ fn wire_bytes(line: &Line<'_>) -> Result<u64> {
 }
 
 /// Bytes received and sent by `interface`.
-fn traffic(table: &str, interface: &str) -> Option<(u64, u64)> {
+pub fn traffic(table: &str, interface: &str) -> Option<(u64, u64)> {
     let row =
         table.lines().find_map(|row| row.trim().strip_prefix(interface)?.strip_prefix(':'))?;
     let mut numbers = row.split_whitespace().map(|number| number.parse().ok());

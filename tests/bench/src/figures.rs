@@ -149,7 +149,7 @@ fn costs_of(contender: &str, runs: &[Run]) -> impl Iterator<Item = Cost> {
     runs.iter().filter(move |run| run.contender == contender).map(|run| run.cost)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

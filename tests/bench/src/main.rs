@@ -1,4 +1,5 @@
-//! `make bench`: one disk copied by Causeway and by the tools that a user would take instead.
+//! `make bench`: one disk copied by Causeway and by the tools that a user would take instead; and, as
+//! `bench live`, a guest that moves by libvirt itself and through mobility agents.
 //!
 //! ```text
 //!  order ──▶ ground ──▶ race: rounds × contenders ──▶ figures ──▶ table or JSON
@@ -15,6 +16,7 @@ mod counters;
 mod disks;
 mod figures;
 mod ground;
+mod live;
 mod race;
 mod table;
 mod tools;
@@ -22,7 +24,7 @@ mod tools;
 use anyhow::Result;
 use clap::Parser as _;
 
-use crate::cli::Order;
+use crate::cli::{Order, Other};
 use crate::counters::Load;
 use crate::disks::Disks;
 use crate::figures::Report;
@@ -30,6 +32,9 @@ use crate::ground::Ground;
 
 fn main() -> Result<()> {
     let order = Order::parse();
+    if let Some(Other::Live(order)) = &order.other {
+        return live::run(order);
+    }
     let agent = tools::require(order.programs.as_deref())?;
     let load_before = Load::now()?;
     let original = order.source.clone().map_or_else(tools::debian_image, Ok)?;

@@ -40,7 +40,7 @@ pub fn run(section: Section, line: &Line<'_>, disks: &Disks, rounds: u32) -> Res
 }
 
 /// Whatever gets slower or faster with time does so for all of them.
-fn in_turn<T>(contenders: &[T], round: u32) -> impl Iterator<Item = &T> {
+pub fn in_turn<T>(contenders: &[T], round: u32) -> impl Iterator<Item = &T> {
     let first = (round as usize - 1) % contenders.len();
     contenders.iter().cycle().skip(first).take(contenders.len())
 }

@@ -57,7 +57,7 @@ fn render_section(section: &SectionReport, text: &mut String) {
     }
 }
 
-fn load(load: Load) -> String {
+pub fn load(load: Load) -> String {
     load.0.map(|average| format!("{average:.2}")).join(" ")
 }
 

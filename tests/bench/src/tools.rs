@@ -26,10 +26,15 @@ pub fn require(programs: Option<&Path>) -> Result<PathBuf> {
         .map(|(program, package)| format!("{program} (package {package})"))
         .collect();
     ensure!(missing.is_empty(), "missing: {}; run tests/bench/install.sh", missing.join(", "));
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/programs");
-    let agent = programs.unwrap_or(&built).join("causeway-agent");
+    let agent = self::programs(programs).join("causeway-agent");
     ensure!(agent.is_file(), "{} is missing: run `make programs`", agent.display());
     Ok(agent)
+}
+
+/// The folder with our programs.
+pub fn programs(named: Option<&Path>) -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/programs");
+    named.map_or(built, Path::to_owned)
 }
 
 pub fn debian_image() -> Result<PathBuf> {

@@ -2,6 +2,7 @@
 
 use super::super::codec::{MEMORY, PAGE};
 use super::super::nbd::tests::Client;
+use super::super::pace::Level;
 use super::super::ram::tests::Stream;
 use super::*;
 
@@ -107,7 +108,8 @@ async fn who_has_what_it_was_not_sent_is_refused() {
 async fn a_level_may_change_in_mid_stream() {
     let mut encoder = Encoder::of_programs(Reach::Far);
     let mut decoder = Decoder::new(Reach::Far);
-    for (round, level) in [3, 6, 1, 3].into_iter().enumerate() {
+    let levels = [Level::Zstd(3), Level::Zstd(6), Level::AsItIs, Level::Zstd(1), Level::AsItIs];
+    for (round, level) in levels.into_iter().chain([Level::Zstd(3); 2]).enumerate() {
         let content = vec![u8::try_from(round).unwrap(); 100_000];
         let block = encoder.program(&content).to_vec();
         let (said, _) = decoder.next(&mut &block[..]).await.unwrap();

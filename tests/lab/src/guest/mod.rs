@@ -6,6 +6,7 @@ pub mod debian;
 mod disk;
 mod edit;
 mod keys;
+pub mod load;
 mod lvm;
 mod modules;
 mod noise;

@@ -1,5 +1,6 @@
 # An index of what is on the disk, in the heap, and then so many MiB a second of it changed: entries of the
 # index, and records in a pool, as a database has them.
+# usage: work.py RATE [FILE with another RATE] [MiB to read]
 import os, random, re, struct, sys, time
 
 rate = float(sys.argv[1])
@@ -20,7 +21,7 @@ for root, _, names in os.walk("/usr"):
             index.setdefault(word, []).append(path)
         texts.append({"path": path, "size": len(data), "data": data[:2048], "seen": 0, "score": 0.0})
         total += len(data)
-    if total > 90 << 20:
+    if total > (int(sys.argv[3]) if len(sys.argv) > 3 else 90) << 20:
         break
 
 pool = bytearray(64 << 20)
@@ -31,8 +32,20 @@ while at < len(pool) - 4096:
     pool[at:at + len(record)] = record
     at += len(record)
 print("ready", flush=True)
-words, began, done = list(index), time.time(), 0
+words, began, done, looked = list(index), time.time(), 0, 0
+
+def wanted():
+    try:
+        with open(sys.argv[2]) as file:
+            return float(file.read())
+    except (IndexError, OSError, ValueError):
+        return rate
+
 while True:
+    if time.time() - looked > 1:
+        looked = time.time()
+        if wanted() != rate:
+            rate, began, done = wanted(), looked, 0
     for _ in range(20):
         text = random.choice(texts)
         text["seen"] += 1
