@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use handover::Attestation;
 use model::{Power, SiteName, VmId};
-use site::{Site, SiteError, StoppedBy};
+use site::{SiteError, StoppedBy};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -56,14 +56,14 @@ pub fn spawn(
     id: MigrationId,
     control: Option<Control>,
     watch: Watch,
-) -> JoinHandle<()> {
-    let agent = Arc::clone(agent);
+) -> JoinHandle<Option<()>> {
+    let whose = Arc::clone(agent);
     let settled = async move {
-        if let Err(error) = settle(&agent, &id, control, &watch).await {
+        if let Err(error) = settle(&whose, &id, control, &watch).await {
             error!("not settled, and not before this agent is started again: {}", chain(&error));
         }
     };
-    tokio::spawn(settled.instrument(Span::current()))
+    agent.spawn(settled.instrument(Span::current()))
 }
 
 async fn settle(

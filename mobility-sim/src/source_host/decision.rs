@@ -7,7 +7,7 @@ use std::time::Duration;
 use handover::Refusal;
 use model::{Power, VmId};
 use rpc::procedures::{Call, Reply};
-use site::{Leftover, Site, SiteError};
+use site::{Leftover, SiteError};
 use site_ledger::{CustodyError, NativePaper};
 use tokio::time::sleep;
 use tracing::{Instrument, Span, error, info, info_span, warn};
@@ -32,9 +32,9 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
         Destination::Synced(_) => watch(agent, &entry.id),
         // The source was never told that it is here: it goes.
         Destination::AttemptKnown | Destination::Placed | Destination::Revoked => {
-            let (agent, id) = (Arc::clone(agent), entry.id.clone());
-            let undone = async move { undo(&agent, &id).await };
-            drop(tokio::spawn(undone.instrument(Span::current())));
+            let (whose, id) = (Arc::clone(agent), entry.id.clone());
+            let undone = async move { undo(&whose, &id).await };
+            agent.spawn(undone.instrument(Span::current()));
         }
         Destination::Granted(then) => begin(agent, entry.clone(), then),
     }
@@ -113,8 +113,9 @@ pub enum DecideError {
 
 /// The VM is this site's. It is started until it runs.
 fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
-    let agent = Arc::clone(agent);
+    let begins = Arc::clone(agent);
     let begun = async move {
+        let agent = begins;
         let Entry { id, vm, name, attempt, .. } = entry;
         loop {
             let started = match then {
@@ -145,7 +146,7 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
             error!("not on record: {}", chain(&error));
         }
     };
-    tokio::spawn(begun.instrument(Span::current()));
+    agent.spawn(begun.instrument(Span::current()));
 }
 
 async fn start(agent: &Agent, vm: VmId, name: &str) -> Result<(), SiteError> {
@@ -160,13 +161,13 @@ async fn start(agent: &Agent, vm: VmId, name: &str) -> Result<(), SiteError> {
 
 /// Says now and then that a VM waits.
 pub fn watch(agent: &Arc<Agent>, id: &MigrationId) {
-    let (agent, id) = (Arc::clone(agent), id.clone());
+    let (whose, id) = (Arc::clone(agent), id.clone());
     let reminded = async move {
         loop {
             sleep(REMIND_EVERY).await;
-            match agent.ledger.entry(&id) {
+            match whose.ledger.entry(&id) {
                 Some(Entry { stage: Stage::Destination(Destination::Synced(_)), name, .. }) => {
-                    let source = &agent.config.neighbour.name;
+                    let source = &whose.config.neighbour.name;
                     warn!(
                         "{name} is here, paused, and is not started without the word of {source}"
                     );
@@ -175,7 +176,7 @@ pub fn watch(agent: &Arc<Agent>, id: &MigrationId) {
             }
         }
     };
-    tokio::spawn(reminded.instrument(Span::current()));
+    agent.spawn(reminded.instrument(Span::current()));
 }
 
 /// Nothing is left of it afterwards; what cannot be removed now is removed later. One that was
@@ -196,15 +197,15 @@ pub async fn undo(agent: &Arc<Agent>, id: &MigrationId) {
     if !agent.arrivals.undoes(id) {
         return;
     }
-    let agent = Arc::clone(agent);
+    let whose = Arc::clone(agent);
     let undone = async move {
-        match until_undone(&agent, &entry).await {
+        match until_undone(&whose, &entry).await {
             Ok(()) => info!("nothing is left of it"),
             Err(error) => error!("something is left of it, and stays: {}", chain(&error)),
         }
-        agent.arrivals.has_undone(&entry.id);
+        whose.arrivals.has_undone(&entry.id);
     };
-    tokio::spawn(undone.instrument(Span::current()));
+    agent.spawn(undone.instrument(Span::current()));
 }
 
 /// As long as asking again may help.
@@ -292,7 +293,7 @@ const WITH_ALL: u32 = 1 | 4;
 const LOOK_MAX: Duration = Duration::from_secs(30);
 
 async fn undefine(agent: &Agent, vm: VmId) -> Result<(), DaemonError> {
-    let daemon = Daemon::open(&agent.config.site.socket).await?;
+    let daemon = Daemon::open(&*agent.net, &agent.config.site.socket).await?;
     let found = daemon.call(Call::LookupByUuid(vm.0.into_bytes()), LOOK_MAX).await?;
     if let Reply::Found(_, domain) = found {
         daemon.call(Call::Undefine { domain, flags: WITH_ALL }, LOOK_MAX).await?;
