@@ -23,7 +23,6 @@ use rpc::flags::Flags;
 use rpc::params::{Name, Params};
 use rpc::procedures::{Domain, Finished, Prepared};
 use rpc::server::Event;
-use site::Site;
 use site_ledger::NativePaper;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -177,7 +176,7 @@ async fn prepare(
     }
     let with_disks = flags.contains(Flags::NON_SHARED_DISK);
     // Before anything is asked of anybody: they are there when the source connects.
-    let doors = Doors::open(&agent.config.host, &params, with_disks)?;
+    let doors = Doors::open(agent, &params, with_disks)?;
     let cookie = cookie::text(&cookie)?.to_owned();
     let stage = Stage::Source(Source::AttemptKnown);
     let entry = Entry {
@@ -349,7 +348,8 @@ async fn tidy(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>) {
 
 async fn dial(agent: &Agent, purpose: Purpose) -> Result<wan::Stream, wan::WanError> {
     let neighbour = &agent.config.neighbour;
-    wan::dial(neighbour.address, neighbour.key, &agent.identity, purpose).await
+    let whom = (neighbour.address, neighbour.key);
+    wan::dial(&*agent.net, whom, &agent.identity, purpose).await
 }
 
 /// For people; nothing rests on it.

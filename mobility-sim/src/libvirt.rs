@@ -7,14 +7,11 @@ pub mod server;
 pub mod tls;
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use site::ByteStream;
 use thiserror::Error;
-use tokio::net::{TcpStream, UnixStream};
 
 /// Where a libvirtd listens for its protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,19 +24,6 @@ pub enum Endpoint {
 #[error("not where a libvirtd listens (unix:PATH or tcp:ADDRESS:PORT): {text:?}")]
 pub struct EndpointError {
     text: String,
-}
-
-impl Endpoint {
-    pub async fn connect(&self) -> io::Result<ByteStream> {
-        Ok(match self {
-            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            Self::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Box::new(stream)
-            }
-        })
-    }
 }
 
 impl FromStr for Endpoint {

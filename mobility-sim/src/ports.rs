@@ -6,9 +6,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use rustix::net::sockopt;
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpSocket};
+
+use crate::libvirt::Endpoint;
+use crate::net::{Carries, Listener, Net};
 
 /// Ports that may be listened on, both ends among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,11 +104,15 @@ pub enum ListenError {
 
 /// Listens for data of the site's hypervisors, on the named port or on any of the range.
 pub fn listen(
+    net: &dyn Net,
     address: IpAddr,
     named: Option<u16>,
     range: PortRange,
-) -> Result<(TcpListener, u16), ListenError> {
-    let on = |port| bind(SocketAddr::new(address, port)).map(|listener| (listener, port));
+) -> Result<(Box<dyn Listener>, u16), ListenError> {
+    let on = |port| {
+        let at = Endpoint::Tcp(SocketAddr::new(address, port));
+        net.listen(&at, Carries::Data).map(|listener| (listener, port))
+    };
     match named {
         Some(port) => on(port).map_err(|source| ListenError::Named { port, source }),
         None => (range.first..=range.last)
@@ -116,25 +121,12 @@ pub fn listen(
     }
 }
 
-/// What a hypervisor sends on while the line is busy, in bytes: it is to feel the line's pace.
-const RECEIVE_BUFFER: usize = 512 << 10;
-/// multifd connects all at once.
-const BACKLOG: u32 = 256;
-
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Connections of an earlier migration linger; a port that is listened on stays taken.
-    socket.set_reuseaddr(true)?;
-    sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::net::Machine;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -165,16 +157,16 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_given_once_and_a_full_range_is_told() {
         let (taken, port) = {
-            let any = bind(SocketAddr::new(HERE, 0)).unwrap();
+            let any = std::net::TcpListener::bind((HERE, 0)).unwrap();
             let port = any.local_addr().unwrap().port();
             (any, port)
         };
         let range = PortRange { first: port, last: port };
-        let full = listen(HERE, None, range).unwrap_err();
+        let full = listen(&Machine, HERE, None, range).err().unwrap();
         assert!(matches!(full, ListenError::Full { .. }), "{full}");
-        let named = listen(HERE, Some(port), range).unwrap_err().to_string();
+        let named = listen(&Machine, HERE, Some(port), range).err().unwrap().to_string();
         assert!(named.contains(&port.to_string()), "{named}");
         drop(taken);
-        assert_eq!(listen(HERE, None, range).unwrap().1, port);
+        assert_eq!(listen(&Machine, HERE, None, range).unwrap().1, port);
     }
 }

@@ -1,29 +1,28 @@
 //! The agent: whoever connects is heard, and what an earlier life left open is gone on with.
 
-use std::fs;
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rpc::server::{Host, Limits, Session};
 use site::Site;
 use site_libvirt::{Acceleration, LibvirtConfig, LibvirtSite};
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use transfer::secure::Identity;
 use units::{MigrationId, chain};
 
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::custody::Custody;
 use crate::key::{self, KeyError};
 use crate::ledger::{Ledger, LedgerError, Stage};
+use crate::libvirt::Endpoint;
 use crate::libvirt::server::Line;
 use crate::libvirt::tls::{Doorman, TlsError};
+use crate::net::{Carries, Listener, Machine, Net};
 use crate::wan::message::{self, Purpose};
 use crate::wan::{self, Control, WanError};
 use crate::{destination_host, flags, source_host};
@@ -44,15 +43,18 @@ pub enum ServeError {
 
 /// What both roles share.
 pub struct Agent {
-    pub config: Config,
-    pub identity: Identity,
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
     /// This site's platform.
-    pub site: Arc<LibvirtSite>,
+    pub(crate) site: Arc<dyn Site>,
+    pub(crate) net: Arc<dyn Net>,
     /// How far each migration came.
-    pub ledger: Ledger,
+    pub(crate) ledger: Ledger,
     /// Who may run.
-    pub custody: Custody,
-    pub arrivals: source_host::Arrivals,
+    pub(crate) custody: Custody,
+    pub(crate) arrivals: source_host::Arrivals,
+    /// Its tasks end, wherever they are.
+    ends: CancellationToken,
 }
 
 /// How many may be at a door at once, before they have shown a key or a certificate.
@@ -62,8 +64,6 @@ const STRANGERS_MAX: usize = 64;
 const HOSTS_MAX: usize = 256;
 
 pub fn run(config: Config) -> Result<(), ServeError> {
-    let identity = key::identity(&config.site.state_dir)?;
-    let ledger = Ledger::open(&config.site.state_dir.join("ledger"))?;
     let libvirt = LibvirtConfig {
         acceleration: if config.arrivals.emulate {
             Acceleration::Never
@@ -73,55 +73,101 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         ..LibvirtConfig::new(config.site.name.clone(), config.site.uri.clone())
     };
     let site = Arc::new(LibvirtSite::new(libvirt));
-    let platform: Arc<dyn Site> = Arc::<LibvirtSite>::clone(&site);
-    let custody = Custody::new(platform, config.site.state_dir.join("custody"));
-    let arrivals = source_host::Arrivals::default();
-    let agent = Arc::new(Agent { config, identity, site, ledger, custody, arrivals });
+    let agent = Arc::new(Agent::open(config, site, Arc::new(Machine))?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(ServeError::Runtime)?;
-    runtime.block_on(serve(agent))
+    runtime.block_on(async {
+        let terminated = async {
+            match signal(SignalKind::terminate()) {
+                Ok(mut signal) => drop(signal.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = agent.serve() => return ended,
+            () = terminated => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        info!("ends; what is not settled is gone on with at the next start");
+        Ok(())
+    })
 }
 
-async fn serve(agent: Arc<Agent>) -> Result<(), ServeError> {
-    let listen = &agent.config.listen;
-    let mut tasks = JoinSet::new();
-    let hosts = Arc::new(Semaphore::new(HOSTS_MAX));
-    for address in &listen.libvirt {
-        tasks.spawn(hear_hosts(Arc::clone(&agent), bind(*address).await?, Arc::clone(&hosts)));
+impl Agent {
+    /// With what its state directory holds, which is its alone.
+    pub fn open(
+        config: Config,
+        site: Arc<dyn Site>,
+        net: Arc<dyn Net>,
+    ) -> Result<Self, ServeError> {
+        let identity = key::identity(&config.site.state_dir)?;
+        let ledger = Ledger::open(&config.site.state_dir.join("ledger"))?;
+        let custody = Custody::new(Arc::clone(&site), config.site.state_dir.join("custody"));
+        let arrivals = source_host::Arrivals::default();
+        let ends = CancellationToken::new();
+        Ok(Self { config, identity, site, net, ledger, custody, arrivals, ends })
     }
-    if let Some(tls) = &listen.tls {
-        let doorman = Doorman::new(tls)?;
-        for address in &tls.at {
-            let (listener, hosts) = (bind(*address).await?, Arc::clone(&hosts));
-            tasks.spawn(hear_known_hosts(Arc::clone(&agent), listener, doorman.clone(), hosts));
+
+    /// Until it is told to end.
+    pub async fn serve(self: &Arc<Self>) -> Result<(), ServeError> {
+        let Listen { libvirt, tls, unix, wan } = &self.config.listen;
+        let hosts = Arc::new(Semaphore::new(HOSTS_MAX));
+        for address in libvirt {
+            let listener = self.listen(&Endpoint::Tcp(*address), Carries::Calls)?;
+            self.spawn(hear_hosts(Arc::clone(self), listener, Link::Open, Arc::clone(&hosts)));
         }
-    }
-    if let Some(path) = &listen.unix {
-        tasks.spawn(hear_hosts_here(Arc::clone(&agent), bind_unix(path)?, hosts));
-    }
-    tasks.spawn(hear_neighbour(Arc::clone(&agent), bind(listen.wan).await?));
-    go_on(&agent);
-    info!(
-        site = %agent.config.site.name,
-        neighbour = %agent.config.neighbour.name,
-        key = %agent.identity.public(),
-        "ready"
-    );
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
+        if let Some(tls) = tls {
+            let doorman = Doorman::new(tls)?;
+            for address in &tls.at {
+                let listener = self.listen(&Endpoint::Tcp(*address), Carries::Calls)?;
+                let (doorman, hosts) = (doorman.clone(), Arc::clone(&hosts));
+                self.spawn(hear_known_hosts(Arc::clone(self), listener, doorman, hosts));
+            }
         }
-    };
-    tokio::select! {
-        () = terminated => {}
-        _ = tokio::signal::ctrl_c() => {}
+        if let Some(path) = unix {
+            let listener = self.listen(&Endpoint::Unix(path.clone()), Carries::Calls)?;
+            self.spawn(hear_hosts(Arc::clone(self), listener, Link::Secure, hosts));
+        }
+        let listener = self.listen(&Endpoint::Tcp(*wan), Carries::Words)?;
+        self.spawn(hear_neighbour(Arc::clone(self), listener));
+        go_on(self);
+        info!(
+            site = %self.config.site.name,
+            neighbour = %self.config.neighbour.name,
+            key = %self.identity.public(),
+            "ready"
+        );
+        self.ends.cancelled().await;
+        Ok(())
     }
-    info!("ends; what is not settled is gone on with at the next start");
-    Ok(())
+
+    /// Everything of it ends where it is, as if it were killed.
+    pub fn end(&self) {
+        self.ends.cancel();
+    }
+
+    /// A task of its own: it ends with the agent, if not before. `None` then.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<Option<F::Output>>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let ends = self.ends.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = ends.cancelled() => None,
+                done = task => Some(done),
+            }
+        })
+    }
+
+    fn listen(&self, at: &Endpoint, carries: Carries) -> Result<Box<dyn Listener>, ServeError> {
+        let listen = |source| ServeError::Listen { on: at.to_string(), source };
+        self.net.listen(at, carries).map_err(listen)
+    }
 }
 
 /// Migrations that an earlier life of this agent did not see the end of.
@@ -134,29 +180,25 @@ fn go_on(agent: &Arc<Agent>) {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let listen = |source| ServeError::Listen { on: address.to_string(), source };
-    TcpListener::bind(address).await.map_err(listen)
+/// How hosts reach us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Open,
+    /// Encrypted, or on this machine.
+    Secure,
 }
 
-fn bind_unix(path: &PathBuf) -> Result<UnixListener, ServeError> {
-    let listen = |source| ServeError::Listen { on: path.display().to_string(), source };
-    // Of an earlier life: the state directory's lock says that there is no other.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(listen(error)),
-        _ => {}
-    }
-    UnixListener::bind(path).map_err(listen)
-}
-
-async fn hear_hosts(agent: Arc<Agent>, listener: TcpListener, hosts: Arc<Semaphore>) {
+async fn hear_hosts(
+    agent: Arc<Agent>,
+    listener: Box<dyn Listener>,
+    link: Link,
+    hosts: Arc<Semaphore>,
+) {
     while let Ok(place) = Arc::clone(&hosts).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                debug!(%peer, "a host connects");
-                if stream.set_nodelay(true).is_ok() {
-                    play_destination(&agent, Box::new(stream), false, place);
-                }
+                debug!(peer, "a host connects");
+                play_destination(&agent, stream, link, place);
             }
             Err(error) => out_of_breath(&error).await,
         }
@@ -165,7 +207,7 @@ async fn hear_hosts(agent: Arc<Agent>, listener: TcpListener, hosts: Arc<Semapho
 
 async fn hear_known_hosts(
     agent: Arc<Agent>,
-    listener: TcpListener,
+    listener: Box<dyn Listener>,
     doorman: Doorman,
     hosts: Arc<Semaphore>,
 ) {
@@ -173,22 +215,19 @@ async fn hear_known_hosts(
     while let Ok(waits) = Arc::clone(&strangers).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (agent, doorman) = (Arc::clone(&agent), doorman.clone());
+                let (whose, doorman) = (Arc::clone(&agent), doorman.clone());
                 let hosts = Arc::clone(&hosts);
-                tokio::spawn(async move {
-                    if stream.set_nodelay(true).is_err() {
-                        return;
-                    }
+                agent.spawn(async move {
                     let taken = doorman.take_in(stream).await;
                     drop(waits);
                     match taken {
                         // Known by now: it waits for its place.
                         Ok(stream) => {
                             if let Ok(place) = hosts.acquire_owned().await {
-                                play_destination(&agent, stream, true, place);
+                                play_destination(&whose, stream, Link::Secure, place);
                             }
                         }
-                        Err(error) => warn!(%peer, %error, "a host was turned away"),
+                        Err(error) => warn!(peer, %error, "a host was turned away"),
                     }
                 });
             }
@@ -197,19 +236,10 @@ async fn hear_known_hosts(
     }
 }
 
-async fn hear_hosts_here(agent: Arc<Agent>, listener: UnixListener, hosts: Arc<Semaphore>) {
-    while let Ok(place) = Arc::clone(&hosts).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => play_destination(&agent, Box::new(stream), true, place),
-            Err(error) => out_of_breath(&error).await,
-        }
-    }
-}
-
 fn play_destination(
     agent: &Arc<Agent>,
     stream: site::ByteStream,
-    secure: bool,
+    link: Link,
     place: OwnedSemaphorePermit,
 ) {
     let played = &agent.config.host;
@@ -222,35 +252,35 @@ fn play_destination(
             "<capabilities><host><uuid>{}</uuid></host></capabilities>",
             played.uuid
         ),
-        secure,
+        secure: link == Link::Secure,
         refused_flags: flags::REFUSED,
     };
     let line = Line::serve(stream, |now| Session::new(host, Limits::default(), now));
-    let agent = Arc::clone(agent);
-    tokio::spawn(async move {
-        destination_host::serve(agent, line).await;
+    let whose = Arc::clone(agent);
+    agent.spawn(async move {
+        destination_host::serve(whose, line).await;
         drop(place);
     });
 }
 
-async fn hear_neighbour(agent: Arc<Agent>, listener: TcpListener) {
+async fn hear_neighbour(agent: Arc<Agent>, listener: Box<dyn Listener>) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     loop {
         // Those that wait for a place wait in the kernel's queue.
         let Ok(place) = Arc::clone(&strangers).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let agent = Arc::clone(&agent);
-                tokio::spawn(async move {
+                let whose = Arc::clone(&agent);
+                agent.spawn(async move {
                     let answered =
-                        wan::answer(stream, agent.config.neighbour.key, &agent.identity).await;
+                        wan::answer(stream, whose.config.neighbour.key, &whose.identity).await;
                     drop(place);
                     match answered {
-                        Ok((stream, hello)) => play_source(&agent, stream, hello).await,
+                        Ok((stream, hello)) => play_source(&whose, stream, hello).await,
                         Err(error @ WanError::Secure(_)) => {
-                            warn!(%peer, "a stranger was turned away: {}", chain(&error));
+                            warn!(peer, "a stranger was turned away: {}", chain(&error));
                         }
-                        Err(error) => debug!(%peer, "nobody there: {}", chain(&error)),
+                        Err(error) => debug!(peer, "nobody there: {}", chain(&error)),
                     }
                 });
             }

@@ -7,18 +7,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustix::net::sockopt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use site::ByteStream;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
-use tokio::net::TcpStream;
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use transfer::secure::{self, Identity, PublicKey, SecureError, Secured, Trust};
 
+use crate::libvirt::Endpoint;
+use crate::net::{Carries, Net};
 use crate::relay::{ALIVE_EVERY, DEAD_AFTER};
 use message::{HELLO_MAX, Hello, MESSAGE_MAX, Message, Purpose};
 
@@ -41,23 +42,24 @@ pub enum WanError {
 }
 
 /// A connection with nothing said on it yet but who is there.
-pub type Stream = Secured<TcpStream>;
+pub type Stream = Secured<ByteStream>;
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Connects to the other agent and says what for.
 pub async fn dial(
-    address: SocketAddr,
-    key: PublicKey,
+    net: &dyn Net,
+    (address, key): (SocketAddr, PublicKey),
     me: &Identity,
     purpose: Purpose,
 ) -> Result<Stream, WanError> {
     let connect = |source| WanError::Connect { address, source };
-    let stream = match timeout(CONNECT_MAX, TcpStream::connect(address)).await {
+    let endpoint = Endpoint::Tcp(address);
+    let connecting = net.connect(&endpoint, Carries::Words);
+    let stream = match timeout(CONNECT_MAX, connecting).await {
         Ok(stream) => stream.map_err(connect)?,
         Err(_) => return Err(connect(io::ErrorKind::TimedOut.into())),
     };
-    tune(&stream).map_err(WanError::Broken)?;
     let mut secured = secure::connect(stream, me, Trust::Only(key)).await?;
     let hello = Hello { version: message::VERSION, purpose };
     write(&mut secured.stream, &hello, HELLO_MAX).await?;
@@ -66,23 +68,14 @@ pub async fn dial(
 
 /// Hears what a connection that was made to us is for.
 pub async fn answer(
-    stream: TcpStream,
+    stream: ByteStream,
     key: PublicKey,
     me: &Identity,
 ) -> Result<(Stream, Hello), WanError> {
-    tune(&stream).map_err(WanError::Broken)?;
     let mut secured = secure::accept(stream, me, Trust::Only(key)).await?;
     let hello = timeout(CONNECT_MAX, read(&mut secured.stream, HELLO_MAX)).await;
     let hello = hello.map_err(|_| WanError::TimedOut(CONNECT_MAX))??;
     Ok((secured, hello))
-}
-
-/// Small writes leave at once; what is not acknowledged for so long has nobody there.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let dead_after = u32::try_from(DEAD_AFTER.as_millis()).unwrap_or(u32::MAX);
-    sockopt::set_tcp_user_timeout(stream, dead_after)?;
-    Ok(())
 }
 
 /// The words of one migration, both ways. Each end says so often that it is there; one that falls

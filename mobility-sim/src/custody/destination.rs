@@ -5,7 +5,7 @@ use handover::{
     FenceReceipt, GrantReceipt, Refusal, RevokeReceipt,
 };
 use model::VmId;
-use site_ledger::{CustodyError, NativePaper, mark_of, own_mark};
+use site_ledger::{CustodyError, NativePaper, mark_of, native_key, own_mark};
 use units::Epoch;
 
 use super::{AsDestination, Carried, Custody, HandoverError, follows};
@@ -93,6 +93,8 @@ impl Custody {
         let refused = |error: &CustodyError, wanted: fn(&Refusal) -> bool| matches!(error, CustodyError::Refused(refusal) if wanted(refusal));
         let effects = match ledger.request(epoch, revoke(None), &mark).await {
             Err(error) if refused(&error, |it| matches!(it, Refusal::UnknownAttempt { .. })) => {
+                // Its papers are kept before it is opened; alone they look like a ledger that is lost.
+                self.site.forget(&native_key(ledger.vm(), epoch)?).await?;
                 return Ok(None);
             }
             Err(error) if refused(&error, |it| matches!(it, Refusal::PlaceholderGone)) => {

@@ -55,7 +55,14 @@ impl Custody {
         let AsSource { shelf, mut ledger } = self.open(paper).await?;
         ledger.look().await?;
         let made = match ledger.role.state(epoch) {
-            SourceState::Retired { .. } | SourceState::Destroyed => return Ok(Fenced::Retired),
+            SourceState::Retired { settled: true } | SourceState::Destroyed => {
+                return Ok(Fenced::Retired);
+            }
+            // A crash came between the two records.
+            SourceState::Retired { settled: false } => {
+                ledger.request(epoch, SourceRequest::Settled).await?;
+                return Ok(Fenced::Retired);
+            }
             SourceState::Fenced(receipt) => Some(receipt),
             _ => None,
         };

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use rpc::params::{Name, Params};
-use tokio::net::{TcpListener, TcpStream};
+use site::ByteStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span, debug, warn};
 use units::chain;
 
 use super::error::OutgoingError;
-use crate::config::Host;
+use crate::net::Listener;
 use crate::ports::{self, DataUri};
 use crate::progress::Meters;
 use crate::relay::{Early, EarlyError, Meter, Migration, Part, RelayError, Room, relay};
@@ -20,8 +20,8 @@ use crate::wan::message::{Door, Purpose, Token};
 
 /// Open, with nobody behind them yet.
 pub struct Doors {
-    memory: TcpListener,
-    disks: Option<TcpListener>,
+    memory: Box<dyn Listener>,
+    disks: Option<Box<dyn Listener>>,
     pub disks_port: Option<u16>,
     /// Where memory goes, if the operator has not said it in full.
     pub uri: Option<String>,
@@ -36,7 +36,9 @@ pub struct Carrying {
 pub const CONNECTIONS_MAX: usize = 260;
 
 impl Doors {
-    pub fn open(host: &Host, params: &Params, with_disks: bool) -> Result<Self, OutgoingError> {
+    pub fn open(agent: &Agent, params: &Params, with_disks: bool) -> Result<Self, OutgoingError> {
+        let host = &agent.config.host;
+        let listen = |named| ports::listen(&*agent.net, host.data_address, named, host.ports);
         let wanted = |name, what| {
             let uri: Option<&str> = params.get(name);
             uri.map(|uri| DataUri::parse(uri, what)).transpose()
@@ -44,7 +46,7 @@ impl Doors {
         let memory = wanted(&Name::MIGRATE_URI, "memory")?;
         let disks = wanted(&Name::DISKS_URI, "disks")?;
         let named_port = memory.as_ref().and_then(|uri| uri.port);
-        let (listener, port) = ports::listen(host.data_address, named_port, host.ports)?;
+        let (listener, port) = listen(named_port)?;
         let uri = match (&memory, named_port) {
             (Some(_), Some(_)) => None,
             (Some(uri), None) => Some(ports::tcp_uri(&uri.host, port)),
@@ -54,7 +56,7 @@ impl Doors {
             let port: Option<i32> = params.get(&Name::DISKS_PORT);
             let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
             let named = disks.and_then(|uri| uri.port).or(port);
-            let (listener, port) = ports::listen(host.data_address, named, host.ports)?;
+            let (listener, port) = listen(named)?;
             (Some(listener), Some(port))
         } else {
             (None, None)
@@ -96,7 +98,7 @@ impl Doors {
                     () = stop.cancelled() => {}
                 }
             };
-            tokio::spawn(carried.instrument(Span::current()));
+            agent.spawn(carried.instrument(Span::current()));
         }
         Carrying { _stop: stop.drop_guard() }
     }
@@ -114,14 +116,14 @@ struct Way {
 }
 
 /// Dropping it drops them all.
-async fn carry_all(listener: TcpListener, way: Way) {
+async fn carry_all(listener: Box<dyn Listener>, way: Way) {
     let mut carried = JoinSet::new();
     let mut index = 0;
     loop {
         tokio::select! {
             accepted = listener.accept(), if carried.len() < CONNECTIONS_MAX => match accepted {
                 Ok((local, peer)) => {
-                    debug!(%peer, leads_to = %way.leads_to, "a hypervisor connects");
+                    debug!(peer, leads_to = %way.leads_to, "a hypervisor connects");
                     let one = carry_one(local, index, way.clone());
                     carried.spawn(one.instrument(Span::current()));
                     index += 1;
@@ -136,11 +138,10 @@ async fn carry_all(listener: TcpListener, way: Way) {
     }
 }
 
-async fn carry_one(local: TcpStream, index: u32, way: Way) {
+async fn carry_one(local: ByteStream, index: u32, way: Way) {
     let Way { agent, token, leads_to, known, meter, broken } = way;
     let part = Part::Sends { kind: leads_to.into(), index, migration: known };
     let carried = async {
-        local.set_nodelay(true).map_err(RelayError::Local)?;
         let far = super::dial(&agent, Purpose::Stream { token, leads_to, index }).await;
         let far = far.map_err(|error| RelayError::Far(std::io::Error::other(error)))?;
         match leads_to {

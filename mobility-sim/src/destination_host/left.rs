@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use model::Power;
-use site::Site;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 use units::chain;
@@ -108,7 +107,7 @@ pub async fn wake(agent: &Agent, entry: &Entry) {
 
 /// Held, if it was left paused.
 async fn left(agent: &Agent, entry: &Entry) -> Result<Option<Held>, DaemonError> {
-    let held = Held::anew(&agent.config.site.socket, entry.vm).await?;
+    let held = Held::anew(&*agent.net, &agent.config.site.socket, entry.vm).await?;
     if held.stand().await? == Stand::LeftPaused {
         return Ok(Some(held));
     }

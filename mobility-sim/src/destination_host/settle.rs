@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use handover::Attestation;
 use model::{Power, SiteName, VmId};
-use site::{Site, SiteError, StoppedBy};
+use site::{SiteError, StoppedBy};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
@@ -57,13 +57,13 @@ pub struct Watch {
 }
 
 pub fn spawn(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>, watch: Watch) {
-    let agent = Arc::clone(agent);
+    let whose = Arc::clone(agent);
     let settled = async move {
-        if let Err(error) = settle(&agent, &id, control, &watch).await {
+        if let Err(error) = settle(&whose, &id, control, &watch).await {
             error!("not settled, and not before this agent is started again: {}", chain(&error));
         }
     };
-    tokio::spawn(settled.instrument(Span::current()));
+    agent.spawn(settled.instrument(Span::current()));
 }
 
 async fn settle(

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Endpoint;
+use crate::net::{Carries, Net};
 
 /// Open until it is dropped.
 pub struct Daemon {
@@ -50,9 +51,9 @@ pub enum DaemonError {
 const OPEN_MAX: Duration = Duration::from_secs(20);
 
 impl Daemon {
-    pub async fn open(endpoint: &Endpoint) -> Result<Self, DaemonError> {
+    pub async fn open(net: &dyn Net, endpoint: &Endpoint) -> Result<Self, DaemonError> {
         let connect = |source| DaemonError::Connect { endpoint: endpoint.clone(), source };
-        let stream = match timeout(OPEN_MAX, endpoint.connect()).await {
+        let stream = match timeout(OPEN_MAX, net.connect(endpoint, Carries::Calls)).await {
             Ok(stream) => stream.map_err(connect)?,
             Err(_) => return Err(connect(io::ErrorKind::TimedOut.into())),
         };

@@ -16,6 +16,7 @@ use units::chain;
 
 use super::Endpoint;
 use super::client::{Daemon, DaemonError};
+use crate::net::Net;
 
 /// Longer than libvirtd lets a call wait for another one's end.
 const HOLD_MAX: Duration = Duration::from_secs(40);
@@ -47,8 +48,8 @@ impl Held {
         Ok(Self { daemon, domain })
     }
 
-    pub async fn anew(endpoint: &Endpoint, vm: VmId) -> Result<Self, DaemonError> {
-        let daemon = Daemon::open(endpoint).await?;
+    pub async fn anew(net: &dyn Net, endpoint: &Endpoint, vm: VmId) -> Result<Self, DaemonError> {
+        let daemon = Daemon::open(net, endpoint).await?;
         let lookup = Call::LookupByUuid(vm.0.into_bytes());
         match daemon.call(lookup, LOOK_MAX).await? {
             Reply::Found(_, domain) => Self::begin(Arc::new(daemon), domain).await,

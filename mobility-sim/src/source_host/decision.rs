@@ -7,7 +7,7 @@ use std::time::Duration;
 use handover::Refusal;
 use model::{Power, VmId};
 use rpc::procedures::{Call, Reply};
-use site::{Leftover, Site, SiteError};
+use site::{Leftover, SiteError};
 use site_ledger::{CustodyError, NativePaper};
 use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
@@ -36,9 +36,9 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
         }
         // The source was never told that it is here: it goes.
         Destination::AttemptKnown | Destination::Placed | Destination::Revoked => {
-            let (agent, id) = (Arc::clone(agent), entry.id.clone());
-            let undone = async move { undo(&agent, &id).await };
-            drop(tokio::spawn(undone.instrument(Span::current())));
+            let (whose, id) = (Arc::clone(agent), entry.id.clone());
+            let undone = async move { undo(&whose, &id).await };
+            agent.spawn(undone.instrument(Span::current()));
         }
         Destination::Granted(then) => begin(agent, entry.clone(), then),
     }
@@ -126,8 +126,9 @@ pub enum DecideError {
 
 /// The VM is this site's. It is started until it runs.
 fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
-    let agent = Arc::clone(agent);
+    let begins = Arc::clone(agent);
     let begun = async move {
+        let agent = begins;
         let Entry { id, vm, name, attempt, transient, .. } = entry;
         loop {
             let started = match then {
@@ -161,7 +162,7 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
             error!("not on record: {}", chain(&error));
         }
     };
-    tokio::spawn(begun.instrument(Span::current()));
+    agent.spawn(begun.instrument(Span::current()));
 }
 
 /// It was defined while it waited, and nobody asked for more.
@@ -191,13 +192,13 @@ fn waiting(entry: &Entry) -> Waiting {
 
 /// Says now and then that a VM waits.
 pub fn watch(agent: &Arc<Agent>, id: &MigrationId) {
-    let (agent, id) = (Arc::clone(agent), id.clone());
+    let (whose, id) = (Arc::clone(agent), id.clone());
     let reminded = async move {
         loop {
             sleep(REMIND_EVERY).await;
-            match agent.ledger.entry(&id) {
+            match whose.ledger.entry(&id) {
                 Some(Entry { stage: Stage::Destination(Destination::Synced(_)), name, .. }) => {
-                    let source = &agent.config.neighbour.name;
+                    let source = &whose.config.neighbour.name;
                     warn!(
                         "{name} is here, paused, and is not started without the word of {source}"
                     );
@@ -206,7 +207,7 @@ pub fn watch(agent: &Arc<Agent>, id: &MigrationId) {
             }
         }
     };
-    tokio::spawn(reminded.instrument(Span::current()));
+    agent.spawn(reminded.instrument(Span::current()));
 }
 
 /// Nothing is left of it afterwards; what cannot be removed now is removed later. One that was
@@ -227,15 +228,15 @@ pub async fn undo(agent: &Arc<Agent>, id: &MigrationId) {
     if !agent.arrivals.undoes(id) {
         return;
     }
-    let agent = Arc::clone(agent);
+    let whose = Arc::clone(agent);
     let undone = async move {
-        match until_undone(&agent, &entry).await {
+        match until_undone(&whose, &entry).await {
             Ok(()) => info!("nothing is left of it"),
             Err(error) => error!("something is left of it, and stays: {}", chain(&error)),
         }
-        agent.arrivals.has_undone(&entry.id);
+        whose.arrivals.has_undone(&entry.id);
     };
-    tokio::spawn(undone.instrument(Span::current()));
+    agent.spawn(undone.instrument(Span::current()));
 }
 
 /// As long as asking again may help.
@@ -332,7 +333,7 @@ const DEFINITION_ALONE: u32 = 8;
 const LOOK_MAX: Duration = Duration::from_secs(30);
 
 async fn undefine(agent: &Agent, vm: VmId, flags: u32) -> Result<(), DaemonError> {
-    let daemon = Daemon::open(&agent.config.site.socket).await?;
+    let daemon = Daemon::open(&*agent.net, &agent.config.site.socket).await?;
     let found = daemon.call(Call::LookupByUuid(vm.0.into_bytes()), LOOK_MAX).await?;
     if let Reply::Found(_, domain) = found {
         daemon.call(Call::Undefine { domain, flags }, LOOK_MAX).await?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::{DiskBus, DiskFormat};
 use rpc::flags::Flags;
 use rpc::params::{Name, Params};
-use site::{NewDisk, Site, SiteError};
+use site::{NewDisk, SiteError};
 use units::{Bytes, DiskNo, MigrationId};
 
 use crate::config::Format;

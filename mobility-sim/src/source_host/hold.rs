@@ -13,7 +13,6 @@ use std::time::Duration;
 use model::VmId;
 use rpc::error::Code;
 use rpc::procedures::Domain;
-use site::Site;
 use tokio::select;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -75,13 +74,14 @@ pub async fn hold(
 /// Until it is let go, from now on or from when libvirtd can be asked.
 pub fn keep(agent: &Arc<Agent>, who: &Waiting, held: Option<Held>) {
     let Some(keeping) = agent.arrivals.holds.enter(&who.id) else { return };
-    let (agent, who) = (Arc::clone(agent), who.clone());
+    let (whose, who) = (agent, who.clone());
+    let agent = Arc::clone(agent);
     let kept = async move {
         keep_until(&agent, &who, held, &keeping.release).await;
         agent.arrivals.holds.leave(&who.id);
         keeping.released.cancel();
     };
-    tokio::spawn(kept.instrument(Span::current()));
+    whose.spawn(kept.instrument(Span::current()));
 }
 
 /// Whatever is asked of libvirtd afterwards need not wait.
@@ -136,7 +136,7 @@ async fn keep_until(
 }
 
 async fn anew(agent: &Agent, who: &Waiting) -> Result<Held, DaemonError> {
-    let held = Held::anew(&agent.config.site.socket, who.vm).await?;
+    let held = Held::anew(&*agent.net, &agent.config.site.socket, who.vm).await?;
     if !stands_still(agent, who, &held).await? {
         // What it wrote meanwhile is nobody's to throw away.
         let ran = agent.ledger.learn(&who.id, |entry| entry.ran = true).await;

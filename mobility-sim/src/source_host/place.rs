@@ -11,7 +11,6 @@ use roxmltree::Document;
 use rpc::flags::Flags;
 use rpc::params::{Name, Params};
 use rpc::procedures::{self, Call, Reply};
-use site::Site;
 use site_ledger::NativePaper;
 use tracing::{debug, info, warn};
 use units::{MigrationId, chain};
@@ -70,7 +69,7 @@ pub async fn place(
     let format = agent.config.arrivals.format;
     let wanted = disks::wanted(&definition, &theirs.disks()?, asked, &params, format)
         .map_err(ArrivalError::Disks)?;
-    let daemon = Arc::new(Daemon::open(&agent.config.site.socket).await?);
+    let daemon = Arc::new(Daemon::open(&*agent.net, &agent.config.site.socket).await?);
     let mut mapping = mapping(&daemon, &agent.config.arrivals, &definition).await?;
     // Whatever is against it is said before anything is made.
     mapping.disks = disks::supposed(&wanted);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use site::ByteStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,8 @@ use tracing::{debug, warn};
 use units::chain;
 
 use crate::destination_host::CONNECTIONS_MAX;
+use crate::libvirt::Endpoint;
+use crate::net::{Carries, Net};
 use crate::progress::Meters;
 use crate::relay::{Migration, Part, RelayError, Room, relay};
 use crate::serve::Agent;
@@ -45,7 +47,7 @@ impl Turn {
         Self(watch::Sender::new(0))
     }
 
-    async fn connect(&self, index: u32, to: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect(&self, net: &dyn Net, index: u32, to: SocketAddr) -> io::Result<ByteStream> {
         let mut turns = self.0.subscribe();
         let mine = timeout(TURN_MAX, turns.wait_for(|turn| *turn == index)).await;
         // Its sender is in our hands.
@@ -53,8 +55,7 @@ impl Turn {
             io::Error::new(io::ErrorKind::TimedOut, "an earlier connection is missing")
         })?
         .map_err(io::Error::other)?;
-        let stream = TcpStream::connect(to).await?;
-        stream.set_nodelay(true)?;
+        let stream = net.connect(&Endpoint::Tcp(to), Carries::Data).await?;
         self.0.send_replace(index.saturating_add(1));
         Ok(stream)
     }
@@ -120,7 +121,7 @@ pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, index: u32, str
     }
     let Some(address) = address else { return warn!("disks come where none are awaited") };
     let carried = async {
-        let local = turn.connect(index, address).await.map_err(RelayError::Local)?;
+        let local = turn.connect(&*agent.net, index, address).await.map_err(RelayError::Local)?;
         let part = Part::Takes { kind: leads_to.into(), index, migration: known };
         relay(local, stream.stream, part, meter).await
     };
@@ -142,6 +143,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::net::Machine;
 
     #[tokio::test]
     async fn connections_are_made_in_the_sources_order_however_they_come() {
@@ -151,7 +153,7 @@ mod tests {
         for index in [2_u8, 0, 1] {
             let turn = turn.clone();
             tokio::spawn(async move {
-                let mut stream = turn.connect(index.into(), to).await.unwrap();
+                let mut stream = turn.connect(&Machine, index.into(), to).await.unwrap();
                 stream.write_u8(index).await.unwrap();
             });
             tokio::task::yield_now().await;

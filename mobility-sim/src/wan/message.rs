@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use units::{Epoch, MigrationId};
 use uuid::Uuid;
 
-use crate::custody::Carried;
+pub use crate::custody::Carried;
 use crate::relay::StreamKind;
 
 pub const VERSION: u16 = 2;

@@ -9,6 +9,7 @@ use units::{Bytes, Epoch};
 use super::message::{Decided, Decision, Door, Token};
 use super::*;
 use crate::custody::Carried;
+use crate::net::Machine;
 
 fn hello() -> Hello {
     let token = Token::new([7; 16]);
@@ -50,9 +51,9 @@ async fn two_agents_that_know_each_other_talk_and_a_stranger_does_not() {
     let (my_key, your_key) = (me.public(), you.public());
     let serving = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        assert!(answer(stream, my_key, &you).await.is_err(), "a stranger is heard");
+        assert!(answer(Box::new(stream), my_key, &you).await.is_err(), "a stranger is heard");
         let (stream, _) = listener.accept().await.unwrap();
-        let (stream, said) = answer(stream, my_key, &you).await.unwrap();
+        let (stream, said) = answer(Box::new(stream), my_key, &you).await.unwrap();
         assert_eq!(said, hello());
         let mut control = Control::new(stream);
         assert_eq!(control.hear().await.unwrap(), Message::Decide(Decision::Revoke));
@@ -60,8 +61,8 @@ async fn two_agents_that_know_each_other_talk_and_a_stranger_does_not() {
         control.over.cancelled().await;
     });
     // Its handshake ends before it is judged.
-    let _ = dial(address, your_key, &stranger, hello().purpose).await;
-    let stream = dial(address, your_key, &me, hello().purpose).await.unwrap();
+    let _ = dial(&Machine, (address, your_key), &stranger, hello().purpose).await;
+    let stream = dial(&Machine, (address, your_key), &me, hello().purpose).await.unwrap();
     let mut control = Control::new(stream);
     let asked = Message::Decide(Decision::Revoke);
     let answered = control.ask(asked, Duration::from_secs(10)).await.unwrap();

@@ -116,8 +116,13 @@ impl Replies {
     ) -> Result<Option<usize>, EarlyError> {
         Ok(match self.state {
             State::Greeting => {
+                let begins = bytes.len().min(MAGIC.len());
+                if bytes[..begins] != MAGIC[..begins] {
+                    self.state = State::Lost;
+                    return Ok(None);
+                }
                 let Some(greeting) = bytes.get(..GREETING) else { return Ok(None) };
-                self.state = if greeting.starts_with(MAGIC) { State::Options } else { State::Lost };
+                self.state = State::Options;
                 out.extend(greeting);
                 Some(GREETING)
             }

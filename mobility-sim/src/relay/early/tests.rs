@@ -169,6 +169,10 @@ async fn what_is_no_nbd_passes_as_it_is() {
     let (mut heard, mut answered) = (vec![], vec![]);
     out.read_to_end(&mut heard).await.unwrap();
     client.read_to_end(&mut answered).await.unwrap();
+    let (mut client, local) = duplex(1 << 20);
+    let (_out, mut back) = split(Early::new(local));
+    back.write_all(b"!").await.unwrap();
+    assert_eq!(client.read_u8().await.unwrap(), b'!');
     assert_eq!(heard, said);
     assert_eq!(answered, [GREETING, &answer(5), b"\x16\x03\x03 and so on"].concat());
 }

@@ -1,0 +1,93 @@
+//! One case, and many.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::fault::Fault;
+use crate::judge::{Operator, Outcome};
+use crate::stage::Stage;
+use crate::world::Kind;
+
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub kind: Kind,
+    pub plan: Vec<(String, Fault)>,
+    pub operator: Operator,
+}
+
+pub struct Done {
+    pub outcome: Outcome,
+    pub struck: Vec<String>,
+    pub passed: Vec<String>,
+    pub violations: Vec<String>,
+}
+
+impl Case {
+    pub fn run(&self) -> Done {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut stage = Stage::set(self.kind, self.plan.clone()).await;
+            stage.play().await;
+            let outcome = stage.conclude(self.operator).await;
+            Done {
+                outcome,
+                struck: stage.world.struck(),
+                passed: stage.world.passed(),
+                violations: stage.violations,
+            }
+        })
+    }
+}
+
+/// Runs them all, on every core; answers in their order. What is violated fails the test, with all that is
+/// needed to see it again.
+pub fn run_all(cases: &[(String, Case)]) -> Vec<Done> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(BTreeMap::new());
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((_, case)) = cases.get(at) else { return };
+                    let ran = case.run();
+                    done.lock().unwrap().insert(at, ran);
+                }
+            });
+        }
+    });
+    let done: Vec<Done> = done.into_inner().unwrap().into_values().collect();
+    assert_eq!(done.len(), cases.len());
+    let bad: Vec<_> =
+        cases.iter().zip(&done).filter(|(_, done)| !done.violations.is_empty()).collect();
+    for ((name, case), Done { struck, outcome, violations, .. }) in bad.iter().take(SHOWN) {
+        println!("{name}: {:?}, the operator {:?}\n  {outcome}", case.kind, case.operator);
+        struck.iter().for_each(|struck| println!("  {struck}"));
+        violations.iter().for_each(|violation| println!("  ** {violation}"));
+    }
+    assert!(bad.is_empty(), "{} of {} cases are not as they should be", bad.len(), cases.len());
+    done
+}
+
+/// Of those that fail.
+const SHOWN: usize = 400;
+
+/// From the environment.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+/// As much of the agents' log as is asked for.
+pub fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CAUSEWAY_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // Another test may have been first.
+    let _ = log.with_test_writer().try_init();
+}

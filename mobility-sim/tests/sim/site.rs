@@ -1,0 +1,337 @@
+//! A site as its agent asks it: what its libvirt would answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
+use site::{
+    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
+    NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site, SiteError, SiteErrorKind,
+    StoppedBy, Takeover, UnfenceRecord,
+};
+use units::MigrationId;
+
+use crate::guest::{By, Domain, Guest};
+use crate::world::{Place, Who, World};
+
+pub struct Sited {
+    pub world: Arc<World>,
+    pub place: Place,
+    pub name: SiteName,
+    /// `None`: somebody who is nobody's process, and is struck by nothing.
+    pub who: Option<Who>,
+}
+
+type Done<T> = Result<T, SiteError>;
+
+impl Sited {
+    fn error(&self, kind: SiteErrorKind, attempt: &str, remedy: Remedy) -> SiteError {
+        SiteError {
+            site: self.name.clone(),
+            kind,
+            attempt: attempt.to_owned(),
+            what: format!("{kind:?}"),
+            hint: None,
+            remedy,
+            source: None,
+        }
+    }
+
+    /// One call, by the libvirtd that lives now, if it lives until it has answered.
+    async fn call<T>(
+        &self,
+        attempt: &str,
+        effect: impl FnOnce(&mut Guest) -> Result<T, SiteErrorKind> + Send,
+    ) -> Done<T> {
+        self.strikes(attempt, "asks").await;
+        let again = Remedy::RetryAfter(Duration::from_secs(1));
+        let asked = self.world.libvirtd(self.place);
+        if asked.is_none() {
+            return Err(self.error(SiteErrorKind::Unreachable, attempt, again));
+        }
+        let done = effect(&mut self.world.guest());
+        self.strikes(attempt, "has done").await;
+        if self.world.libvirtd(self.place) != asked {
+            return Err(self.error(SiteErrorKind::Unreachable, attempt, Remedy::Reconcile));
+        }
+        done.map_err(|kind| self.error(kind, attempt, Remedy::GiveUp))
+    }
+
+    async fn strikes(&self, attempt: &str, when: &str) {
+        if let Some(who) = self.who {
+            self.world.at(who, &format!("{} {when}: {attempt}", who.name())).await;
+        }
+    }
+
+    async fn on_domain<T>(
+        &self,
+        attempt: &str,
+        effect: impl FnOnce(&mut Domain) -> Result<T, SiteErrorKind> + Send,
+    ) -> Done<T> {
+        let place = self.place;
+        self.call(attempt, move |guest| effect(guest.domain(place).ok_or(SiteErrorKind::NotFound)?))
+            .await
+    }
+
+    fn unsupported<T>(&self, attempt: &str) -> Done<T> {
+        Err(self.error(SiteErrorKind::Unsupported, attempt, Remedy::GiveUp))
+    }
+}
+
+#[async_trait]
+impl Site for Sited {
+    fn name(&self) -> &SiteName {
+        &self.name
+    }
+
+    async fn power(&self, _: VmId) -> Done<Power> {
+        let place = self.place;
+        self.call("power", move |guest| Ok(guest.power(place))).await
+    }
+
+    async fn stopped_by(&self, _: VmId) -> Done<Option<StoppedBy>> {
+        let place = self.place;
+        let how = |guest: &mut Guest| Ok(guest.domain(place).and_then(|domain| domain.stopped_by));
+        self.call("stopped by", how).await
+    }
+
+    async fn resume(&self, _: VmId) -> Done<()> {
+        let place = self.place;
+        self.call("resume", move |guest| match guest.power(place) {
+            Power::Running => Ok(()),
+            Power::Paused => {
+                guest.resumes(place);
+                Ok(())
+            }
+            Power::Off => Err(SiteErrorKind::WrongState),
+            Power::Absent => Err(SiteErrorKind::NotFound),
+        })
+        .await
+    }
+
+    async fn power_off(&self, _: VmId) -> Done<()> {
+        let world = Arc::clone(&self.world);
+        let place = self.place;
+        self.call("power off", |_| Ok(())).await?;
+        world.ends(place, StoppedBy::PoweredOff, By::Program);
+        Ok(())
+    }
+
+    async fn power_on(&self, _: VmId) -> Done<()> {
+        let place = self.place;
+        self.call("power on", move |guest| match guest.power(place) {
+            Power::Off if guest.domain(place).is_some_and(|domain| domain.fenced) => {
+                Err(SiteErrorKind::Platform)
+            }
+            Power::Off => {
+                guest.starts(place);
+                Ok(())
+            }
+            Power::Running => Ok(()),
+            Power::Paused => Err(SiteErrorKind::WrongState),
+            Power::Absent => Err(SiteErrorKind::NotFound),
+        })
+        .await
+    }
+
+    async fn keep(&self, key: &RecordKey, expected: Option<&[u8]>, body: &[u8]) -> Done<()> {
+        let place = self.place;
+        self.call("keep", move |guest| {
+            let records = &mut guest.host(place).records;
+            let there = records.get(key).map(Vec::as_slice);
+            if there != Some(body) && there != expected {
+                return Err(SiteErrorKind::Conflict);
+            }
+            records.insert(key.clone(), body.to_vec());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn kept(&self, key: &RecordKey) -> Done<Option<Vec<u8>>> {
+        let place = self.place;
+        self.call("kept", move |guest| Ok(guest.host(place).records.get(key).cloned())).await
+    }
+
+    async fn kept_keys(&self) -> Done<Vec<RecordKey>> {
+        let place = self.place;
+        self.call("kept keys", move |guest| Ok(guest.host(place).records.keys().cloned().collect()))
+            .await
+    }
+
+    async fn forget(&self, key: &RecordKey) -> Done<()> {
+        let place = self.place;
+        self.call("forget", move |guest| {
+            guest.host(place).records.remove(key);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn fence_capture(&self, _: VmId, stage: FenceStage) -> Done<UnfenceRecord> {
+        self.on_domain("fence capture", move |_| {
+            Ok(UnfenceRecord { stage, body: "{\"version\":1}".to_owned() })
+        })
+        .await
+    }
+
+    async fn fence_apply(&self, _: VmId, _: &UnfenceRecord) -> Done<()> {
+        self.on_domain("fence apply", |domain| {
+            domain.fenced = true;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn fence_holds(&self, _: VmId, _: &UnfenceRecord) -> Done<bool> {
+        self.on_domain("fence holds", |domain| Ok(domain.fenced)).await
+    }
+
+    async fn fence_undo(&self, _: VmId, _: &UnfenceRecord) -> Done<()> {
+        let place = self.place;
+        // A transient VM that runs has no definition to put back.
+        self.call("fence undo", move |guest| {
+            if let Some(domain) = guest.domain(place) {
+                domain.fenced = false;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn create_disk(&self, migration: &MigrationId, disk: &NewDisk) -> Done<CreatedDisk> {
+        let place = self.place;
+        self.call("create disk", move |guest| {
+            let volumes = &mut guest.host(place).volumes;
+            let fresh = volumes.insert(disk.volume.clone(), migration.clone()).is_none();
+            Ok(CreatedDisk { no: disk.no, location: format!("/pool/{}", disk.volume), fresh })
+        })
+        .await
+    }
+
+    async fn placeholder(&self, _: VmId) -> Done<PlaceholderState> {
+        let place = self.place;
+        self.call("placeholder", move |guest| {
+            Ok(match guest.domain(place) {
+                None => PlaceholderState::Absent,
+                Some(Domain { power, ours: None, .. }) => {
+                    PlaceholderState::Foreign { name: "web1".to_owned(), power: *power }
+                }
+                Some(Domain { power, ours: Some((migration, epoch)), .. }) => {
+                    PlaceholderState::Released {
+                        migration: migration.clone(),
+                        epoch: *epoch,
+                        power: *power,
+                    }
+                }
+            })
+        })
+        .await
+    }
+
+    async fn write_mark(&self, _: VmId, mark: &Mark) -> Done<()> {
+        self.on_domain("write mark", move |domain| match &domain.mark {
+            Some(there) if there != mark => Err(SiteErrorKind::Conflict),
+            _ if domain.ours.is_none() => Err(SiteErrorKind::Conflict),
+            _ => {
+                domain.mark = Some(mark.clone());
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    async fn read_mark(&self, _: VmId) -> Done<Option<Mark>> {
+        let place = self.place;
+        self.call("read mark", move |guest| {
+            Ok(guest.domain(place).and_then(|domain| domain.mark.clone()))
+        })
+        .await
+    }
+
+    async fn leftovers(&self, migration: &MigrationId) -> Done<Vec<Leftover>> {
+        let place = self.place;
+        self.call("leftovers", move |guest| {
+            let volumes = guest.host(place).volumes.iter().filter(|(_, whose)| *whose == migration);
+            Ok(volumes
+                .map(|(volume, _)| Leftover::Volume {
+                    pool: "default".to_owned(),
+                    volume: volume.clone(),
+                    location: format!("/pool/{volume}"),
+                })
+                .collect())
+        })
+        .await
+    }
+
+    async fn remove(&self, leftover: &Leftover) -> Done<()> {
+        let place = self.place;
+        self.call("remove", move |guest| {
+            if let Leftover::Volume { volume, .. } = leftover {
+                guest.removes(place, volume);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    // --- what no agent asks ----------------------------------------------------------------------
+
+    async fn probe(&self) -> Done<SiteReport> {
+        self.unsupported("probe")
+    }
+
+    async fn vms(&self) -> Done<Vec<(VmId, String)>> {
+        self.unsupported("list VMs")
+    }
+
+    async fn vm(&self, _: &str) -> Done<Vm> {
+        self.unsupported("look at a VM")
+    }
+
+    async fn suspend(&self, _: VmId) -> Done<()> {
+        let place = self.place;
+        self.call("suspend", move |guest| {
+            guest.pauses(place);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn write_counts(&self, _: VmId) -> Done<Vec<WriteCount>> {
+        self.unsupported("count writes")
+    }
+
+    async fn fence_offer(&self, _: VmId) -> Done<FenceOffer> {
+        self.unsupported("plan a fence")
+    }
+
+    async fn retire(&self, _: VmId, _: &UnfenceRecord) -> Done<String> {
+        self.unsupported("retire")
+    }
+
+    async fn discard(&self, _: VmId, _: &[UnfenceRecord], _: &[String]) -> Done<Discarded> {
+        self.unsupported("discard")
+    }
+
+    async fn put_appliance(&self, _: &ApplianceFiles) -> Done<ApplianceRef> {
+        self.unsupported("put the appliance")
+    }
+
+    async fn define_placeholder(&self, _: &PlaceholderSpec) -> Done<()> {
+        self.unsupported("define")
+    }
+
+    async fn start_helper(&self, _: VmId) -> Done<()> {
+        self.unsupported("start the helper")
+    }
+
+    async fn open_channel(&self, _: VmId, _: u16, _: Takeover) -> Done<ByteStream> {
+        self.unsupported("open a channel")
+    }
+
+    async fn start_from_own_disk(&self, _: &PlaceholderSpec) -> Done<()> {
+        self.unsupported("start from its disk")
+    }
+}
