@@ -33,7 +33,7 @@ use ways::{WAYS, Way};
 /// The guest works for so long before anything is measured, and then before it moves.
 const REST: Duration = Duration::from_secs(5);
 
-/// So often the move is made if the emulated guest spins after it.
+/// So often the move is made if the emulated guest panics after it.
 const TRIES: u32 = 3;
 
 pub fn run(order: &Live) -> Result<()> {
@@ -90,7 +90,7 @@ fn turns(
     Ok(Section::new(mbit, pace, rate, load_before, runs))
 }
 
-/// Until the guest does not spin where it has come to.
+/// Until the guest goes on where it has come to.
 fn heard(mut measure: impl FnMut() -> Result<Run>) -> Result<Run> {
     let mut run = measure()?;
     for _ in 1..TRIES {
