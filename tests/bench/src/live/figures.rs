@@ -51,7 +51,7 @@ pub struct Run {
     /// On the shaped paths, headers included: to west, and back.
     pub out_bytes: u64,
     pub back_bytes: u64,
-    /// The longest time in which the guest answered nobody; none if it spun after its move.
+    /// The longest time in which the guest answered nobody; none if it did not go on after its move.
     pub downtime_ms: Option<f64>,
     /// The same, for the seconds before it moved.
     pub noise_ms: f64,
@@ -201,7 +201,7 @@ pub mod tests {
     }
 
     #[test]
-    fn ratios_are_of_the_same_round_and_a_guest_that_spun_has_no_downtime() {
+    fn ratios_are_of_the_same_round_and_a_guest_that_does_not_go_on_has_no_downtime() {
         let section = section(Some(200));
         let plain = Ratio { peer: Way::Plain, wall: 0.625, bytes: 0.5, downtime: 0.9 };
         assert_eq!(section.ratios[0], plain);

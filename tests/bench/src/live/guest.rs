@@ -22,15 +22,14 @@ pub const VM: &str = "web1";
 /// Guests are emulated, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Now and then an emulated guest spins in its kernel after it has moved, whoever moved it.
-const SPINS_AFTER: Duration = Duration::from_secs(30);
+/// Now and then the kernel of an emulated guest panics after it has moved, whoever moved it: a page of it
+/// is not what it was last.
+const PANICS_WITHIN: Duration = Duration::from_secs(30);
 
-/// As often it may do so after it was restored.
+/// As often that may be after it was restored.
 const TRIES: u32 = 5;
 
-/// By its processor's clock an emulated guest spins more often after it has moved.
-const FILL: &str = "echo acpi_pm > /sys/devices/system/clocksource/clocksource0/current_clocksource && \
-    systemd-run --quiet --unit=words perl /root/work.pl && \
+const FILL: &str = "systemd-run --quiet --unit=words perl /root/work.pl && \
     systemd-run --quiet --unit=work sh -c 'exec python3 /root/work.py 0.1 /run/rate INDEX > /run/said' && \
     until grep -q ready /run/said; do systemctl is-active --quiet work || exit 1; sleep 1; done && \
     find /usr /var -xdev -type f | head -n 6000 | xargs -n 64 cat > /dev/null 2>&1; true";
@@ -122,7 +121,7 @@ impl<'a> Guest<'a> {
                 return Ok(());
             }
         }
-        bail!("restored {TRIES} times, it always spins")
+        bail!("restored {TRIES} times, it never goes on")
     }
 
     /// Nothing of it is left at either site.
@@ -182,12 +181,15 @@ impl<'a> Guest<'a> {
         Ok(())
     }
 
-    /// It goes on where it was: the same boot, and at work. Not so if it spins.
+    /// It goes on where it was: the same boot, and at work. Not so if it panicked.
     pub fn has_arrived(&self) -> Result<bool> {
         let began = self.prober.now();
         while !self.prober.has_heard_since(began) {
-            if self.prober.now() - began > SPINS_AFTER {
-                eprintln!("the emulated guest spins at {}", self.at.name());
+            if self.prober.now() - began > PANICS_WITHIN {
+                eprintln!(
+                    "the emulated guest does not go on at {}: its console says why",
+                    self.at.name()
+                );
                 return Ok(false);
             }
             std::thread::sleep(Duration::from_millis(20));

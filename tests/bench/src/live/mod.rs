@@ -33,6 +33,9 @@ use ways::{WAYS, Way};
 /// The guest works for so long before anything is measured, and then before it moves.
 const REST: Duration = Duration::from_secs(5);
 
+/// So often the move is made if the emulated guest panics after it.
+const TRIES: u32 = 3;
+
 pub fn run(order: &Live) -> Result<()> {
     let programs = crate::tools::programs(order.programs.as_deref());
     let load_before = Load::now()?;
@@ -75,13 +78,28 @@ fn turns(
     let mut runs = Vec::new();
     for round in 1..=order.rounds {
         for way in in_turn(&WAYS, round) {
-            let run = measure(ground, guest, *way, round, rate)
-                .with_context(|| format!("{} failed in round {round}", way.name()))?;
+            let measure = || {
+                measure(ground, guest, *way, round, rate)
+                    .with_context(|| format!("{} failed in round {round}", way.name()))
+            };
+            let run = heard(measure)?;
             eprintln!("{mbit:?} Mbit/s, {pace:?}, {round}/{} {run}", order.rounds);
             runs.push(run);
         }
     }
     Ok(Section::new(mbit, pace, rate, load_before, runs))
+}
+
+/// Until the guest goes on where it has come to.
+fn heard(mut measure: impl FnMut() -> Result<Run>) -> Result<Run> {
+    let mut run = measure()?;
+    for _ in 1..TRIES {
+        if run.downtime_ms.is_some() {
+            break;
+        }
+        run = measure()?;
+    }
+    Ok(run)
 }
 
 fn measure(ground: &Ground, guest: &mut Guest<'_>, way: Way, round: u32, rate: f64) -> Result<Run> {
