@@ -177,8 +177,15 @@ async fn prepare(
     let doors = Doors::open(&agent.config.host, &params, with_disks)?;
     let cookie = cookie::text(&cookie)?.to_owned();
     let stage = Stage::Source(Source::AttemptKnown);
-    let entry =
-        Entry { id: id.clone(), vm, name: name.clone(), attempt: None, carried: None, stage };
+    let entry = Entry {
+        id: id.clone(),
+        vm,
+        name: name.clone(),
+        attempt: None,
+        carried: None,
+        belongings: None,
+        stage,
+    };
     agent.ledger.begin(entry).await?;
     let leaving = Leaving {
         vm,

@@ -10,7 +10,7 @@ use site::{
     LiveJob, LiveWish, Mark, NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site,
     SiteError, SiteErrorKind, StoppedBy, Takeover, UnfenceRecord,
 };
-use units::MigrationId;
+use units::{Epoch, MigrationId};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::stream::Stream;
@@ -19,8 +19,8 @@ use crate::channel::Channel;
 use crate::fault::{Fault, Op};
 use crate::link::Link;
 use crate::{
-    LibvirtConfig, appliance, fence, inventory, live, look, placeholder, power, probe, records,
-    volumes,
+    Belongings, LibvirtConfig, appliance, belongings, fence, inventory, live, look, placeholder,
+    power, probe, records, volumes,
 };
 
 /// A site that speaks libvirt. Makes no connection until it is asked something.
@@ -58,6 +58,21 @@ impl LibvirtSite {
         work: impl Fn(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, SiteError> {
         self.link.call(Op::Change, attempt, self.config.limits.change, work).await
+    }
+
+    /// What libvirt keeps of a VM that never came to be here, by its own live migration, goes.
+    pub async fn remove_belongings(
+        &self,
+        migration: &MigrationId,
+        epoch: Epoch,
+        vm: VmId,
+        belongings: &Belongings,
+    ) -> Result<(), SiteError> {
+        let (migration, belongings) = (migration.clone(), belongings.clone());
+        self.change(format!("remove what is kept beside VM {vm}"), move |connection| {
+            belongings::remove(connection, (&migration, epoch), vm, &belongings)
+        })
+        .await
     }
 
     /// As [`Self::change`], for what moves many bytes.
