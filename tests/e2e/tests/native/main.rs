@@ -5,5 +5,7 @@
 mod certificates;
 mod driven;
 mod faults;
+mod firmware;
 mod story;
+mod tpm;
 mod variants;
