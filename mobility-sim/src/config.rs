@@ -26,6 +26,9 @@
 //! [arrivals]
 //! pool = "default"
 //! networks = { br0 = "default", br1 = "bridge:br-lan" }
+//! loaders = { "/usr/share/edk2/ovmf/OVMF_CODE.fd" = "/usr/share/OVMF/OVMF_CODE_4M.fd" }
+//! nvram-dir = "/var/lib/libvirt/qemu/nvram"
+//! listen = "10.77.1.1"
 //! ```
 
 use std::collections::BTreeMap;
@@ -149,10 +152,11 @@ pub struct Arrivals {
     /// By what the source calls a network or a bridge.
     #[serde(default)]
     networks: BTreeMap<String, String>,
-    /// UEFI code, by its path at the source.
+    /// UEFI code, by its path at the source; of the same size. Libvirt has to know which variables belong to
+    /// it, as it does where `/usr/share/qemu/firmware` describes it.
     #[serde(default)]
     pub loaders: BTreeMap<String, String>,
-    /// Folder for the variables of their firmware.
+    /// Folder on the hypervisor's host for the variables of their firmware; it has to be there.
     pub nvram_dir: Option<PathBuf>,
     /// Where consoles listen.
     #[serde(default = "loopback")]
@@ -230,6 +234,14 @@ impl Config {
                 "neighbour.address: nobody is there: give the other agent's address and port",
             ),
             (arrivals.pool.is_empty(), "arrivals.pool: name a storage pool of this site"),
+            (
+                arrivals.loaders.values().any(|code| !code.starts_with('/')),
+                "arrivals.loaders: give whole paths of firmware on this site's hypervisor",
+            ),
+            (
+                arrivals.nvram_dir.as_ref().is_some_and(|dir| dir.is_relative()),
+                "arrivals.nvram-dir: give the whole path of a folder on this site's hypervisor",
+            ),
         ];
         wrong.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned()).collect()
     }
@@ -297,8 +309,10 @@ mod tests {
         let text = example()
             .replace("neighbour-of-east", "localhost")
             .replace("\"west\"", "\"east\"")
-            .replace("data-address = \"10.77.1.1\"", "data-address = \"0.0.0.0\"");
+            .replace("data-address = \"10.77.1.1\"", "data-address = \"0.0.0.0\"")
+            .replace("/usr/share/OVMF/", "")
+            .replace("/var/lib/libvirt/", "");
         let Err(ConfigError::Mistakes { mistakes, .. }) = load(&text) else { panic!("taken") };
-        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 5, "{mistakes:?}");
     }
 }

@@ -187,6 +187,7 @@ async fn prepare(
         carried: None,
         transient: false,
         ran: false,
+        belongings: None,
         stage,
     };
     agent.ledger.begin(entry).await?;

@@ -7,7 +7,7 @@ pub mod grammar;
 pub mod node;
 pub mod translate;
 
-pub use translate::{DiskPlace, Mapping, Refusal, TranslateError, Translated, translate};
+pub use translate::{DiskPlace, Firmware, Mapping, Refusal, TranslateError, Translated, translate};
 
 #[cfg(test)]
 mod tests;

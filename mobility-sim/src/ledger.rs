@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use journal::{AppendError, Journal, OpenError, StoreId};
 use model::VmId;
 use serde::{Deserialize, Serialize};
+use site::Belongings;
 use site_ledger::NativePaper;
 use thiserror::Error;
 use units::{Epoch, MigrationId};
@@ -54,6 +55,9 @@ pub struct Entry {
     /// What came over, once the VM is whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<Carried>,
+    /// What the destination's libvirt will keep of it beside its disks, from before that is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub belongings: Option<Belongings>,
     /// At the destination: it is to be defined for no longer than it waits.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub transient: bool,
@@ -257,11 +261,22 @@ fn check(entries: &Entries, entry: &Entry) -> Result<(), LedgerError> {
 mod tests {
     use super::*;
     use journal::faulty::Disk;
+    use site::UefiVariables;
     use uuid::Uuid;
 
     fn entry(id: &str, stage: Stage) -> Entry {
         let (id, vm, name) = (id.parse().unwrap(), VmId(Uuid::nil()), "web1".to_owned());
-        Entry { id, vm, name, attempt: None, carried: None, transient: false, ran: false, stage }
+        Entry {
+            id,
+            vm,
+            name,
+            attempt: None,
+            carried: None,
+            belongings: None,
+            transient: false,
+            ran: false,
+            stage,
+        }
     }
 
     fn open(disk: &Disk) -> Result<Ledger, LedgerError> {
@@ -336,6 +351,24 @@ mod tests {
             assert_eq!(serde_json::to_string(&entry("a", stage)).unwrap(), json);
             assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), entry("a", stage));
         }
+    }
+
+    #[test]
+    fn what_is_kept_beside_a_vm_is_read_as_it_was_written() {
+        let variables = UefiVariables { loader: "/fw/c".to_owned(), file: "/fw/v".to_owned() };
+        let belongings = Belongings {
+            kind: "kvm".to_owned(),
+            arch: "x86_64".to_owned(),
+            variables: Some(variables),
+            tpm: Some("tpm-crb".to_owned()),
+        };
+        let entry = Entry { belongings: Some(belongings), ..entry("a", ALL[5]) };
+        let json = "{\"id\":\"a\",\"vm\":\"00000000-0000-0000-0000-000000000000\",\
+                    \"name\":\"web1\",\"belongings\":{\"kind\":\"kvm\",\"arch\":\"x86_64\",\
+                    \"variables\":{\"loader\":\"/fw/c\",\"file\":\"/fw/v\"},\"tpm\":\"tpm-crb\"},\
+                    \"stage\":{\"destination\":\"attempt_known\"}}";
+        assert_eq!(serde_json::to_string(&entry).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Entry>(json).unwrap(), entry);
     }
 
     #[test]

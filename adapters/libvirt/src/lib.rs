@@ -6,13 +6,14 @@
 //! | VMs as they are | `inventory`, `xml` |
 //! | VMs to come | `volumes`, `appliance`, `placeholder`, `channel` |
 //! | VMs that left | `fence` |
-//! | its own live migration | `live` |
+//! | its own live migration | `live`, `belongings` |
 //! | what is kept for a coordinator | `records` |
 //!
 //! Only the public API is used, over the connection that the operator has anyway. SSH to the host,
 //! where it was given, makes fences stronger and does nothing else.
 
 mod appliance;
+mod belongings;
 mod channel;
 mod config;
 mod fault;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
-    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover,
-    LiveJob, LiveWish, Mark, NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site,
-    SiteError, SiteErrorKind, StoppedBy, Takeover, UnfenceRecord,
+    ApplianceFiles, ApplianceRef, Belongings, ByteStream, CreatedDisk, Discarded, FenceStage,
+    Leftover, LiveJob, LiveWish, Mark, NewDisk, PlaceholderSpec, PlaceholderState, RecordKey,
+    Remedy, Site, SiteError, SiteErrorKind, StoppedBy, Takeover, UnfenceRecord,
 };
-use units::MigrationId;
+use units::{Epoch, MigrationId};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::stream::Stream;
@@ -19,8 +19,8 @@ use crate::channel::Channel;
 use crate::fault::{Fault, Op};
 use crate::link::Link;
 use crate::{
-    LibvirtConfig, appliance, fence, inventory, live, look, placeholder, power, probe, records,
-    volumes,
+    LibvirtConfig, appliance, belongings, fence, inventory, live, look, placeholder, power, probe,
+    records, volumes,
 };
 
 /// A site that speaks libvirt. Makes no connection until it is asked something.
@@ -334,6 +334,20 @@ impl Site for LibvirtSite {
         };
         self.change(format!("remove {name}"), move |connection| {
             placeholder::remove(connection, &leftover)
+        })
+        .await
+    }
+
+    async fn remove_belongings(
+        &self,
+        migration: &MigrationId,
+        epoch: Epoch,
+        vm: VmId,
+        belongings: &Belongings,
+    ) -> Result<(), SiteError> {
+        let (migration, belongings) = (migration.clone(), belongings.clone());
+        self.change(format!("remove what is kept beside VM {vm}"), move |connection| {
+            belongings::remove(connection, (&migration, epoch), vm, &belongings)
         })
         .await
     }

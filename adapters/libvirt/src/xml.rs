@@ -16,8 +16,8 @@ pub(crate) use ours::{FenceNote, FencedDisk, Ours, OursState, ours_uri};
 pub(crate) use secret::{SecretXml, new_secret};
 pub(crate) use storage::{PoolXml, VolumeXml, new_pool, new_volume};
 pub(crate) use write::{
-    CACHED, DIRECT, Fenced, Form, Host, Located, NOWHERE, WriteError, fenced, metadata_text,
-    placeholder,
+    CACHED, DIRECT, Fenced, Form, Host, Located, NOWHERE, WriteError, Written, element, fenced,
+    metadata_text, placeholder,
 };
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 
 pub mod conformance;
 
+mod belongings;
 mod error;
 mod guest;
 mod live;
@@ -23,6 +24,7 @@ mod placeholder;
 mod record;
 mod stream;
 
+pub use belongings::{Belongings, UefiVariables};
 pub use error::{Remedy, SiteError, SiteErrorKind};
 pub use guest::{GuestAccess, GuestProbe, Privilege};
 pub use live::{LiveJob, LivePart, LiveWish};
@@ -36,7 +38,7 @@ pub use stream::{ByteIo, ByteStream};
 use async_trait::async_trait;
 use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use serde::{Deserialize, Serialize};
-use units::MigrationId;
+use units::{Epoch, MigrationId};
 
 /// A cloud, as the operator's credentials reach it.
 #[async_trait]
@@ -183,6 +185,17 @@ pub trait Site: Send + Sync {
     /// Removes one of them. Refuses a placeholder that bears a mark. What is gone already is
     /// success.
     async fn remove(&self, leftover: &Leftover) -> Result<(), SiteError>;
+
+    /// What the platform keeps of a VM that never came to be here, by its own live migration, goes.
+    async fn remove_belongings(
+        &self,
+        _migration: &MigrationId,
+        _epoch: Epoch,
+        _vm: VmId,
+        _belongings: &Belongings,
+    ) -> Result<(), SiteError> {
+        Err(no_live_migration(self.name()))
+    }
 
     // --- its own live migration, at the source ------------------------------------------------
 

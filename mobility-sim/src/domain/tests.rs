@@ -77,6 +77,7 @@ fn mapping() -> Mapping {
         disks: BTreeMap::from([("vda".to_owned(), place)]),
         loaders: BTreeMap::new(),
         nvram: None,
+        firmware: None,
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
         same_processor: false,
         arrival: None,
@@ -196,6 +197,59 @@ fn what_cannot_go_is_named_and_all_of_it_at_once() {
         refused(&definition("", "").replace("<name>web1", "<name>../web1")),
         ["name", "name"]
     );
+}
+
+const CODE: &str = "/usr/share/edk2/code.fd";
+
+fn by_uefi() -> Mapping {
+    Mapping {
+        loaders: BTreeMap::from([(CODE.to_owned(), "/fw/code.fd".to_owned())]),
+        nvram: Some("/fw/web1-a1_VARS.fd".to_owned()),
+        ..mapping()
+    }
+}
+
+fn booting(os: &str) -> String {
+    definition("", "").replace("<boot dev='hd'/>", os)
+}
+
+#[test]
+fn firmware_is_mapped_and_stays_what_was_chosen_for_the_vm_that_runs() {
+    // What runs; then, of the same VM, what is kept for its next start.
+    let live = format!(
+        "<firmware><feature enabled='no' name='secure-boot'/></firmware>\
+         <loader readonly='yes' secure='no' type='pflash'>{CODE}</loader>\
+         <nvram template='/usr/share/edk2/vars.fd'>/var/lib/web1_VARS.fd</nvram>"
+    );
+    let made = translate(&booting(&live), &by_uefi()).unwrap();
+    let kept = definition("", "").replace("<os>", "<os firmware='efi'>");
+    let kept =
+        kept.replace("<boot dev='hd'/>", "<firmware><feature enabled='no' name='x'/></firmware>");
+    assert!(matches!(translate(&kept, &by_uefi()), Err(TranslateError::Refused(_))));
+    let chosen = Mapping { firmware: Firmware::of(&made.domain), ..by_uefi() };
+    for xml in [made.xml, translate(&kept, &chosen).unwrap().xml] {
+        for ours in ["secure=\"no\"", "type=\"pflash\"", ">/fw/code.fd<", ">/fw/web1-a1_VARS.fd<"] {
+            assert!(xml.contains(ours), "{ours} is not in {xml}");
+        }
+        for theirs in ["edk2", "/var/lib", "firmware", "template"] {
+            assert!(!xml.contains(theirs), "{theirs} is in {xml}");
+        }
+    }
+}
+
+#[test]
+fn firmware_that_is_not_mapped_is_named_with_what_to_do() {
+    let refused = |mapping: &Mapping, code: &str| {
+        let os = format!("<loader type='pflash'>{code}</loader><nvram>/v</nvram>");
+        translate(&booting(&os), mapping).unwrap_err().to_string()
+    };
+    let unmapped = refused(&by_uefi(), "/opt/OVMF.fd");
+    assert!(unmapped.contains("/opt/OVMF.fd is mapped to no firmware"), "{unmapped}");
+    assert!(unmapped.contains("`loaders`, under [arrivals]"), "{unmapped}");
+    let homeless = refused(&Mapping { nvram: None, ..by_uefi() }, CODE);
+    assert!(homeless.contains("give `nvram-dir` a folder, under [arrivals]"), "{homeless}");
+    // What a hostile source writes there is shown to nobody.
+    assert!(refused(&by_uefi(), "not a path").contains("its firmware is mapped to no firmware"));
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Mapping {
     /// UEFI code, by what the source calls it; and where the VM's variables come to lie.
     pub loaders: BTreeMap<String, String>,
     pub nvram: Option<String>,
+    /// As it was made for the VM that runs, for definitions of it that leave it to the host.
+    pub firmware: Option<Firmware>,
     /// Where consoles listen.
     pub listen: IpAddr,
     /// The two hosts have the same processor, by their administrators' word.
@@ -45,6 +47,20 @@ pub struct DiskPlace {
     pub is_block: bool,
     /// `raw` or `qcow2`.
     pub format: String,
+}
+
+/// What the VM boots by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firmware {
+    pub loader: Element,
+    pub nvram: Option<Element>,
+}
+
+impl Firmware {
+    pub fn of(domain: &Element) -> Option<Self> {
+        let os = domain.first("os")?;
+        Some(Self { loader: os.first("loader")?.clone(), nvram: os.first("nvram").cloned() })
+    }
 }
 
 /// The definition for the destination.
@@ -110,6 +126,7 @@ pub fn translate(xml: &str, mapping: &Mapping) -> Result<Translated, TranslateEr
         made_anew(element, path, mapping, found)
     });
     made.attributes = vec![("type".to_owned(), mapping.kind.clone())];
+    stays_chosen(&mut made, mapping, &mut found);
     processor(&made, mapping, &mut found);
     every_disk_is_there(&made, mapping, &mut found);
     let text = |name: &str| made.first(name).map(|element| element.text.clone());
@@ -172,6 +189,12 @@ fn machine(
     Some(Element::new("type").with("arch", arch).with("machine", machine).text("hvm"))
 }
 
+/// Where the destination's administrator says it.
+const SAID_IN: &str = "under [arrivals] of the destination's agent's configuration";
+
+/// Of a path that is shown, in bytes.
+const PATH_MAX: usize = 255;
+
 fn loader(
     element: &Element,
     path: &str,
@@ -179,7 +202,15 @@ fn loader(
     found: &mut Findings,
 ) -> Option<Element> {
     let Some(code) = mapping.loaders.get(&element.text) else {
-        found.refuse(path, "this firmware is not mapped to one of the destination's");
+        let theirs = &*element.text;
+        let is_path = theirs.len() <= PATH_MAX && theirs.bytes().all(|b| b.is_ascii_graphic());
+        let shown = if is_path { theirs } else { "its firmware" };
+        found.refuse(
+            path,
+            format!(
+                "{shown} is mapped to no firmware of the destination: add it to `loaders`, {SAID_IN}"
+            ),
+        );
         return None;
     };
     let mut made = Element::new("loader").text(&**code);
@@ -197,10 +228,32 @@ fn nvram(path: &str, mapping: &Mapping, found: &mut Findings) -> Option<Element>
     match &mapping.nvram {
         Some(place) => Some(Element::new("nvram").text(&**place)),
         None => {
-            found.refuse(path, "there is no place for the variables of its firmware");
+            found.refuse(
+                path,
+                format!(
+                    "there is no place for the variables of its firmware: give `nvram-dir` a folder, {SAID_IN}"
+                ),
+            );
             None
         }
     }
+}
+
+/// A host that chose firmware for it chooses anew at each start: another place for its variables, and
+/// perhaps another firmware. It keeps what it runs with.
+fn stays_chosen(made: &mut Element, mapping: &Mapping, found: &mut Findings) {
+    let Some(os) = made.children.iter_mut().find(|child| child.name == "os") else { return };
+    let by_host = os.attribute("firmware") == Some("efi");
+    os.attributes.retain(|(name, _)| name != "firmware");
+    os.children.retain(|child| child.name != "firmware");
+    if !by_host || os.first("loader").is_some() {
+        return;
+    }
+    let Some(Firmware { loader, nvram }) = &mapping.firmware else {
+        return found.refuse("os", "nobody says which UEFI firmware its host chose for it");
+    };
+    os.children.push(loader.clone());
+    os.children.extend(nvram.clone());
 }
 
 /// A model by name is the same everywhere; the host's own is another one elsewhere.

@@ -277,11 +277,11 @@ enum UndoError {
 
 async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
     let Entry { id, vm, attempt, .. } = entry;
-    let now = agent.ledger.entry(id).map(|entry| entry.stage);
-    if now == Some(Stage::Destination(Destination::Ended)) {
+    let now = agent.ledger.entry(id).unwrap_or_else(|| entry.clone());
+    if now.stage == Stage::Destination(Destination::Ended) {
         return Ok(());
     }
-    if now != Some(Stage::Destination(Destination::Revoked)) {
+    if now.stage != Stage::Destination(Destination::Revoked) {
         // Looked at before it is removed: a mark on it would say that it was decided otherwise.
         if let Some(Attempt { paper, epoch }) = attempt {
             agent.custody.revokes(paper, *epoch).await?;
@@ -304,9 +304,13 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
         }
     }
     for leftover in agent.site.leftovers(id).await? {
-        if matches!(leftover, Leftover::Volume { .. }) {
+        // The VM itself went above, or stays.
+        if !matches!(&leftover, Leftover::Placeholder { vm: found, .. } if found == vm) {
             agent.site.remove(&leftover).await?;
         }
+    }
+    if let (Some(belongings), Some(Attempt { epoch, .. })) = (&now.belongings, attempt) {
+        agent.site.remove_belongings(id, *epoch, *vm, belongings).await?;
     }
     hold::let_go(agent, id).await;
     agent.ledger.record(id, Stage::Destination(Destination::Ended)).await?;

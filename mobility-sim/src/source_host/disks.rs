@@ -86,6 +86,11 @@ pub fn supposed(wanted: &[Wanted]) -> BTreeMap<String, DiskPlace> {
     wanted.iter().map(place).collect()
 }
 
+/// In names of what belongs to this attempt alone, so that what an earlier one left is not in the way.
+pub fn attempt(id: &MigrationId) -> &str {
+    id.as_str().rsplit('-').next().unwrap_or_default()
+}
+
 /// Makes them, all zeros.
 pub async fn make(
     agent: &Agent,
@@ -95,9 +100,7 @@ pub async fn make(
 ) -> Result<BTreeMap<String, DiskPlace>, SiteError> {
     let mut made = BTreeMap::new();
     for (no, Wanted { target, size, format }) in (0..).zip(wanted) {
-        let extension = format.name();
-        // Of this attempt alone, so that what an earlier one left is not in the way.
-        let attempt = id.as_str().rsplit('-').next().unwrap_or_default();
+        let (extension, attempt) = (format.name(), attempt(id));
         let disk = NewDisk {
             no: DiskNo(no),
             pool: agent.config.arrivals.pool.clone(),

@@ -11,6 +11,7 @@ use roxmltree::Document;
 use rpc::flags::Flags;
 use rpc::params::{Name, Params};
 use rpc::procedures::{self, Call, Reply};
+use site::{Belongings, UefiVariables};
 use site_ledger::NativePaper;
 use tracing::{debug, info, warn};
 use units::{MigrationId, chain};
@@ -22,7 +23,7 @@ use super::streams::Data;
 use crate::config::Arrivals;
 use crate::domain::cookie::{self, Cookie};
 use crate::domain::node::Element;
-use crate::domain::{Mapping, Translated, translate};
+use crate::domain::{Firmware, Mapping, Translated, translate};
 use crate::flags;
 use crate::ledger::{Attempt, Destination, Entry, Stage, Then};
 use crate::libvirt::Endpoint;
@@ -70,7 +71,7 @@ pub async fn place(
     let wanted = disks::wanted(&definition, &theirs.disks()?, asked, &params, format)
         .map_err(ArrivalError::Disks)?;
     let daemon = Arc::new(Daemon::open(&*agent.net, &agent.config.site.socket).await?);
-    let mut mapping = mapping(&daemon, &agent.config.arrivals, &definition).await?;
+    let mut mapping = mapping(&daemon, &agent.config.arrivals, id, &definition).await?;
     // Whatever is against it is said before anything is made.
     mapping.disks = disks::supposed(&wanted);
     let translated = translate(&ask.xml, &mapping)?;
@@ -89,6 +90,7 @@ pub async fn place(
         name: translated.name.clone(),
         attempt: None,
         carried: None,
+        belongings: None,
         transient: !asked.contains(Flags::PERSIST_DEST),
         ran: false,
         stage: Stage::Destination(Destination::AttemptKnown),
@@ -102,6 +104,11 @@ pub async fn place(
     mapping.disks = disks::make(agent, id, &translated.name, &wanted).await?;
     mapping.arrival = Some((id.clone(), attempt.epoch));
     let translated = translate(&ask.xml, &mapping)?;
+    mapping.firmware = Firmware::of(&translated.domain);
+    // Before libvirtd makes anything.
+    if let Some(belongings) = belongings(&mapping, &translated.domain) {
+        agent.ledger.learn(id, move |entry| entry.belongings = Some(belongings)).await?;
+    }
 
     let flags = asked | Flags::PAUSED;
     let cookie = theirs.handed_on(&agent.config.host.in_cookies(), None, None)?;
@@ -244,6 +251,7 @@ fn data(socket: &Endpoint, uri: &str, cookie: &[u8]) -> Result<Data, ArrivalErro
 async fn mapping(
     daemon: &Daemon,
     arrivals: &Arrivals,
+    id: &MigrationId,
     definition: &Element,
 ) -> Result<Mapping, ArrivalError> {
     let arch = definition.first("os").and_then(|os| os.first("type")?.attribute("arch"));
@@ -262,11 +270,27 @@ async fn mapping(
         networks: arrivals.networks(),
         disks: std::collections::BTreeMap::new(),
         loaders: arrivals.loaders.clone(),
-        nvram: nvram.map(|dir| format!("{}/{name}_VARS.fd", dir.display())),
+        // Of this attempt alone: what another VM or an earlier attempt left is neither used nor removed.
+        nvram: nvram.map(|dir| format!("{}/{name}-{}_VARS.fd", dir.display(), disks::attempt(id))),
+        firmware: None,
         listen: arrivals.listen,
         same_processor: arrivals.same_processor,
         arrival: None,
     })
+}
+
+/// What libvirtd will keep of this VM besides its disks.
+fn belongings(mapping: &Mapping, domain: &Element) -> Option<Belongings> {
+    let arch = domain.first("os")?.first("type")?.attribute("arch")?.to_owned();
+    let firmware = mapping.firmware.as_ref();
+    let variables = firmware.and_then(|Firmware { loader, nvram }| {
+        let (loader, file) = (loader.text.clone(), nvram.as_ref()?.text.clone());
+        Some(UefiVariables { loader, file })
+    });
+    let tpm = domain.first("devices").and_then(|devices| devices.first("tpm")?.attribute("model"));
+    let tpm = tpm.map(str::to_owned);
+    let is_any = variables.is_some() || tpm.is_some();
+    is_any.then(|| Belongings { kind: mapping.kind.clone(), arch, variables, tpm })
 }
 
 /// What a host says that it can run.

@@ -89,6 +89,14 @@ impl<'a> Agents<'a> {
         self.start_west()
     }
 
+    /// West's, with more lines for what arrives.
+    pub fn restart_west_with(&mut self, lines: &str) -> Result<()> {
+        self.west.kill()?;
+        let config = fs::read_to_string(&self.west.config)?;
+        fs::write(&self.west.config, format!("{config}{lines}"))?;
+        self.start_west()
+    }
+
     /// East's, listening in one more way.
     pub fn restart_east_listening(&mut self, line: &str) -> Result<()> {
         self.east.kill()?;
@@ -211,13 +219,14 @@ impl<'a> Agents<'a> {
         self.route_to_west()
     }
 
-    /// It runs at west and nowhere else, and has every record that it ever told the witness of.
+    /// It runs at west and nowhere else, and has every record that it ever told the witness of. Answers
+    /// with the address that the guest has now.
     ///
     /// Now and then an emulated guest that has moved live on a busy machine spins in its kernel for
     /// ever, reading its clock: one in fifteen that stood still for 16 s in between, by libvirt
     /// alone, with shared storage and no agents. Such a one is told, and started anew from its
     /// disk: what it wrote is judged all the same.
-    pub fn has_moved_whole(&self) -> Result<()> {
+    pub fn has_moved_whole(&self) -> Result<Ipv4Addr> {
         let (east, west) = (self.scene.east(), self.scene.west());
         self.until_state(west, "running")?;
         ensure!(self.state(east)? != "running", "it runs at both");
@@ -226,12 +235,13 @@ impl<'a> Agents<'a> {
             if began.elapsed() > SPINS_AFTER {
                 println!("the emulated guest spins at west, and is started anew from its disk");
                 west.virsh(&["reset", VM])?;
-                return self.scene.ledger_is_whole(self.scene.at_west);
+                self.scene.ledger_is_whole(self.scene.at_west)?;
+                return Ok(self.scene.at_west);
             }
             sleep(Duration::from_millis(200));
         }
         let whole = self.scene.ledger_is_whole(self.scene.at_east);
-        whole.or_else(|error| {
+        whole.map(|()| self.scene.at_east).or_else(|error| {
             // Is it the guest's memory, or its disks?
             let ssh = self.scene.ssh(self.scene.at_east)?;
             ssh.run("sync; echo 3 > /proc/sys/vm/drop_caches")?;

@@ -13,7 +13,7 @@ use lab::guest::{
     Content, DiskFile, GuestOptions, Keys, LedgerOptions, Ssh, Witnessed, debian, small,
 };
 use lab::ledger::Witness;
-use lab::{Boot, Builder, Disk, Format, Lab, OPERATOR, Site, Vm, VmSpec};
+use lab::{Boot, Builder, Disk, Firmware, Format, Lab, OPERATOR, Site, Vm, VmSpec};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -51,6 +51,10 @@ pub struct SceneOptions {
     pub root: Format,
     pub data: Vec<(u64, Content, Format)>,
     pub swap: bool,
+    /// Of the small guest.
+    pub firmware: Firmware,
+    /// More elements for its `<devices>`.
+    pub devices: String,
     /// Bytes of random writes per second and disk.
     pub write_rate: u64,
     /// Records per second and disk.
@@ -64,6 +68,8 @@ impl Default for SceneOptions {
             root: Format::Raw,
             data: Vec::new(),
             swap: false,
+            firmware: Firmware::default(),
+            devices: String::new(),
             write_rate: 256 << 10,
             records: 10,
         }
@@ -213,7 +219,11 @@ impl Scene {
         if options.swap {
             guest = guest.with_swap();
         }
-        let mut spec = VmSpec::new(VM, Boot::Disk);
+        if options.firmware != Firmware::Bios {
+            guest = guest.with_uefi();
+        }
+        let mut spec = VmSpec::new(VM, Boot::Disk).firmware(options.firmware);
+        spec.devices.clone_from(&options.devices);
         let disks = match options.guest {
             Guest::Small => small::build(&guest)?.clone_to(&east.pool_dir(), &guest)?,
             Guest::Debian => {

@@ -97,6 +97,7 @@ fn mapping() -> Mapping {
         disks: BTreeMap::from([("vda".to_owned(), place)]),
         loaders: BTreeMap::new(),
         nvram: None,
+        firmware: None,
         listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
         same_processor: false,
         arrival: None,

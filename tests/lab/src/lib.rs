@@ -54,4 +54,6 @@ pub mod state;
 pub use lab::{Builder, Lab, Route, Scenario};
 pub use net::{Between, Traffic, Wan};
 pub use operator::{ADDRESS as OPERATOR, Operator};
-pub use site::{Boot, Cpu, Disk, Format, HostAccess, Nic, QemuUser, Site, SiteSpec, Vm, VmSpec};
+pub use site::{
+    Boot, Cpu, Disk, Firmware, Format, HostAccess, Nic, QemuUser, Site, SiteSpec, Vm, VmSpec,
+};

@@ -40,7 +40,7 @@ pub(crate) enum OursState {
 }
 
 impl OursState {
-    pub(super) const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Held => "held",
             Self::Released => "released",

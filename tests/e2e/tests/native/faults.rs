@@ -9,14 +9,14 @@ use lab::{Between, Scenario, Wan};
 
 const WHOLE: [&str; 2] = ["--p2p", "--copy-storage-all"];
 /// Mbit/s at which a copy takes long enough to be hit in its middle.
-const SLOW: Wan = Wan { rate: Some(40), delay: Duration::ZERO, loss: 0.0, seed: 0 };
+pub const SLOW: Wan = Wan { rate: Some(40), delay: Duration::ZERO, loss: 0.0, seed: 0 };
 
 fn start() -> Scene {
     Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap()
 }
 
 /// One that is in the middle of its copy.
-fn halfway(agents: &Agents<'_>) -> Child {
+pub fn halfway(agents: &Agents<'_>) -> Child {
     let begun = agents.east.log().matches("a hypervisor connects").count();
     let migrating = agents.spawn(&WHOLE).unwrap();
     let more = |at: &str| agents.east.log().matches(at).count() > begun;
@@ -30,7 +30,7 @@ fn halfway(agents: &Agents<'_>) -> Child {
 const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 
 /// It fails, and says why.
-fn fails(mut migrating: Child) -> (Duration, String) {
+pub fn fails(mut migrating: Child) -> (Duration, String) {
     let began = Instant::now();
     while migrating.try_wait().unwrap().is_none() {
         if began.elapsed() > ANSWERED_WITHIN {
@@ -45,7 +45,7 @@ fn fails(mut migrating: Child) -> (Duration, String) {
     (took, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn nothing_is_left(agents: &Agents<'_>, scene: &Scene) -> Duration {
+pub fn nothing_is_left(agents: &Agents<'_>, scene: &Scene) -> Duration {
     agents.until("nothing is left at west", || Ok(scene.west_is_clean().is_ok())).unwrap()
 }
 
@@ -119,8 +119,10 @@ fn a_finish_whose_reply_is_lost_with_the_agent_never_makes_two() {
 }
 
 pub fn spawn_whole(agents: &Agents<'_>) -> Child {
+    let begun = agents.east.log().matches("a hypervisor connects").count();
     let migrating = agents.spawn(&[&WHOLE[..], &["--persistent"]].concat()).unwrap();
-    agents.until("it begins", || Ok(agents.east.log().contains("leads_to=disks"))).unwrap();
+    let more = |at: &str| agents.east.log().matches(at).count() > begun;
+    agents.until("it begins", || Ok(more("a hypervisor connects"))).unwrap();
     migrating
 }
 

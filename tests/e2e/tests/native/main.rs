@@ -5,6 +5,8 @@
 mod certificates;
 mod driven;
 mod faults;
+mod firmware;
 mod story;
+mod tpm;
 mod variants;
 mod waiting;

@@ -184,6 +184,36 @@ pub(super) fn install_grub(image: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes an EFI system partition with GRUB where firmware looks without being told; its configuration is
+/// that of the root file system.
+pub(super) fn esp(image: &Path, at: u64, bytes: u64, root: &str) -> Result<()> {
+    let grub = Path::new("/usr/lib/grub/x86_64-efi");
+    anyhow::ensure!(grub.exists(), "package grub-efi-amd64-bin is missing");
+    let [file, config, core] = ["esp", "cfg", "efi"].map(|name| image.with_extension(name));
+    let find = format!(
+        "search --no-floppy --fs-uuid --set=root {root}\nset prefix=($root)/boot/grub\nnormal\n"
+    );
+    fs::write(&config, find)?;
+    let modules = "part_msdos ext2 normal search search_fs_uuid linux echo test configfile boot";
+    run(Command::new("grub-mkimage")
+        .args(["-O", "x86_64-efi", "-p", "/boot/grub", "-c"])
+        .args([&config, Path::new("-o"), &core])
+        .args(modules.split_whitespace()))?;
+    create(&file, bytes)?;
+    run(Command::new("mkfs.vfat").args(["-F", "12", "-i", "ca05e3a1", "--invariant"]).arg(&file))
+        .context("package dosfstools is missing")?;
+    let into = |command: &str| {
+        let mut command = Command::new(command);
+        command.arg("-i").arg(&file);
+        command
+    };
+    run(into("mmd").args(["::EFI", "::EFI/BOOT"])).context("package mtools is missing")?;
+    run(into("mcopy").arg(&core).arg("::EFI/BOOT/BOOTX64.EFI"))?;
+    place(&file, &File::options().write(true).open(image)?, at)?;
+    [file, config, core].iter().try_for_each(fs::remove_file)?;
+    Ok(())
+}
+
 /// Fills `from..to` with noise, so that a copy which forgets a disk's odd end is found out.
 pub(super) fn fill_tail(image: &File, from: u64, to: u64) -> Result<()> {
     let bytes = Noise::new("tail").take(usize::try_from(to - from)?);

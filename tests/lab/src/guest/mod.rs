@@ -60,6 +60,8 @@ pub struct GuestOptions {
     pub data: Vec<Data>,
     /// Whether the swap partition is used.
     pub swap: bool,
+    /// Boots by UEFI as well as by BIOS.
+    pub uefi: bool,
     /// Absent: no ledger is written.
     pub ledger: Option<LedgerOptions>,
     /// More files for its root: path (in a directory that exists), permissions, content.
@@ -114,6 +116,7 @@ impl GuestOptions {
             root_format: Format::Raw,
             data: Vec::new(),
             swap: false,
+            uefi: false,
             ledger: None,
             files: Vec::new(),
         }
@@ -133,6 +136,12 @@ impl GuestOptions {
     #[must_use]
     pub fn with_swap(self) -> Self {
         Self { swap: true, ..self }
+    }
+
+    /// The small guest alone.
+    #[must_use]
+    pub fn with_uefi(self) -> Self {
+        Self { uefi: true, ..self }
     }
 
     #[must_use]

@@ -21,7 +21,7 @@ use crate::state::MARK;
 use crate::{net, operator};
 
 pub(crate) use addresses::Addresses;
-pub use vm::{Boot, Cpu, Disk, Format, Nic, Vm, VmSpec};
+pub use vm::{Boot, Cpu, Disk, Firmware, Format, Nic, Vm, VmSpec};
 
 /// As whom QEMU runs. Fences act differently: root opens files whatever their mode says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

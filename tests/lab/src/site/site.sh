@@ -14,6 +14,10 @@ mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs -o mode=755 srv /srv
 # Hosts have /run/lock; libvirt locks the serial ports there that its streams open.
 mkdir -p /run/libvirt /run/lock /run/sshd /srv/vm
+# What a host's emulated TPMs log, and by whom their certificates are signed.
+mount -t tmpfs -o mode=755 log /var/log
+mkdir -p /var/log/libvirt /var/log/swtpm
+[ ! -d /var/lib/swtpm-localca ] || mount -t tmpfs -o mode=750,uid=tss ca /var/lib/swtpm-localca
 mount --bind "$SITE/vm" /srv/vm
 mount --bind "$SITE/etc" /etc/libvirt
 mount --bind "$SITE/lib" /var/lib/libvirt

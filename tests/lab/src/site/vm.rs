@@ -80,7 +80,7 @@ impl Disk {
 /// What a VM starts from.
 #[derive(Debug, Clone)]
 pub enum Boot {
-    /// The first disk, by BIOS.
+    /// The first disk, by its firmware.
     Disk,
     /// A kernel outside, with a copy of it in the site.
     Kernel { vmlinuz: PathBuf, initrd: PathBuf, cmdline: String },
@@ -93,6 +93,17 @@ pub enum Nic {
     Bridge { mac: Option<String> },
     /// On libvirt's network `default`, which is `br0` too.
     Network { mac: Option<String> },
+}
+
+/// What a VM boots by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Firmware {
+    #[default]
+    Bios,
+    /// The host's choice of it, with variables of its own.
+    Uefi,
+    /// UEFI that starts only what is signed, once somebody gives it keys; on `q35`.
+    SecureBoot,
 }
 
 /// What a VM sees of its CPU.
@@ -115,6 +126,7 @@ pub struct VmSpec {
     pub memory_mib: u32,
     pub vcpus: u32,
     pub cpu: Cpu,
+    pub firmware: Firmware,
     pub boot: Boot,
     pub disks: Vec<Disk>,
     pub nics: Vec<Nic>,
@@ -135,6 +147,7 @@ impl VmSpec {
             memory_mib: 256,
             vcpus: 1,
             cpu: Cpu::default(),
+            firmware: Firmware::default(),
             boot,
             disks: Vec::new(),
             nics: vec![Nic::Bridge { mac: None }],
@@ -157,6 +170,11 @@ impl VmSpec {
     #[must_use]
     pub fn cpu(self, cpu: Cpu) -> Self {
         Self { cpu, ..self }
+    }
+
+    #[must_use]
+    pub fn firmware(self, firmware: Firmware) -> Self {
+        Self { firmware, ..self }
     }
 
     #[must_use]
@@ -360,6 +378,14 @@ fn target(at: u8) -> Result<char> {
     }
 }
 
+const SECURE_BOOT_OFF: &str = "
+    <firmware><feature enabled='no' name='secure-boot'/></firmware>";
+const SECURE_BOOT: &str = "
+    <firmware>
+      <feature enabled='yes' name='secure-boot'/>
+      <feature enabled='no' name='enrolled-keys'/>
+    </firmware>";
+
 fn domain_xml(spec: &VmSpec, vm: &Vm, boot: &str) -> Result<String> {
     let name = escape(spec.name.as_str());
     let mut devices = String::new();
@@ -412,19 +438,24 @@ fn domain_xml(spec: &VmSpec, vm: &Vm, boot: &str) -> Result<String> {
         Cpu::Plain => "",
         Cpu::Maximum => "\n  <cpu mode='maximum'/>",
     };
+    let (firmware, features, smm) = match spec.firmware {
+        Firmware::Bios => ("", "", ""),
+        Firmware::Uefi => (" firmware='efi'", SECURE_BOOT_OFF, ""),
+        Firmware::SecureBoot => (" firmware='efi'", SECURE_BOOT, "\n    <smm state='on'/>"),
+    };
     Ok(format!(
         "<domain type='qemu'>
   <name>{name}</name>
   <uuid>{}</uuid>
   <memory unit='MiB'>{}</memory>
   <vcpu>{}</vcpu>
-  <os>
-    <type arch='x86_64' machine='{}'>hvm</type>
+  <os{firmware}>
+    <type arch='x86_64' machine='{}'>hvm</type>{features}
     {boot}
   </os>
   <features>
     <acpi/>
-    <apic/>
+    <apic/>{smm}
     <tcg><tb-cache unit='MiB'>128</tb-cache></tcg>
   </features>{cpu}
   <clock offset='utc'/>

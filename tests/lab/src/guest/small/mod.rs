@@ -29,8 +29,10 @@ const ROOT_BYTES: u64 = 128 * MEBIBYTE;
 const SWAP_START: u64 = ROOT_START + ROOT_BYTES;
 const SWAP_BYTES: u64 = 16 * MEBIBYTE;
 const TABLE_END: u64 = SWAP_START + SWAP_BYTES;
+/// Of the partition that a guest with UEFI has behind the others.
+const ESP_BYTES: u64 = 4 * MEBIBYTE;
 /// An odd number of sectors behind the last partition.
-const DISK_BYTES: u64 = TABLE_END + 64 * 1024 + 11 * 512;
+const TAIL_BYTES: u64 = 64 * 1024 + 11 * 512;
 
 /// What the initramfs loads. Other disk controllers are left out, as a system installed on virtio
 /// may have it.
@@ -57,6 +59,9 @@ const ROOT_MODULES: &[&str] = &[
 /// ... for data disks with XFS and LVM. With `lvm` and its libraries a third of all that there is,
 /// and copied by every migration, so that only guests with such disks have it.
 const XFS_MODULES: &[&str] = &["xfs", "dm-mod"];
+
+/// ... to see and set its firmware's variables.
+const UEFI_MODULES: &[&str] = &["efivarfs"];
 
 /// The image in the cache, and its parts for a direct boot.
 #[derive(Debug, Clone)]
@@ -85,7 +90,9 @@ pub fn build(options: &GuestOptions) -> Result<SmallImage> {
     let initrd = initrd(&kernel)?;
     let mut tree = root_tree(&kernel, &initrd, &uuids, &cmdline)?;
     let with_xfs = options.data.iter().any(|data| data.content.is_xfs());
-    let modules = if with_xfs { [ROOT_MODULES, XFS_MODULES].concat() } else { ROOT_MODULES.into() };
+    let mut modules = ROOT_MODULES.to_vec();
+    modules.extend(with_xfs.then_some(XFS_MODULES).into_iter().flatten());
+    modules.extend(options.uefi.then_some(UEFI_MODULES).into_iter().flatten());
     Modules::of(&kernel)?.add_to(&mut tree, &modules)?;
     if with_xfs {
         tree.program("lvm")?;
@@ -95,7 +102,7 @@ pub fn build(options: &GuestOptions) -> Result<SmallImage> {
     let dir = cache::entry(&format!("small/image-{}", &hash[..16]), |dir| {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("initrd"), &initrd)?;
-        make_root(&dir.join("root.raw"), &tree, &uuids)
+        make_root(&dir.join("root.raw"), &tree, &uuids, options.uefi)
     })?;
     super::forget_old(&dir, "image-")?;
     Ok(SmallImage {
@@ -129,17 +136,22 @@ impl SmallImage {
     }
 }
 
-fn make_root(image: &Path, tree: &Tree, uuids: &Uuids) -> Result<()> {
+fn make_root(image: &Path, tree: &Tree, uuids: &Uuids, uefi: bool) -> Result<()> {
     let staged = tempfile::tempdir()?;
     tree.write_to(staged.path())?;
-    let file = disk::create(image, DISK_BYTES)?;
-    let partitions = [(ROOT_START, ROOT_BYTES, "83"), (SWAP_START, SWAP_BYTES, "82")];
+    let mut partitions = vec![(ROOT_START, ROOT_BYTES, "83"), (SWAP_START, SWAP_BYTES, "82")];
+    partitions.extend(uefi.then_some((TABLE_END, ESP_BYTES, "ef")));
+    let table_end = if uefi { TABLE_END + ESP_BYTES } else { TABLE_END };
+    let file = disk::create(image, table_end + TAIL_BYTES)?;
     disk::partition(image, 0xCA05_E3A1, &partitions)?;
     let (at, bytes, uuid) = (ROOT_START, ROOT_BYTES, uuids.root.as_str());
     Ext4 { at, bytes, uuid, tree: Some(staged.path()) }.make(image)?;
     disk::swap(image, SWAP_START, SWAP_BYTES, &uuids.swap)?;
     disk::install_grub(image)?;
-    disk::fill_tail(&file, TABLE_END, DISK_BYTES)
+    if uefi {
+        disk::esp(image, TABLE_END, ESP_BYTES, &uuids.root)?;
+    }
+    disk::fill_tail(&file, table_end, table_end + TAIL_BYTES)
 }
 
 fn initrd(kernel: &Kernel) -> Result<Vec<u8>> {
