@@ -222,10 +222,10 @@ impl<'a> Agents<'a> {
     /// It runs at west and nowhere else, and has every record that it ever told the witness of. Answers
     /// with the address that the guest has now.
     ///
-    /// Now and then an emulated guest that has moved live on a busy machine spins in its kernel for
-    /// ever, reading its clock: one in fifteen that stood still for 16 s in between, by libvirt
-    /// alone, with shared storage and no agents. Such a one is told, and started anew from its
-    /// disk: what it wrote is judged all the same.
+    /// Now and then the kernel of an emulated guest that has moved live panics, and then waits for ever in a
+    /// loop that reads its clock: one in fifteen that stood still for 16 s in between, by libvirt alone, with
+    /// shared storage and no agents; more on a busy machine (`tests/bench/README.md`). Such a one is told, and
+    /// started anew from its disk: what it wrote is judged all the same.
     pub fn has_moved_whole(&self) -> Result<Ipv4Addr> {
         let (east, west) = (self.scene.east(), self.scene.west());
         self.until_state(west, "running")?;
