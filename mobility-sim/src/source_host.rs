@@ -21,9 +21,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rpc::error::{Code, Origin};
+use site::LiveJob;
+use site_ledger::keep_job;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 use units::{MigrationId, chain};
 
 use crate::custody::Carried;
@@ -163,12 +165,13 @@ async fn take_over(
     let (why, heard) = match next {
         Ok(Message::Finish(ask)) => {
             match finish(agent, id, &placed, streams.meters(), ask).await {
-                Ok(finished) => {
+                Ok((finished, job)) => {
                     let name = &placed.name;
                     info!("{name} is whole and stands still: it waits for the source's word");
                     decision::watch(agent, id);
                     // One that is not heard is asked for by the source's word.
                     let _ = control.say(Message::Finished(finished)).await;
+                    tell_job(agent, &placed.attempt, job).await;
                 }
                 Err(error) => {
                     warn!("not taken over: {}", chain(&error));
@@ -196,8 +199,10 @@ async fn finish(
     placed: &Placed,
     meters: &Meters,
     ask: Finish,
-) -> Result<Finished, ArrivalError> {
+) -> Result<(Finished, Option<LiveJob>), ArrivalError> {
     let (domain, finished, then) = placed.finish(agent, ask).await?;
+    // Libvirt forgets it as the VM is held. Nobody waits for it to be told.
+    let job = agent.site.last_live_job(placed.attempt.paper.vm).await.ok().flatten();
     let who = Waiting { id: id.clone(), vm: placed.attempt.paper.vm, name: placed.name.clone() };
     hold::hold(agent, &who, &placed.daemon, domain).await?;
     all_arrived(meters, finished.carried).await?;
@@ -206,7 +211,15 @@ async fn finish(
     // Before the source hears of it: whoever knows of it finds it here.
     let synced = Stage::Destination(Destination::Synced(then));
     agent.ledger.record(id, synced).await?;
-    Ok(finished)
+    Ok((finished, job))
+}
+
+/// For whoever asks how it went.
+async fn tell_job(agent: &Agent, attempt: &Attempt, job: Option<LiveJob>) {
+    let (Some(job), Ok(vm)) = (job, attempt.paper.vm_key()) else { return };
+    if let Err(error) = keep_job(&*agent.site, &vm, attempt.epoch, job).await {
+        debug!("how it went is not told: {}", chain(&error));
+    }
 }
 
 /// What left the source's hypervisor has reached ours: the VM could be loaded, and may have been so a

@@ -8,7 +8,7 @@ use handover::{
 };
 use model::{SiteName, VmId};
 use serde::{Deserialize, Serialize};
-use site::{RecordKey, Site, SiteError};
+use site::{LiveJob, RecordKey, Site, SiteError};
 use thiserror::Error;
 use units::{Digest, Epoch, MigrationId};
 
@@ -135,6 +135,39 @@ impl NativePaper {
 /// None that is known: a VM's key and a number fit.
 pub fn native_key(vm: &VmKey, epoch: Epoch) -> Result<RecordKey, CustodyError> {
     key(vm, &format!("{NATIVE}{epoch}"))
+}
+
+/// How the platform's own migration went, as the destination's counted. A VM that waits is held by another
+/// one of libvirt's jobs, and libvirt forgets the one before.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptJob {
+    epoch: Epoch,
+    job: LiveJob,
+}
+
+fn job_key(vm: &VmKey) -> RecordKey {
+    key(vm, "live-job").expect("what is a key beside a longer one is one")
+}
+
+/// Of the last attempt alone.
+pub async fn keep_job(
+    site: &dyn Site,
+    vm: &VmKey,
+    epoch: Epoch,
+    job: LiveJob,
+) -> Result<(), SiteError> {
+    let key = job_key(vm);
+    let body = serde_json::to_vec(&KeptJob { epoch, job }).expect("it is made of numbers");
+    let before = site.kept(&key).await?;
+    site.keep(&key, before.as_deref(), &body).await
+}
+
+/// `None`: of this attempt nothing is known.
+pub async fn kept_job(site: &dyn Site, vm: &VmKey, epoch: Epoch) -> Option<LiveJob> {
+    let body = site.kept(&job_key(vm)).await.ok()??;
+    let kept: KeptJob = serde_json::from_slice(&body).ok()?;
+    (kept.epoch == epoch).then_some(kept.job)
 }
 
 /// The last one of each VM that a site keeps, with its epoch; those that cannot be read with the reason.

@@ -9,6 +9,7 @@ use model::{Power, SiteName, Vm};
 use plan::Refusal;
 use serde_json::json;
 use site::{LiveWish, Remedy, Site, SiteError};
+use site_ledger::kept_job;
 use units::{Bytes, chain};
 
 use super::args::Ask;
@@ -178,7 +179,10 @@ pub async fn migrate(
     let verdict = settled(context, &sites, &attempt).await?;
     match (verdict.verdict, verdict.shown) {
         (VerdictKind::Completed, _) if verdict.started == Some(true) => {
-            let job = destination.last_live_job(live.vm.id).await.ok().flatten();
+            let job = match attempt.paper.vm_key() {
+                Ok(vm) => kept_job(&*destination, &vm, attempt.epoch).await,
+                Err(_) => None,
+            };
             show::live_done(context.json, began.elapsed(), job.as_ref());
             Ok(exit::DONE)
         }
