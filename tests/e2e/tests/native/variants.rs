@@ -84,10 +84,10 @@ fn what_cannot_be_is_refused_in_virshs_words_and_a_direct_one_to_named_ports_arr
 /// The guest never stops writing. With a copy that waits for the far disk's answer to each of QEMU's 16 requests
 /// this one never ends.
 #[test]
-fn a_guest_that_writes_moves_over_a_line_with_a_round_trip_of_a_third_of_a_second() {
+fn a_guest_that_writes_moves_over_a_line_with_a_round_trip_of_a_tenth_of_a_second() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
     let agents = Agents::start(&scene).unwrap();
-    let (rate, delay) = (Some(100), Duration::from_millis(150));
+    let (rate, delay) = (Some(100), Duration::from_millis(50));
     let far_away = Wan { rate, delay, ..Wan::default() };
     scene.lab.set_wan(Between::Operator("east"), far_away).unwrap();
     let took = agents.migrate(&WHOLE).unwrap();
