@@ -100,10 +100,8 @@ pub enum Nic {
 pub enum Firmware {
     #[default]
     Bios,
-    /// The host's choice of it, with variables of its own.
+    /// One that starts whatever there is; which, its host chooses.
     Uefi,
-    /// UEFI that starts only what is signed, once somebody gives it keys; on `q35`.
-    SecureBoot,
 }
 
 /// What a VM sees of its CPU.
@@ -380,11 +378,6 @@ fn target(at: u8) -> Result<char> {
 
 const SECURE_BOOT_OFF: &str = "
     <firmware><feature enabled='no' name='secure-boot'/></firmware>";
-const SECURE_BOOT: &str = "
-    <firmware>
-      <feature enabled='yes' name='secure-boot'/>
-      <feature enabled='no' name='enrolled-keys'/>
-    </firmware>";
 
 fn domain_xml(spec: &VmSpec, vm: &Vm, boot: &str) -> Result<String> {
     let name = escape(spec.name.as_str());
@@ -438,10 +431,9 @@ fn domain_xml(spec: &VmSpec, vm: &Vm, boot: &str) -> Result<String> {
         Cpu::Plain => "",
         Cpu::Maximum => "\n  <cpu mode='maximum'/>",
     };
-    let (firmware, features, smm) = match spec.firmware {
-        Firmware::Bios => ("", "", ""),
-        Firmware::Uefi => (" firmware='efi'", SECURE_BOOT_OFF, ""),
-        Firmware::SecureBoot => (" firmware='efi'", SECURE_BOOT, "\n    <smm state='on'/>"),
+    let (firmware, features) = match spec.firmware {
+        Firmware::Bios => ("", ""),
+        Firmware::Uefi => (" firmware='efi'", SECURE_BOOT_OFF),
     };
     Ok(format!(
         "<domain type='qemu'>
@@ -455,7 +447,7 @@ fn domain_xml(spec: &VmSpec, vm: &Vm, boot: &str) -> Result<String> {
   </os>
   <features>
     <acpi/>
-    <apic/>{smm}
+    <apic/>
     <tcg><tb-cache unit='MiB'>128</tb-cache></tcg>
   </features>{cpu}
   <clock offset='utc'/>
