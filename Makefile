@@ -8,7 +8,7 @@ THREADS  ?= 2
 # Programs for guests are linked by the tree's own (.cargo/config.toml).
 unexport RUSTC_WORKSPACE_WRAPPER CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER
 
-.PHONY: all deps programs agent test unit e2e rest more soak soak-real model demo demo-native bench bench-native load fuzz lint check clean
+.PHONY: all deps programs agent test unit e2e rest more soak soak-native soak-real model demo demo-native bench bench-native load fuzz lint check clean
 
 all: programs
 
@@ -64,6 +64,11 @@ more: programs
 # Random histories of simulated migrations: `make soak SEEDS=100000`, `make soak SEED=17` replays one.
 soak: deps
 	SEEDS=$(or $(SEEDS),100000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --locked --profile lab --package engine --test sim -- --nocapture whatever_goes_wrong
+
+# The same of simulated live migrations between mobility agents, and every fault at every place of one:
+# `make soak-native SEEDS=20000`, `make soak-native SEED=17`.
+soak-native: deps
+	EVERY=1 SEEDS=$(or $(SEEDS),20000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --locked --profile lab --workspace --test native_sim -- --nocapture
 
 # Real migrations under kill -9 of random processes: `make soak-real MIGRATIONS=100 SEED=7`.
 soak-real: programs
