@@ -247,6 +247,11 @@ impl Wires {
         });
     }
 
+    /// Nobody listens any more, and whoever waited to be heard is gone.
+    pub fn ends(&self) {
+        held(&self.doors).clear();
+    }
+
     pub fn set_wan(&self, wan: Wan) {
         *held(&self.wan) = wan;
         match wan {

@@ -38,7 +38,7 @@ impl Case {
                 outcome,
                 struck: stage.world.struck(),
                 passed: stage.world.passed(),
-                violations: stage.violations,
+                violations: std::mem::take(&mut stage.violations),
             }
         })
     }

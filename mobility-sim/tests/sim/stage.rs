@@ -121,6 +121,16 @@ pub fn sited(world: &Arc<World>, place: Place, who: Option<Who>) -> Arc<Sited> {
     Arc::new(Sited { world: Arc::clone(world), place, name, who })
 }
 
+/// What holds the world, and is held by it, lets go of it.
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for place in [Place::East, Place::West] {
+            self.world.agents.end(place);
+        }
+        self.world.wires.ends();
+    }
+}
+
 /// A migration with what strikes it, until nothing does any more.
 pub struct Stage {
     pub world: Arc<World>,
