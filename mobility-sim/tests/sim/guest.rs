@@ -116,10 +116,6 @@ impl Guest {
         self.hosts[place as usize].domain.as_ref().map_or(Power::Absent, |domain| domain.power)
     }
 
-    pub fn mark(&self, place: Place) -> Option<&Mark> {
-        self.hosts[place as usize].domain.as_ref()?.mark.as_ref()
-    }
-
     pub const fn latest(&self) -> u64 {
         self.latest
     }

@@ -30,9 +30,6 @@ pub enum Help {
     Destroyed,
     Started,
     GaveWord,
-    /// Known, and open: its host took the VM after the grant was on record and before the VM bore it. It is
-    /// this site's, its disks are whole, and the agents never agree.
-    LostBeforeMark,
 }
 
 impl fmt::Display for Outcome {
@@ -95,8 +92,9 @@ pub fn open(world: &World, place: Place) -> Vec<(MigrationId, String)> {
     stages.into_iter().filter(|(_, stage)| !matches!(stage.as_str(), "ended" | "started")).collect()
 }
 
-/// How long a VM stands still at most that nobody had to help. Agents come back after 100 s at the latest.
-const STANDS_MAX: Duration = Duration::from_secs(150);
+/// How long a VM stands still at most that nobody had to help. Agents come back after 100 s at the latest, and
+/// a history may have two such faults, one after the other, with a silent line in between.
+const STANDS_MAX: Duration = Duration::from_secs(300);
 
 impl Stage {
     /// Judges, has done what is a person's to do, and judges again, until there is an end.
@@ -114,15 +112,7 @@ impl Stage {
             self.settle().await;
         }
         let status = status(&self.world).await;
-        let granted = status.as_ref().and_then(|(_, evidence)| evidence.destination.as_ref());
-        if matches!(granted, Some(DestinationState::Granted(_)))
-            && self.world.guest().had_accident
-            && self.world.guest().mark(Place::West).is_none()
-        {
-            outcome.deeds.push(Help::LostBeforeMark);
-        } else {
-            self.ended_well(status.as_ref());
-        }
+        self.ended_well(status.as_ref());
         let stood = self.world.guest().stood;
         if outcome.deeds.is_empty() && stood > STANDS_MAX {
             self.violated(format!("it stood still for {} s", stood.as_secs()));
