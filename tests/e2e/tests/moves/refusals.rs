@@ -164,10 +164,9 @@ fn all_obstacles_of_a_vm_are_told_at_once(scene: &Scene) {
     words[1] = "odd".to_owned();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let ran = scene.causeway(&words).unwrap().must_exit(3);
-    for code in
-        ["not-running", "no-space", "firmware-missing", "cpu-missing", "disk-kind", "device"]
-    {
+    // The host has firmware by UEFI; one that has none is tried by the plan's own tests.
+    for code in ["not-running", "no-space", "cpu-missing", "disk-kind", "device"] {
         assert!(ran.stderr.contains(code), "{code} is not named:\n{}", ran.stderr);
     }
-    scene.east().virsh(&["undefine", "odd"]).unwrap();
+    scene.east().virsh(&["undefine", "--nvram", "odd"]).unwrap();
 }
