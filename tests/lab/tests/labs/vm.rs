@@ -31,6 +31,8 @@ ping -c 1 -W 2 ${gone#other=} > /dev/null && echo "met the other" || echo "alone
 grep -q '^flags.* aes ' /proc/cpuinfo && echo "cpu has aes" || echo "cpu has no aes"
 hostname | nc 10.99.0.1 7000 &
 nc -ll -p 7 -e cat &
+# Up is who can be reached: a listener in the background may come after the word.
+until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':0007 [0-9A-F:]* 0A '; do sleep 1; done
 echo "up as $(hostname)"
 while :; do sleep 1; done
 "#;
