@@ -41,7 +41,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 pub use block::BLOCK_MAX;
 use block::{Decoder, Encoder, Reach, Said};
 use codec::{Composer, Player};
-pub use early::{Early, EarlyError};
+pub use early::{Early, EarlyError, InOrder};
 use nbd::NbdParser;
 use pace::{Pace, Went};
 use parse::AnyParser;

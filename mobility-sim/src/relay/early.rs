@@ -1,48 +1,52 @@
 //! The source's hypervisor writes to a disk that is far away, and does not wait for it.
 //!
 //! ```text
-//!  QEMU ── write ──► here ══ write ══════► far disk
-//!       ◄── done ──          ◄═══ done ═══           is kept back, and counted off
-//!  QEMU ── flush ──► here                             waits until nothing is owed
-//!                            ══ flush ══════► far disk
-//!       ◄── done ──          ◄═══ done ═══
+//!  QEMU ── write ──► Early ══ write ══════► InOrder ── write ──► its disk
+//!       ◄── done ──        ◄══ done ═══════         ◄── done ──       is kept back by Early, and counted off
+//!  QEMU ── flush ──► Early ══ flush ══════► InOrder                   waits until nothing is under way
+//!                                                   ── flush ──►
+//!       ◄── done ──        ◄══ done ═══════         ◄── done ──
 //! ```
 //! An NBD client of QEMU's has 16 requests under way at most: with a write that is acknowledged when the far disk
 //! has it the copy is bound by the round trip, and what a guest changes meanwhile may come faster than that.
-//! So a write, or what makes zeros or holes, is acknowledged as it goes on the line. What asks for more than that,
-//! as a flush does, goes on the line when all of them are done there; and so does a write to where one is still
-//! under way, since a server need not keep to their order. QEMU flushes before it says that a copy is whole.
+//! So a write, or what makes zeros or holes, is acknowledged as it goes on the line ([`Early`], at the source).
 //!
-//! A write that fails after it was acknowledged ends the connection, and with it QEMU's copy.
+//! A server need not keep to the order of what is under way, and QEMU may believe by now that it is not. So what asks
+//! for more than a write, as a flush or a read does, reaches the disk when all writes before it are done there; and
+//! so does a write to where one is still under way ([`InOrder`], at the destination: who waits beside the disk waits
+//! for the disk, and not for the line). QEMU flushes before it says that a copy is whole.
+//!
+//! A write that fails after it was acknowledged ends the connection, and with it QEMU's copy: its answer comes before
+//! that of any flush after it.
 //!
 //! Cookies are ours on the line, as QEMU's are used again once a request is done; nothing else is changed. What is
 //! no NBD as [known here](requests), and all that follows it, passes through as it is.
 
+mod gate;
+mod in_order;
 mod replies;
 mod requests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use gate::{Gate, Side};
+pub use in_order::InOrder;
 use replies::Replies;
-use requests::{Kind, Request, Requests};
 
-/// Writes that are owed at once.
-const OWED_MAX: usize = 1024;
-/// Requests under way at once; QEMU has 16, and as many as are acknowledged.
-const REQUESTS_MAX: usize = 2 * OWED_MAX;
 /// What is read ahead of what may go, in bytes: a request that waits holds back what follows it.
 const AHEAD_MAX: usize = 256 << 10;
 /// Answers that the hypervisor does not take, in bytes.
 const ANSWERS_MAX: usize = 256 << 10;
+/// What is read at once.
+const PIECE: usize = 16 << 10;
 
 #[derive(Debug, Error)]
 pub enum EarlyError {
@@ -56,128 +60,24 @@ pub enum EarlyError {
     Unknown,
 }
 
-/// A hypervisor's connection to a disk.
+/// A hypervisor's connection to a disk, at the source.
 pub struct Early<L> {
     local: L,
-    requests: Requests,
+    gate: Gate,
     replies: Replies,
-    owed: Owed,
-    /// From the hypervisor: the first of them may go.
-    ahead: VecDeque<u8>,
-    may_go: usize,
-    ended: bool,
     /// To the hypervisor.
     answers: VecDeque<u8>,
     waits: Option<Waker>,
-}
-
-/// Requests under way, by the cookie that they have on the line.
-#[derive(Default)]
-struct Owed {
-    requests: HashMap<u64, Owing>,
-    next: u64,
-    early: usize,
-    /// Those whose last byte was handed out.
-    gone: Vec<u64>,
-}
-
-struct Owing {
-    /// The hypervisor's own.
-    cookie: u64,
-    kind: Kind,
-    range: Range<u64>,
-    /// It is, or will be, acknowledged before it is answered.
-    early: bool,
-    acknowledged: bool,
-}
-
-impl Owed {
-    /// Whether it may go on the line now.
-    fn lets_go(&self, request: &Request) -> bool {
-        if self.requests.len() >= REQUESTS_MAX {
-            return false;
-        }
-        if self.early == 0 {
-            return true;
-        }
-        let range = request.range();
-        request.kind.is_write()
-            && !self.requests.values().any(|owing| {
-                owing.early && owing.range.start < range.end && range.start < owing.range.end
-            })
-    }
-
-    /// The cookie that it has on the line.
-    fn add(&mut self, request: &Request) -> u64 {
-        let cookie = self.next;
-        self.next += 1;
-        if request.kind == Kind::Disconnect {
-            return cookie;
-        }
-        let early = request.kind.is_write() && !request.is_forced && self.early < OWED_MAX;
-        self.early += usize::from(early);
-        let owing = Owing {
-            cookie: request.cookie,
-            kind: request.kind,
-            range: request.range(),
-            early,
-            acknowledged: false,
-        };
-        self.requests.insert(cookie, owing);
-        cookie
-    }
-
-    fn done(&mut self, cookie: u64) {
-        if let Some(owing) = self.requests.remove(&cookie) {
-            self.early -= usize::from(owing.early);
-        }
-    }
 }
 
 impl<L> Early<L> {
     pub fn new(local: L) -> Self {
         Self {
             local,
-            requests: Requests::new(),
+            gate: Gate::new(Side::Source),
             replies: Replies::new(),
-            owed: Owed::default(),
-            ahead: VecDeque::new(),
-            may_go: 0,
-            ended: false,
             answers: VecDeque::new(),
             waits: None,
-        }
-    }
-
-    /// What was handed out before is on the line by now.
-    fn acknowledge(&mut self) {
-        for cookie in self.owed.gone.drain(..) {
-            if let Some(owing) = self.owed.requests.get_mut(&cookie)
-                && owing.early
-            {
-                owing.acknowledged = true;
-                self.answers.extend(replies::done(owing.cookie));
-            }
-        }
-    }
-
-    /// Lets go of what may go.
-    fn admit(&mut self) {
-        if !self.replies.is_known() {
-            self.requests.lose();
-        }
-        let bytes = self.ahead.make_contiguous();
-        while self.may_go < bytes.len() {
-            let rest = &mut bytes[self.may_go..];
-            let admitted = self
-                .requests
-                .next(rest, |request| self.owed.lets_go(request).then(|| self.owed.add(request)));
-            match admitted {
-                Some(len) => self.may_go += len,
-                // All of it has to be there first; no more than that comes once it has ended.
-                None if self.ended && !self.requests.has_whole(rest) => self.may_go = bytes.len(),
-                None => break,
-            }
         }
     }
 }
@@ -203,36 +103,34 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncRead for Early<L> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.acknowledge();
+        // What was handed out before is on the line by now.
+        this.gate.acknowledge(&mut this.answers);
         if let Poll::Ready(Err(error)) = this.poll_answers(context) {
             return Poll::Ready(Err(error));
         }
         loop {
-            this.admit();
-            if this.may_go > 0 {
-                let (first, _) = this.ahead.as_slices();
-                let len = this.may_go.min(buffer.remaining()).min(first.len());
-                buffer.put_slice(&first[..len]);
-                drop(this.ahead.drain(..len));
-                this.may_go -= len;
-                this.requests.handed_out(len, &mut this.owed.gone);
+            let goes = this.gate.admit();
+            if !goes.is_empty() {
+                let len = goes.len().min(buffer.remaining());
+                buffer.put_slice(&goes[..len]);
+                this.gate.went(len);
                 return Poll::Ready(Ok(()));
             }
-            if this.ended && this.ahead.is_empty() {
+            if this.gate.is_through() {
                 return Poll::Ready(Ok(()));
             }
-            if this.ended || this.ahead.len() >= AHEAD_MAX {
-                // Until something that is owed is done.
-                this.waits = Some(context.waker().clone());
+            // A request that waits for one that is done does so whether or not more of them come.
+            this.waits = Some(context.waker().clone());
+            if !this.gate.has_room() {
                 return Poll::Pending;
             }
-            let mut piece = [0; 16 << 10];
+            let mut piece = [0; PIECE];
             let mut piece = ReadBuf::new(&mut piece);
-            // A request that waits does so whether or not more of them come.
-            this.waits = Some(context.waker().clone());
             ready!(Pin::new(&mut this.local).poll_read(context, &mut piece))?;
-            this.ended = piece.filled().is_empty();
-            this.ahead.extend(piece.filled());
+            match piece.filled() {
+                [] => this.gate.end(),
+                came => drop(this.gate.take(came)),
+            }
         }
     }
 }
@@ -247,8 +145,8 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Early<L> {
         if this.answers.len() >= ANSWERS_MAX {
             ready!(this.poll_answers(context))?;
         }
-        let Self { replies, owed, answers, .. } = this;
-        replies.take(bytes, owed, answers).map_err(io::Error::other)?;
+        let Self { replies, gate, answers, .. } = this;
+        replies.take(bytes, gate, answers).map_err(io::Error::other)?;
         if let Some(waits) = this.waits.take() {
             waits.wake();
         }

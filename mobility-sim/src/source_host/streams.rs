@@ -17,7 +17,7 @@ use crate::destination_host::CONNECTIONS_MAX;
 use crate::libvirt::Endpoint;
 use crate::net::{Carries, Net};
 use crate::progress::Meters;
-use crate::relay::{Migration, Part, RelayError, Room, relay};
+use crate::relay::{InOrder, Migration, Part, RelayError, Room, relay};
 use crate::serve::Agent;
 use crate::wan;
 use crate::wan::message::{Door, Token};
@@ -123,7 +123,10 @@ pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, index: u32, str
     let carried = async {
         let local = turn.connect(&*agent.net, index, address).await.map_err(RelayError::Local)?;
         let part = Part::Takes { kind: leads_to.into(), index, migration: known };
-        relay(local, stream.stream, part, meter).await
+        match leads_to {
+            Door::Memory => relay(local, stream.stream, part, meter).await,
+            Door::Disks => relay(InOrder::new(local), stream.stream, part, meter).await,
+        }
     };
     let carried = tokio::select! {
         carried = carried => carried,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 pub use crate::custody::Carried;
 use crate::relay::StreamKind;
 
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The first message of a connection, in bytes.
 pub const HELLO_MAX: usize = 1 << 10;

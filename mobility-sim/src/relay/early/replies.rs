@@ -10,8 +10,9 @@
 
 use std::collections::VecDeque;
 
+use super::EarlyError;
+use super::gate::Gate;
 use super::requests::Kind;
-use super::{EarlyError, Owed};
 use crate::relay::parse::at;
 
 const GREETING: usize = 18;
@@ -60,16 +61,11 @@ impl Replies {
         Self { state: State::Greeting, skip: 0, passed_on: true, begun: Vec::new() }
     }
 
-    /// Whether what the server says is understood.
-    pub(super) fn is_known(&self) -> bool {
-        self.state != State::Lost
-    }
-
     /// Takes what came, and puts what the client is to have of it to `out`.
     pub(super) fn take(
         &mut self,
         mut bytes: &[u8],
-        owed: &mut Owed,
+        gate: &mut Gate,
         out: &mut VecDeque<u8>,
     ) -> Result<(), EarlyError> {
         while !bytes.is_empty() {
@@ -85,6 +81,7 @@ impl Replies {
                 continue;
             }
             if self.state == State::Lost {
+                gate.open();
                 out.extend(bytes);
                 return Ok(());
             }
@@ -92,9 +89,10 @@ impl Replies {
             let before = self.begun.len();
             self.begun.extend(&bytes[..bytes.len().min(HEADER_MAX - before)]);
             let begun = std::mem::take(&mut self.begun);
-            match self.header(&begun, owed, out)? {
+            match self.header(&begun, gate, out)? {
                 Some(len) => bytes = &bytes[len - before..],
                 None if self.state == State::Lost => {
+                    gate.open();
                     out.extend(&begun);
                     bytes = &bytes[begun.len() - before..];
                 }
@@ -111,7 +109,7 @@ impl Replies {
     fn header(
         &mut self,
         bytes: &[u8],
-        owed: &mut Owed,
+        gate: &mut Gate,
         out: &mut VecDeque<u8>,
     ) -> Result<Option<usize>, EarlyError> {
         Ok(match self.state {
@@ -143,7 +141,7 @@ impl Replies {
                 }
                 Some(20)
             }
-            State::Replies => self.reply(bytes, owed, out)?,
+            State::Replies => self.reply(bytes, gate, out)?,
             State::Lost => None,
         })
     }
@@ -151,7 +149,7 @@ impl Replies {
     fn reply(
         &mut self,
         bytes: &[u8],
-        owed: &mut Owed,
+        gate: &mut Gate,
         out: &mut VecDeque<u8>,
     ) -> Result<Option<usize>, EarlyError> {
         let u16_at = |from| at(bytes, from).map(|bytes| u16::from_be_bytes(*bytes));
@@ -174,20 +172,20 @@ impl Replies {
         };
         let (Some(bytes), Some(error)) = (bytes.get(..header), error) else { return Ok(None) };
         let cookie = u64::from_be_bytes(*at(bytes, 8).expect("it is in every header"));
-        let owing = owed.requests.get(&cookie).ok_or(EarlyError::NotAsked)?;
-        if owing.acknowledged && error != 0 {
-            return Err(EarlyError::Failed { error, at: owing.range.start });
+        let one = gate.of(cookie).ok_or(EarlyError::NotAsked)?;
+        if one.acknowledged && error != 0 {
+            return Err(EarlyError::Failed { error, at: one.range.start });
         }
         let read =
-            (owing.kind == Kind::Read && error == 0).then(|| owing.range.end - owing.range.start);
-        (self.skip, self.passed_on) = (len.or(read).unwrap_or(0), !owing.acknowledged);
+            (one.kind == Kind::Read && error == 0).then(|| one.range.end - one.range.start);
+        (self.skip, self.passed_on) = (len.or(read).unwrap_or(0), !one.acknowledged);
         if self.passed_on {
             out.extend(&bytes[..8]);
-            out.extend(owing.cookie.to_be_bytes());
+            out.extend(one.cookie.to_be_bytes());
             out.extend(&bytes[16..]);
         }
         if is_last {
-            owed.done(cookie);
+            gate.done(cookie);
         }
         Ok(Some(header))
     }

@@ -12,6 +12,12 @@ fn option(number: u32) -> Vec<u8> {
     [b"IHAVEOPT", &number.to_be_bytes()[..], &2_u32.to_be_bytes(), b"ab"].concat()
 }
 
+/// What a client says from its beginning on, with the option that comes first there.
+fn options(number: u32) -> Vec<u8> {
+    let begins: &[u8] = if number == 8 { &[0, 0, 0, 3] } else { &[] };
+    [begins, &option(number)].concat()
+}
+
 fn answer(number: u32) -> Vec<u8> {
     let magic = 0x0003_e889_0455_65a9_u64.to_be_bytes();
     [&magic[..], &number.to_be_bytes(), &1_u32.to_be_bytes(), &3_u32.to_be_bytes(), b"xyz"].concat()
@@ -37,7 +43,23 @@ fn failed(cookie: u64) -> [u8; 16] {
     reply
 }
 
-/// A client, what is between, and a server; the options are behind them.
+/// Nothing more comes, of what can come by now.
+async fn nothing_comes(out: &mut (impl AsyncRead + Unpin)) {
+    let mut byte = [0];
+    tokio::select! {
+        biased;
+        read = out.read(&mut byte) => panic!("{read:?} {byte:?}"),
+        () = tokio::task::yield_now() => {}
+    }
+}
+
+async fn hears(ear: &mut (impl AsyncRead + Unpin), bytes: &[u8]) {
+    let mut heard = vec![0; bytes.len()];
+    ear.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, bytes);
+}
+
+/// A client, what is beside it, and a server far away; the options are behind them.
 struct Between {
     client: DuplexStream,
     out: ReadHalf<Early<DuplexStream>>,
@@ -52,10 +74,7 @@ impl Between {
         between.says(GREETING).await;
         between.client_hears(GREETING).await;
         for number in [8, 7] {
-            let mut said = option(number);
-            if number == 8 {
-                said.splice(0..0, [0, 0, 0, 3]);
-            }
+            let said = options(number);
             between.client.write_all(&said).await.unwrap();
             between.server_hears(&said).await;
             between.says(&answer(number)).await;
@@ -70,25 +89,16 @@ impl Between {
     }
 
     async fn server_hears(&mut self, bytes: &[u8]) {
-        let mut heard = vec![0; bytes.len()];
-        self.out.read_exact(&mut heard).await.unwrap();
-        assert_eq!(heard, bytes);
+        hears(&mut self.out, bytes).await;
     }
 
     async fn client_hears(&mut self, bytes: &[u8]) {
-        let mut heard = vec![0; bytes.len()];
-        self.client.read_exact(&mut heard).await.unwrap();
-        assert_eq!(heard, bytes);
+        hears(&mut self.client, bytes).await;
     }
 
-    /// Whatever came is on the line then; nothing more comes.
+    /// Whatever came is on the line then.
     async fn nothing_comes(&mut self) {
-        let mut byte = [0];
-        tokio::select! {
-            biased;
-            read = self.out.read(&mut byte) => panic!("{read:?} {byte:?}"),
-            () = tokio::task::yield_now() => {}
-        }
+        nothing_comes(&mut self.out).await;
     }
 
     async fn asks(&mut self, kind: u16, cookie: u64, offset: u64, length: u32) {
@@ -96,45 +106,129 @@ impl Between {
     }
 }
 
+/// A client far away, what is beside the server, and that.
+struct Beside {
+    out: WriteHalf<InOrder<DuplexStream>>,
+    back: ReadHalf<InOrder<DuplexStream>>,
+    server: DuplexStream,
+}
+
+impl Beside {
+    async fn new() -> Self {
+        let (server, disk) = duplex(1 << 20);
+        let (back, out) = split(InOrder::new(disk));
+        let mut beside = Self { out, back, server };
+        beside.says(GREETING).await;
+        beside.client_hears(GREETING).await;
+        for number in [8, 7] {
+            let said = options(number);
+            beside.out.write_all(&said).await.unwrap();
+            beside.server_hears(&said).await;
+            beside.says(&answer(number)).await;
+            beside.client_hears(&answer(number)).await;
+        }
+        beside
+    }
+
+    async fn says(&mut self, bytes: &[u8]) {
+        self.server.write_all(bytes).await.unwrap();
+    }
+
+    async fn server_hears(&mut self, bytes: &[u8]) {
+        hears(&mut self.server, bytes).await;
+    }
+
+    async fn client_hears(&mut self, bytes: &[u8]) {
+        hears(&mut self.back, bytes).await;
+    }
+
+    async fn nothing_comes(&mut self) {
+        nothing_comes(&mut self.server).await;
+    }
+
+    async fn asks(&mut self, kind: u16, cookie: u64, offset: u64, length: u32) {
+        self.out.write_all(&request(kind, cookie, offset, length)).await.unwrap();
+    }
+}
+
 #[tokio::test]
-async fn writes_are_acknowledged_as_they_go_and_a_flush_when_they_are_there() {
+async fn writes_are_acknowledged_as_they_go_and_a_flush_when_it_is_answered() {
     let mut between = Between::new().await;
+    // Wherever to.
     for (number, cookie) in [(0, 77), (1, 77), (2, 78)] {
-        between.asks(WRITE, cookie, number * 4096, 4096).await;
-        between.server_hears(&request(WRITE, number, number * 4096, 4096)).await;
+        between.asks(WRITE, cookie, 4096, 4096).await;
+        between.server_hears(&request(WRITE, number, 4096, 4096)).await;
         between.nothing_comes().await;
         between.client_hears(&replies::done(cookie)).await;
     }
     between.asks(FLUSH, 79, 0, 0).await;
     between.asks(WRITE, 80, 1 << 20, 512).await;
-    for number in [2, 0, 1] {
-        between.nothing_comes().await;
-        between.says(&replies::done(number)).await;
-    }
     between.server_hears(&request(FLUSH, 3, 0, 0)).await;
     between.server_hears(&request(WRITE, 4, 1 << 20, 512)).await;
     between.nothing_comes().await;
     between.client_hears(&replies::done(80)).await;
+    for number in [2, 0, 1, 4] {
+        between.says(&replies::done(number)).await;
+        nothing_comes(&mut between.client).await;
+    }
     between.says(&replies::done(3)).await;
     between.client_hears(&replies::done(79)).await;
 }
 
 #[tokio::test]
+async fn a_flush_reaches_the_disk_when_all_before_it_is_done() {
+    let mut beside = Beside::new().await;
+    for number in 0..3 {
+        beside.asks(WRITE, 70 + number, number * 4096, 4096).await;
+        beside.server_hears(&request(WRITE, number, number * 4096, 4096)).await;
+    }
+    beside.asks(FLUSH, 79, 0, 0).await;
+    beside.asks(WRITE, 80, 1 << 20, 512).await;
+    for number in [2, 0, 1] {
+        nothing_comes(&mut beside.back).await;
+        beside.nothing_comes().await;
+        beside.says(&replies::done(number)).await;
+        beside.client_hears(&replies::done(70 + number)).await;
+    }
+    nothing_comes(&mut beside.back).await;
+    beside.server_hears(&request(FLUSH, 3, 0, 0)).await;
+    beside.server_hears(&request(WRITE, 4, 1 << 20, 512)).await;
+    beside.says(&replies::done(3)).await;
+    beside.client_hears(&replies::done(79)).await;
+}
+
+#[tokio::test]
 async fn a_write_to_where_one_is_under_way_waits_for_it() {
-    let mut between = Between::new().await;
-    between.asks(WRITE, 1, 4096, 8192).await;
-    between.server_hears(&request(WRITE, 0, 4096, 8192)).await;
-    between.nothing_comes().await;
-    between.client_hears(&replies::done(1)).await;
-    between.asks(WRITE, 1, 0, 4096).await;
-    between.server_hears(&request(WRITE, 1, 0, 4096)).await;
-    between.asks(WRITE, 2, 12_287, 1).await;
-    between.nothing_comes().await;
-    between.client_hears(&replies::done(1)).await;
-    between.says(&replies::done(1)).await;
-    between.nothing_comes().await;
-    between.says(&replies::done(0)).await;
-    between.server_hears(&request(WRITE, 2, 12_287, 1)).await;
+    let mut beside = Beside::new().await;
+    beside.asks(WRITE, 1, 4096, 8192).await;
+    beside.server_hears(&request(WRITE, 0, 4096, 8192)).await;
+    beside.asks(WRITE, 2, 0, 4096).await;
+    beside.server_hears(&request(WRITE, 1, 0, 4096)).await;
+    beside.asks(WRITE, 3, 12_287, 1).await;
+    beside.says(&replies::done(1)).await;
+    beside.client_hears(&replies::done(2)).await;
+    nothing_comes(&mut beside.back).await;
+    beside.nothing_comes().await;
+    beside.says(&replies::done(0)).await;
+    beside.client_hears(&replies::done(1)).await;
+    nothing_comes(&mut beside.back).await;
+    beside.server_hears(&request(WRITE, 2, 12_287, 1)).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_server_that_has_gone_waits_no_longer() {
+    let mut beside = Beside::new().await;
+    beside.asks(WRITE, 1, 0, 4096).await;
+    beside.server_hears(&request(WRITE, 0, 0, 4096)).await;
+    beside.asks(FLUSH, 2, 0, 0).await;
+    beside.nothing_comes().await;
+    let Beside { mut out, mut back, server } = beside;
+    let shut = tokio::spawn(async move { out.shutdown().await });
+    tokio::task::yield_now().await;
+    assert!(!shut.is_finished(), "a flush is on its way");
+    drop(server);
+    assert_eq!(back.read(&mut [0]).await.unwrap(), 0);
+    shut.await.unwrap().unwrap_err();
 }
 
 #[tokio::test]
@@ -177,18 +271,49 @@ async fn what_is_no_nbd_passes_as_it_is() {
     assert_eq!(answered, [GREETING, &answer(5), b"\x16\x03\x03 and so on"].concat());
 }
 
-/// A client that uses its cookies again, 16 at once, and a server that answers in any order; bytes come in pieces
-/// of any size. In the end the disk is what the client believes, at each flush as well.
+/// Some of what is there.
+async fn some_of(
+    random: &mut fastrand::Rng,
+    from: &mut (impl AsyncRead + Unpin),
+    into: &mut impl for<'a> Extend<&'a u8>,
+) {
+    let mut piece = vec![0; random.usize(1..60)];
+    tokio::select! {
+        biased;
+        read = from.read(&mut piece) => into.extend(&piece[..read.unwrap()]),
+        () = tokio::task::yield_now() => {}
+    }
+}
+
+/// Some of it, if there is room.
+async fn some_to(
+    random: &mut fastrand::Rng,
+    from: &mut VecDeque<u8>,
+    to: &mut (impl AsyncWrite + Unpin),
+) {
+    let len = from.len().min(random.usize(1..60));
+    let piece = &from.make_contiguous()[..len];
+    let written = tokio::select! {
+        biased;
+        written = to.write(piece) => written.unwrap(),
+        () = tokio::task::yield_now() => 0,
+    };
+    from.drain(..written);
+}
+
+/// A client that uses its cookies again, 16 at once, a line that is slow, and a server that answers in any order;
+/// bytes come in pieces of any size. In the end the disk is what the client believes, at each flush as well.
 #[tokio::test]
 async fn whatever_the_order_the_disk_is_what_the_client_was_told() {
     for seed in 0..60 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut between = Between::new().await;
+        let (mut between, mut beside) = (Between::new().await, Beside::new().await);
+        let (mut line, mut line_back) = (VecDeque::new(), VecDeque::new());
         let (mut believed, mut disk) = ([0_u8; 32], [0_u8; 32]);
         let mut free: Vec<u64> = (100..116).collect();
         let mut asked: HashMap<u64, Option<(usize, u8)>> = HashMap::new();
         let mut under_way: Vec<(u64, u16, usize, u8)> = Vec::new();
-        let (mut heard, mut answered) = (Vec::new(), Vec::new());
+        let (mut heard, mut answered) = (Vec::<u8>::new(), Vec::<u8>::new());
         // Of each flush, by its number on the line: what was believed, but for what was written since.
         let mut flushes: HashMap<u64, [Option<u8>; 32]> = HashMap::new();
         let mut number = 0;
@@ -221,13 +346,9 @@ async fn whatever_the_order_the_disk_is_what_the_client_was_told() {
                     }
                 }
             }
-            // What the server has.
-            let mut piece = vec![0; random.usize(1..50)];
-            tokio::select! {
-                biased;
-                read = between.out.read(&mut piece) => heard.extend(&piece[..read.unwrap()]),
-                () = tokio::task::yield_now() => {}
-            }
+            some_of(&mut random, &mut between.out, &mut line).await;
+            some_to(&mut random, &mut line, &mut beside.out).await;
+            some_of(&mut random, &mut beside.server, &mut heard).await;
             while heard.len() >= 28 {
                 let kind = u16::from_be_bytes([heard[6], heard[7]]);
                 let len = if kind == WRITE { 36 } else { 28 };
@@ -252,15 +373,10 @@ async fn whatever_the_order_the_disk_is_what_the_client_was_told() {
                 }
                 to_client.extend(replies::done(cookie));
             }
-            let len = to_client.len().min(random.usize(..40));
-            let piece: Vec<u8> = to_client.drain(..len).collect();
-            between.says(&piece).await;
-            let mut piece = [0; 64];
-            tokio::select! {
-                biased;
-                read = between.client.read(&mut piece) => answered.extend(&piece[..read.unwrap()]),
-                () = tokio::task::yield_now() => {}
-            }
+            some_to(&mut random, &mut to_client, &mut beside.server).await;
+            some_of(&mut random, &mut beside.back, &mut line_back).await;
+            some_to(&mut random, &mut line_back, &mut between.back).await;
+            some_of(&mut random, &mut between.client, &mut answered).await;
             while answered.len() >= 16 {
                 let cookie = u64::from_be_bytes(answered[8..16].try_into().unwrap());
                 assert_eq!(answered[4..8], [0; 4]);

@@ -1,0 +1,183 @@
+//! Which requests are under way, and which may be by now.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+use super::requests::{Kind, Request, Requests};
+use super::{AHEAD_MAX, replies};
+
+/// Writes that are acknowledged before they are done, at once.
+const EARLY_MAX: usize = 1024;
+/// Requests under way at once; QEMU has 16, and as many as are acknowledged.
+const UNDER_WAY_MAX: usize = 2 * EARLY_MAX;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Acknowledges writes, and holds nothing back.
+    Source,
+    /// Holds back what has to come after a write that is not done, and acknowledges nothing.
+    Destination,
+}
+
+/// Requests on their way from the hypervisor to the disk.
+pub(super) struct Gate {
+    requests: Requests,
+    under_way: UnderWay,
+    /// The first of them may go.
+    ahead: VecDeque<u8>,
+    may_go: usize,
+    ended: bool,
+    /// Those whose last byte went.
+    gone: Vec<u64>,
+}
+
+/// By the cookie that they have from here on.
+struct UnderWay {
+    side: Side,
+    requests: HashMap<u64, One>,
+    next: u64,
+    writes: usize,
+}
+
+pub(super) struct One {
+    /// That of who asked.
+    pub(super) cookie: u64,
+    pub(super) kind: Kind,
+    pub(super) range: Range<u64>,
+    /// It is acknowledged as it goes.
+    early: bool,
+    pub(super) acknowledged: bool,
+}
+
+impl UnderWay {
+    fn lets_go(&self, request: &Request) -> bool {
+        if self.requests.len() >= UNDER_WAY_MAX {
+            return false;
+        }
+        if self.side == Side::Source || self.writes == 0 {
+            return true;
+        }
+        let range = request.range();
+        request.kind.is_write()
+            && !self.requests.values().any(|one| {
+                one.kind.is_write()
+                    && one.range.start < range.end
+                    && range.start < one.range.end
+            })
+    }
+
+    /// The cookie that it has from here on.
+    fn add(&mut self, request: &Request) -> u64 {
+        let cookie = self.next;
+        self.next += 1;
+        if request.kind == Kind::Disconnect {
+            return cookie;
+        }
+        let early = self.side == Side::Source
+            && request.kind.is_write()
+            && !request.is_forced
+            && self.writes < EARLY_MAX;
+        self.writes += usize::from(request.kind.is_write());
+        let one = One {
+            cookie: request.cookie,
+            kind: request.kind,
+            range: request.range(),
+            early,
+            acknowledged: false,
+        };
+        self.requests.insert(cookie, one);
+        cookie
+    }
+}
+
+impl Gate {
+    pub(super) fn new(side: Side) -> Self {
+        let under_way = UnderWay { side, requests: HashMap::new(), next: 0, writes: 0 };
+        Self {
+            requests: Requests::new(),
+            under_way,
+            ahead: VecDeque::new(),
+            may_go: 0,
+            ended: false,
+            gone: Vec::new(),
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        !self.ended && self.ahead.len() < AHEAD_MAX
+    }
+
+    /// Takes what comes from the hypervisor, as much as there is room for.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
+        let len = bytes.len().min(AHEAD_MAX.saturating_sub(self.ahead.len()));
+        self.ahead.extend(&bytes[..len]);
+        len
+    }
+
+    /// Nothing more comes.
+    pub(super) const fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Everything went.
+    pub(super) fn is_through(&self) -> bool {
+        self.ended && self.ahead.is_empty()
+    }
+
+    /// Nothing is answered any more, or in a way that is not known: everything goes.
+    pub(super) const fn open(&mut self) {
+        self.requests.lose();
+    }
+
+    /// What goes now.
+    pub(super) fn admit(&mut self) -> &[u8] {
+        let bytes = self.ahead.make_contiguous();
+        while self.may_go < bytes.len() {
+            let rest = &mut bytes[self.may_go..];
+            let under_way = &mut self.under_way;
+            let admitted = self.requests.next(rest, |request| {
+                under_way.lets_go(request).then(|| under_way.add(request))
+            });
+            match admitted {
+                Some(len) => self.may_go += len,
+                // All of it has to be there first; no more than that comes once it has ended.
+                None if self.ended && !self.requests.has_whole(rest) => self.may_go = bytes.len(),
+                None => break,
+            }
+        }
+        &bytes[..self.may_go]
+    }
+
+    /// So much of it did.
+    pub(super) fn went(&mut self, len: usize) {
+        drop(self.ahead.drain(..len));
+        self.may_go -= len;
+        self.requests.handed_out(len, &mut self.gone);
+        if self.under_way.side == Side::Destination {
+            self.gone.clear();
+        }
+    }
+
+    /// Says of what went that it is done.
+    pub(super) fn acknowledge(&mut self, answers: &mut VecDeque<u8>) {
+        for cookie in self.gone.drain(..) {
+            if let Some(one) = self.under_way.requests.get_mut(&cookie)
+                && one.early
+            {
+                one.acknowledged = true;
+                answers.extend(replies::done(one.cookie));
+            }
+        }
+    }
+
+    pub(super) fn of(&self, cookie: u64) -> Option<&One> {
+        self.under_way.requests.get(&cookie)
+    }
+
+    /// The disk has answered it.
+    pub(super) fn done(&mut self, cookie: u64) {
+        if let Some(one) = self.under_way.requests.remove(&cookie) {
+            self.under_way.writes -= usize::from(one.kind.is_write());
+        }
+    }
+}
