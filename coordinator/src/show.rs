@@ -7,7 +7,7 @@ mod plan;
 use std::io::Write;
 
 pub use bars::watch;
-pub use live::{LiveWatch, live_done, live_text};
+pub use live::{LiveWatch, live_done, live_sentence, live_text};
 pub use plan::{plan_text, seconds};
 
 /// One line of result. A closed pipe is no error: whoever read has seen enough.

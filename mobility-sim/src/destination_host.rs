@@ -116,7 +116,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
     let Outgoing { mut control, carrying, meters, broken, prepared, attempt } = outgoing;
     line.answer_prepare(serial, Ok(prepared)).await;
     meters.show("begins");
-    let Some(finish) = until_finish(line, &control, &meters, &broken).await else {
+    let told = meters.told_to(&*agent.site, &attempt);
+    let Some(finish) = until_finish(line, &control, &meters, told, &broken).await else {
         meters.show("has ended");
         drop(carrying);
         warn!("the source's connection has ended before the VM was handed over: it stays there");
@@ -152,6 +153,7 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             let decided = CancellationToken::new();
             let watch = Watch { over: line.over.clone(), took_leave, decided };
             settle::spawn(agent, id, Some(control), watch);
+            meters.tell(&*agent.site, &attempt).await;
         }
         Err(error) => {
             error!("not handed over: {}", chain(&error));
@@ -241,9 +243,10 @@ async fn until_finish(
     line: &mut Line,
     control: &Control,
     meters: &Meters,
+    told: impl Future<Output = ()>,
     broken: &CancellationToken,
 ) -> Option<Asking> {
-    let report = meters.report();
+    let report = async { tokio::join!(meters.report(), told) };
     tokio::pin!(report);
     loop {
         let event = tokio::select! {
@@ -253,7 +256,7 @@ async fn until_finish(
                 broken.cancel();
                 continue;
             }
-            () = &mut report => continue,
+            _ = &mut report => continue,
         };
         match event? {
             Event::Finish { serial, name, params, cookie, flags, cancelled } => {

@@ -1,14 +1,17 @@
-//! How far the data of a migration is, in the log.
+//! How far the data of a migration is, in the log and for whoever asks the site.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, interval_at};
-use tracing::info;
-use units::Bytes;
+use site::Site;
+use site_ledger::{LiveWire, keep_wire};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tracing::{debug, info};
+use units::{Bytes, chain};
 
 use crate::custody::Carried;
+use crate::ledger::Attempt;
 use crate::relay::Meter;
 
 /// Bytes of one migration, from the source's hypervisor and back.
@@ -19,6 +22,8 @@ pub struct Meters {
 }
 
 const EVERY: Duration = Duration::from_secs(10);
+/// A coordinator looks once a second.
+const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 impl Meters {
     /// Until it is dropped.
@@ -42,12 +47,38 @@ impl Meters {
         Carried { memory: of(&self.memory), disks: of(&self.disks) }
     }
 
-    pub fn show(&self, how_far: &str) {
+    /// Tells the site of it, until it is dropped.
+    pub async fn told_to(&self, site: &dyn Site, attempt: &Attempt) {
+        let mut due = interval_at(Instant::now() + TOLD_EVERY, TOLD_EVERY);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            self.tell(site, attempt).await;
+        }
+    }
+
+    /// For people: a migration does not end for it.
+    pub async fn tell(&self, site: &dyn Site, attempt: &Attempt) {
+        let ((memory, memory_wire), (disks, disks_wire)) = self.both();
+        let counted =
+            LiveWire { carried: Bytes(memory + disks), wire: Bytes(memory_wire + disks_wire) };
+        let Ok(vm) = attempt.paper.vm_key() else { return };
+        if let Err(error) = keep_wire(site, &vm, attempt.epoch, counted).await {
+            debug!("how far it is is not on record: {}", chain(&error));
+        }
+    }
+
+    /// Of memory and of disks: what hypervisors said, and what that was on the line.
+    fn both(&self) -> ((u64, u64), (u64, u64)) {
         let read = |meter: &Meter| {
             let of = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
             (of(&meter.taken) + of(&meter.given), of(&meter.sent) + of(&meter.received))
         };
-        let ((memory, memory_wire), (disks, disks_wire)) = (read(&self.memory), read(&self.disks));
+        (read(&self.memory), read(&self.disks))
+    }
+
+    pub fn show(&self, how_far: &str) {
+        let ((memory, memory_wire), (disks, disks_wire)) = self.both();
         let wire = memory_wire + disks_wire;
         info!(memory, disks, wire, ratio = %ratio(memory + disks, wire), "data {how_far}");
     }

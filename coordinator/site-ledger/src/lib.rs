@@ -17,7 +17,9 @@ mod word;
 pub use copy::{CopyError, copy_of_ledger, decode as decode_copy, forget, key, of_key};
 pub use error::CustodyError;
 pub use mark::{mark_of, mark_seen, own_mark};
-pub use native::{NativeError, NativePaper, keep_job, kept_job, native_key, natives};
+pub use native::{
+    LiveWire, NativeError, NativePaper, keep_job, keep_wire, kept_job, kept_wire, native_key, natives,
+};
 pub use shelf::{Folder, Shelf, keep_file, read_ledger};
 pub use site_ledger::{Role, SiteLedger};
 pub use stories::longer;

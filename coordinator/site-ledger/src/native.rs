@@ -10,7 +10,7 @@ use model::{SiteName, VmId};
 use serde::{Deserialize, Serialize};
 use site::{LiveJob, RecordKey, Site, SiteError};
 use thiserror::Error;
-use units::{Digest, Epoch, MigrationId};
+use units::{Bytes, Digest, Epoch, MigrationId};
 
 use crate::copy::{key, of_key};
 use crate::error::CustodyError;
@@ -168,6 +168,49 @@ pub async fn kept_job(site: &dyn Site, vm: &VmKey, epoch: Epoch) -> Option<LiveJ
     let body = site.kept(&job_key(vm)).await.ok()??;
     let kept: KeptJob = serde_json::from_slice(&body).ok()?;
     (kept.epoch == epoch).then_some(kept.job)
+}
+
+/// What a live migration's data amounts to, and to how much of it on the line between the agents, as the source's
+/// counts: disks and memory, both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveWire {
+    pub carried: Bytes,
+    pub wire: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptWire {
+    epoch: Epoch,
+    counted: LiveWire,
+}
+
+fn wire_key(vm: &VmKey) -> RecordKey {
+    key(vm, "live-wire").expect("what is a key beside a longer one is one")
+}
+
+/// Of the last attempt alone.
+///
+/// # Errors
+/// Where the site does not take it.
+pub async fn keep_wire(
+    site: &dyn Site,
+    vm: &VmKey,
+    epoch: Epoch,
+    counted: LiveWire,
+) -> Result<(), SiteError> {
+    let key = wire_key(vm);
+    let body = serde_json::to_vec(&KeptWire { epoch, counted }).expect("it is made of numbers");
+    let before = site.kept(&key).await?;
+    site.keep(&key, before.as_deref(), &body).await
+}
+
+/// With the attempt that it is of. `None`: nothing is known.
+pub async fn kept_wire(site: &dyn Site, vm: &VmKey) -> Option<(Epoch, LiveWire)> {
+    let body = site.kept(&wire_key(vm)).await.ok()??;
+    let kept: KeptWire = serde_json::from_slice(&body).ok()?;
+    Some((kept.epoch, kept.counted))
 }
 
 /// The last one of each VM that a site keeps, with its epoch; those that cannot be read with the reason.

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handover::{Platform, Verdict, VerdictKind, verdict};
-use model::{Power, SiteName, Vm};
+use handover::{Platform, Verdict, VerdictKind, VmKey, verdict};
+use model::{Power, SiteName, Vm, VmId};
 use plan::Refusal;
 use serde_json::json;
 use site::{LiveWish, Remedy, Site, SiteError};
-use site_ledger::kept_job;
-use units::{Bytes, chain};
+use site_ledger::{LiveWire, kept_job, kept_wire};
+use units::{Bytes, Epoch, chain};
 
 use super::args::Ask;
 use super::exit;
@@ -165,11 +165,11 @@ pub async fn migrate(
         return Err(Failure::new(Kind::Refused, "interrupted, nothing was touched"));
     }
     let began = Instant::now();
-    let ended = follow(context, &live, &*source, interrupts).await?;
+    let before = before.map(|attempt| attempt.epoch);
+    let ended = follow(context, &live, &*source, before, interrupts).await?;
     // Its agent records it before anything is copied. An earlier attempt is not this one.
     let (attempt, unread) = native::latest(&sites, live.vm.id).await;
-    let attempt =
-        attempt.filter(|attempt| before.as_ref().is_none_or(|before| before.epoch < attempt.epoch));
+    let attempt = attempt.filter(|attempt| before.is_none_or(|before| before < attempt.epoch));
     let Some(attempt) = attempt else {
         return Err(without_record(&live, &*source, ended, unread).await);
     };
@@ -183,7 +183,8 @@ pub async fn migrate(
                 Ok(vm) => kept_job(&*destination, &vm, attempt.epoch).await,
                 Err(_) => None,
             };
-            show::live_done(context.json, began.elapsed(), job.as_ref());
+            let wire = wire(&*source, live.vm.id, before).await;
+            show::live_done(context.json, began.elapsed(), job.as_ref(), wire);
             Ok(exit::DONE)
         }
         (VerdictKind::RolledBack, Some(Platform::Running)) if native::has_ended(&verdict) => {
@@ -199,6 +200,7 @@ async fn follow(
     context: &Context,
     live: &Live,
     source: &dyn Site,
+    before: Option<Epoch>,
     mut interrupts: Interrupts,
 ) -> Result<Result<(), SiteError>, Failure> {
     let (vm, name) = (live.vm.id, &live.vm.name);
@@ -237,7 +239,7 @@ async fn follow(
                     match job {
                         // What was not under way yet when it was called off, or had a job of its own.
                         Some(_) if called_off => drop(source.cancel_live(vm).await),
-                        Some(job) => shown.tell(&job),
+                        Some(job) => shown.tell(&job, wire(source, vm, before).await),
                         None => {}
                     }
                 }
@@ -250,6 +252,13 @@ async fn follow(
             }
         }
     }
+}
+
+/// What the source's agent says of the line; `before`: an attempt that is not this one.
+async fn wire(source: &dyn Site, vm: VmId, before: Option<Epoch>) -> Option<LiveWire> {
+    let vm: VmKey = vm.to_string().parse().ok()?;
+    let (epoch, wire) = kept_wire(source, &vm).await?;
+    before.is_none_or(|before| before < epoch).then_some(wire)
 }
 
 /// No agent took it up, or none can be asked.
@@ -303,7 +312,7 @@ async fn settled(context: &Context, sites: &Sites, attempt: &Attempt) -> Result<
             Ok(gathered) => {
                 let verdict = verdict(&gathered.evidence);
                 if native::has_ended(&verdict) || !is_time {
-                    native::say(context, &attempt.paper, &gathered);
+                    native::say(context, &attempt.paper, &gathered, None);
                     return Ok(verdict);
                 }
             }

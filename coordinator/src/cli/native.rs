@@ -10,8 +10,8 @@ use handover::{
 };
 use model::{SiteName, VmId};
 use serde_json::json;
-use site::{Site, SiteError, SiteErrorKind};
-use site_ledger::{NativePaper, natives};
+use site::{LiveJob, Site, SiteError, SiteErrorKind};
+use site_ledger::{LiveWire, NativePaper, kept_wire, natives};
 use units::{Digest, Epoch, chain};
 
 use super::exit;
@@ -43,7 +43,10 @@ pub async fn tell(
         }
         told.count += 1;
         told.code = told.code.max(match gather(&sites, &paper, epoch).await {
-            Ok(gathered) => say(context, &paper, &gathered),
+            Ok(gathered) => {
+                let progress = progress(&sites, &paper, epoch, &gathered).await;
+                say(context, &paper, &gathered, progress)
+            }
             Err(failure) => {
                 failure.show(context.json);
                 failure.exit_code()
@@ -172,7 +175,36 @@ fn is_told_later(evidence: &mut Evidence) {
     }
 }
 
-pub fn say(context: &Context, paper: &NativePaper, gathered: &Gathered) -> u8 {
+/// How one gets on that is under way, whoever began it.
+pub struct Progress {
+    job: LiveJob,
+    line: Option<LiveWire>,
+}
+
+async fn progress(
+    sites: &Sites,
+    paper: &NativePaper,
+    epoch: Epoch,
+    gathered: &Gathered,
+) -> Option<Progress> {
+    let source = sites.get(&paper.from)?;
+    if gathered.is_followed
+        || verdict(&gathered.evidence).verdict != VerdictKind::NotStarted
+    {
+        return None;
+    }
+    let job = source.live_job(paper.vm).await.ok()??;
+    let wire = kept_wire(&**source, &paper.vm_key().ok()?).await;
+    let line = wire.filter(|(of, _)| *of == epoch).map(|(_, wire)| wire);
+    Some(Progress { job, line })
+}
+
+pub fn say(
+    context: &Context,
+    paper: &NativePaper,
+    gathered: &Gathered,
+    progress: Option<Progress>,
+) -> u8 {
     let NativePaper { id, name, from, to, .. } = paper;
     let verdict = verdict(&gathered.evidence);
     // What both sites show by now is a later migration's doing, whoever made that; that both run is not
@@ -191,10 +223,14 @@ pub fn say(context: &Context, paper: &NativePaper, gathered: &Gathered) -> u8 {
     let mut lines = vec![head((id, name), &verdict, lives_at)];
     lines.push(format!("  {from} → {to}, by the sites' own live migration"));
     lines.extend(verdict.evidence.iter().map(|evidence| format!("  evidence  {evidence}")));
+    lines.extend(progress.as_ref().map(|Progress { job, line }| {
+        format!("  progress  {}", show::live_sentence(job, *line))
+    }));
     lines.extend(next(paper, &verdict).map(|next| format!("  next      {next}")));
+    let progress = progress.map(|Progress { job, line }| json!({ "job": job, "line": line }));
     let value = json!({
         "id": id, "vm": name, "from": from, "to": to, "method": "native",
-        "verdict": verdict, "lives_at": lives_at, "next": null,
+        "verdict": verdict, "lives_at": lives_at, "progress": progress, "next": null,
     });
     context.say(&lines.join("\n"), &value);
     exit_code(&verdict, has_ended)

@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use model::{SiteName, Vm};
 use serde_json::json;
 use site::{LiveJob, LiveWish};
+use site_ledger::LiveWire;
 use units::Bytes;
 
 use super::plan::seconds;
@@ -64,15 +65,16 @@ impl LiveWatch {
         Self { json, bar, last: None }
     }
 
-    pub fn tell(&mut self, job: &LiveJob) {
+    /// `wire`: as far as the agent has said.
+    pub fn tell(&mut self, job: &LiveJob, wire: Option<LiveWire>) {
         if self.json {
-            line(&json!({ "event": "live", "job": job }).to_string());
+            line(&json!({ "event": "live", "job": job, "line": wire }).to_string());
         } else if let Some(bar) = &self.bar {
-            bar.set_message(sentence(job));
+            bar.set_message(live_sentence(job, wire));
             bar.tick();
         } else if self.last.is_none_or(|at| at.elapsed() >= PLAIN_EVERY) {
             self.last = Some(Instant::now());
-            error(&sentence(job));
+            error(&live_sentence(job, wire));
         }
     }
 }
@@ -85,7 +87,8 @@ impl Drop for LiveWatch {
     }
 }
 
-fn sentence(job: &LiveJob) -> String {
+/// How one gets on.
+pub fn live_sentence(job: &LiveJob, wire: Option<LiveWire>) -> String {
     let (memory, disks) = (&job.memory, &job.disks);
     let mut parts = Vec::new();
     if disks.total.0 > 0 {
@@ -107,7 +110,16 @@ fn sentence(job: &LiveJob) -> String {
             None => "it does not get less".to_owned(),
         });
     }
+    parts.extend(wire.map(|wire| format!("line: {}", on_the_line(wire))));
     if parts.is_empty() { "the sites prepare it".to_owned() } else { parts.join("; ") }
+}
+
+fn on_the_line(LiveWire { carried, wire }: LiveWire) -> String {
+    // To a tenth: what one byte of it stands for.
+    match u128::from(carried.0).saturating_mul(10).checked_div(wire.0.into()) {
+        Some(tenths) => format!("{wire} for {carried} (1 : {}.{})", tenths / 10, tenths % 10),
+        None => "nothing yet".to_owned(),
+    }
 }
 
 /// libvirt does not count it all the time.
@@ -116,10 +128,10 @@ fn at(per_s: Bytes) -> String {
 }
 
 /// How one went, as the destination's platform counted it.
-pub fn live_done(json: bool, took: Duration, job: Option<&LiveJob>) {
+pub fn live_done(json: bool, took: Duration, job: Option<&LiveJob>, wire: Option<LiveWire>) {
     if json {
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        line(&json!({ "moved_live": job, "took_ms": took_ms }).to_string());
+        line(&json!({ "moved_live": job, "line": wire, "took_ms": took_ms }).to_string());
         return;
     }
     let downtime = job.and_then(|job| job.downtime_ms).map_or_else(
@@ -127,6 +139,9 @@ pub fn live_done(json: bool, took: Duration, job: Option<&LiveJob>) {
         |ms| format!("it stood still for {:.2} s", seconds(ms)),
     );
     line(&format!("  took      {:.1} s; {downtime}", took.as_secs_f64()));
+    if let Some(wire) = wire {
+        line(&format!("  line      {}", on_the_line(wire)));
+    }
 }
 
 #[cfg(test)]
@@ -148,10 +163,18 @@ mod tests {
             dirtied_per_s: Bytes(dirtied),
             ..LiveJob::default()
         };
-        let said = |memory, dirtied| sentence(&job(memory, dirtied));
+        let said = |memory, dirtied| live_sentence(&job(memory, dirtied), None);
         assert!(said(part(100 << 20, 20 << 20), 10 << 20).contains("about 10 s to go"));
         assert!(said(part(100 << 20, 20 << 20), 20 << 20).contains("it does not get less"));
         assert!(said(part(100 << 20, 0), 0).contains("it does not get less"));
-        assert_eq!(sentence(&LiveJob::default()), "the sites prepare it");
+        assert_eq!(live_sentence(&LiveJob::default(), None), "the sites prepare it");
+    }
+
+    #[test]
+    fn what_goes_over_the_line_is_told_with_what_it_stands_for() {
+        let wire = |carried, wire| LiveWire { carried: Bytes(carried), wire: Bytes(wire) };
+        assert_eq!(on_the_line(wire(3 << 30, 1 << 30)), "1 GiB for 3 GiB (1 : 3.0)");
+        assert_eq!(on_the_line(wire(0, 0)), "nothing yet");
+        assert_eq!(on_the_line(wire(u64::MAX, u64::MAX)).split_once('(').unwrap().1, "1 : 1.0)");
     }
 }

@@ -1,10 +1,9 @@
 //! A hypervisor's connection to a far disk, of which writes are acknowledged at once:
-//! [`causeway_mobility::relay::Early`]. Whatever either end says, nothing more is kept than what it says that it
-//! keeps; what goes on the line is as long as what came; and who writes as a client does is not told that
-//! anything failed that did not.
+//! [`causeway_mobility::relay::Early`] at its source, [`causeway_mobility::relay::InOrder`] beside the disk. Whatever
+//! either end says, nothing more is kept than what they say that they keep; and no more goes on than came.
 
-use causeway_mobility::relay::Early;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
+use causeway_mobility::relay::{Early, InOrder};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, duplex, split};
 use tokio::runtime::Builder;
 use tokio::task::yield_now;
 
@@ -25,60 +24,81 @@ pub fn check(bytes: &[u8]) {
 }
 
 async fn talk(mut script: Script<'_>) {
-    let (mut client, local) = duplex(64 << 10);
-    let (mut out, mut back) = split(Early::new(local));
-    let kinds = script.byte();
-    if kinds & 1 == 0 {
-        let _taken = tokio::join!(client.write_all(BEGINS), back.write_all(GREETING));
+    let (near, inner) = duplex(64 << 10);
+    let ((near_ear, near_mouth), kinds) = (split(near), script.byte());
+    if kinds & 2 == 0 {
+        let (out, back) = split(Early::new(inner));
+        between(script, kinds, (near_mouth, near_ear), (back, out)).await;
+    } else {
+        let (back, out) = split(InOrder::new(inner));
+        between(script, kinds, (out, back), (near_mouth, near_ear)).await;
     }
-    let (mut said, mut gone) = (if kinds & 1 == 0 { BEGINS.len() } else { 0 }, 0);
+}
+
+/// What the client says and hears, and what the server does.
+async fn between(
+    mut script: Script<'_>,
+    kinds: u8,
+    (mut client_says, mut client_hears): (impl AsyncWrite + Unpin, impl AsyncRead + Unpin),
+    (mut server_says, mut server_hears): (impl AsyncWrite + Unpin, impl AsyncRead + Unpin),
+) {
+    let (mut said, mut gone) = (0, 0);
+    if kinds & 1 == 0 {
+        let _taken = tokio::join!(client_says.write_all(BEGINS), server_says.write_all(GREETING));
+        said = BEGINS.len();
+    }
     let mut number = 0_u64;
     for _ in 0..ACTS_MAX {
         let Some(act) = script.next() else { break };
-        let bytes = match act % 8 {
-            0..=2 => request(&mut script),
-            3 => script.bytes().to_vec(),
-            4 | 5 => {
-                let which = if act & 64 == 0 { number } else { u64::from(script.byte()) };
-                number += 1;
-                let answered = reply(which, &mut script);
-                if back.write_all(&answered).await.is_err() {
-                    return;
+        match act % 8 {
+            few @ 0..=3 => {
+                let bytes = if few == 3 { script.bytes().to_vec() } else { request(&mut script) };
+                match some_to(&mut client_says, &bytes).await {
+                    Some(len) => said += len,
+                    None => return,
                 }
-                continue;
             }
-            6 => {
-                let noise = script.bytes();
-                if back.write_all(noise).await.is_err() {
+            few @ 4..=6 => {
+                let which = if act & 64 == 0 { number } else { u64::from(script.byte()) };
+                let bytes = if few == 6 {
+                    script.bytes().to_vec()
+                } else {
+                    number += 1;
+                    reply(which, &mut script)
+                };
+                if some_to(&mut server_says, &bytes).await.is_none() {
                     return;
                 }
-                continue;
             }
             _ => {
                 let mut piece = vec![0; 1 + usize::from(script.short()) % 5000];
-                tokio::select! {
-                    biased;
-                    read = out.read(&mut piece) => match read {
-                        Ok(len) => gone += len,
-                        Err(_) => return,
-                    },
-                    () = yield_now() => {}
+                match some_of(&mut server_hears, &mut piece).await {
+                    Some(len) => gone += len,
+                    None => return,
                 }
-                tokio::select! {
-                    biased;
-                    read = client.read(&mut piece) => drop(read),
-                    () = yield_now() => {}
+                if some_of(&mut client_hears, &mut piece).await.is_none() {
+                    return;
                 }
                 assert!(gone <= said, "{gone} of {said} bytes went");
-                continue;
             }
-        };
-        // As much as there is room for; nobody waits for more.
-        tokio::select! {
-            biased;
-            written = client.write(&bytes) => said += written.unwrap_or(0),
-            () = yield_now() => {}
         }
+    }
+}
+
+/// As much as there is room for; nobody waits for more. `None`: it has broken.
+async fn some_to(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Option<usize> {
+    tokio::select! {
+        biased;
+        written = to.write(bytes) => written.ok(),
+        () = yield_now() => Some(0),
+    }
+}
+
+async fn some_of(from: &mut (impl AsyncRead + Unpin), piece: &mut [u8]) -> Option<usize> {
+    tokio::select! {
+        biased;
+        read = from.read(piece) => read.ok(),
+        () = yield_now() => Some(0),
     }
 }
 

@@ -1,10 +1,14 @@
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::time::timeout;
 
 use super::*;
 
 const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
+/// What does not come by then never comes.
+const PATIENCE: Duration = Duration::from_secs(60);
 const WRITE: u16 = 1;
 const FLUSH: u16 = 3;
 
@@ -55,7 +59,7 @@ async fn nothing_comes(out: &mut (impl AsyncRead + Unpin)) {
 
 async fn hears(ear: &mut (impl AsyncRead + Unpin), bytes: &[u8]) {
     let mut heard = vec![0; bytes.len()];
-    ear.read_exact(&mut heard).await.unwrap();
+    timeout(PATIENCE, ear.read_exact(&mut heard)).await.expect("something comes").unwrap();
     assert_eq!(heard, bytes);
 }
 
@@ -228,7 +232,7 @@ async fn who_waits_for_a_server_that_has_gone_waits_no_longer() {
     assert!(!shut.is_finished(), "a flush is on its way");
     drop(server);
     assert_eq!(back.read(&mut [0]).await.unwrap(), 0);
-    shut.await.unwrap().unwrap_err();
+    timeout(PATIENCE, shut).await.expect("it ends").unwrap().unwrap_err();
 }
 
 #[tokio::test]
