@@ -29,6 +29,9 @@
 //! loaders = { "/usr/share/edk2/ovmf/OVMF_CODE.fd" = "/usr/share/OVMF/OVMF_CODE_4M.fd" }
 //! nvram-dir = "/var/lib/libvirt/qemu/nvram"
 //! listen = "10.77.1.1"
+//!
+//! [relay]
+//! memory-mib = 4096
 //! ```
 
 use std::collections::BTreeMap;
@@ -69,6 +72,24 @@ pub struct Config {
     pub host: Host,
     pub neighbour: Neighbour,
     pub arrivals: Arrivals,
+    #[serde(default)]
+    pub relay: Relay,
+}
+
+/// What goes over the line, and what is kept to send less of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Relay {
+    /// All migrations keep at most so much together of what went, 1 GiB each. One that finds none left
+    /// keeps nothing. The smaller of both agents' counts.
+    #[serde(default = "memory_mib")]
+    pub memory_mib: u32,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self { memory_mib: memory_mib() }
+    }
 }
 
 /// The site that this agent is at.
@@ -203,7 +224,7 @@ impl Config {
 
     /// What each value alone does not show.
     fn mistakes(&self) -> Vec<String> {
-        let Self { site, listen, host, neighbour, arrivals } = self;
+        let Self { site, listen, host, neighbour, arrivals, relay: _ } = self;
         let wrong = [
             (
                 listen.libvirt.is_empty() && listen.unix.is_none() && listen.tls.is_none(),
@@ -245,6 +266,10 @@ impl Config {
         ];
         wrong.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned()).collect()
     }
+}
+
+const fn memory_mib() -> u32 {
+    4096
 }
 
 const fn loopback() -> IpAddr {

@@ -227,7 +227,7 @@ async fn prepare(
     let cookie = theirs.handed_on(&agent.config.host.in_cookies(), disks_port, None)?;
     let prepared = Prepared { cookie, uri: doors.uri.clone() };
     let (meters, broken) = (Meters::default(), CancellationToken::new());
-    let carrying = doors.carry(agent, &token, &meters, &broken);
+    let carrying = doors.carry(agent, &token, answer.room, &meters, &broken);
     Ok(Outgoing { control, carrying, meters, broken, prepared, attempt })
 }
 

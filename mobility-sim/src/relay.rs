@@ -16,6 +16,7 @@
 //! instead of sent. What arrives is the same.
 
 mod block;
+mod budget;
 mod codec;
 mod early;
 mod multifd;
@@ -40,6 +41,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 pub use block::BLOCK_MAX;
 use block::{Decoder, Encoder, Reach, Said};
+pub use budget::{Budget, Share};
 use codec::{Composer, Player};
 pub use early::{Early, EarlyError, InOrder};
 use nbd::NbdParser;

@@ -23,6 +23,7 @@ use crate::libvirt::Endpoint;
 use crate::libvirt::server::Line;
 use crate::libvirt::tls::{Doorman, TlsError};
 use crate::net::{Carries, Listener, Machine, Net};
+use crate::relay::Budget;
 use crate::wan::message::{self, Purpose};
 use crate::wan::{self, Control, WanError};
 use crate::{destination_host, flags, source_host};
@@ -53,6 +54,8 @@ pub struct Agent {
     /// Who may run.
     pub(crate) custody: Custody,
     pub(crate) arrivals: source_host::Arrivals,
+    /// What its relays may keep.
+    pub(crate) budget: Budget,
     /// Its tasks end, wherever they are.
     ends: CancellationToken,
 }
@@ -108,7 +111,8 @@ impl Agent {
         let custody = Custody::new(Arc::clone(&site), config.site.state_dir.join("custody"));
         let arrivals = source_host::Arrivals::default();
         let ends = CancellationToken::new();
-        Ok(Self { config, identity, site, net, ledger, custody, arrivals, ends })
+        let budget = Budget::new(u64::from(config.relay.memory_mib) << 20);
+        Ok(Self { config, identity, site, net, ledger, custody, arrivals, budget, ends })
     }
 
     /// Until it is told to end.

@@ -31,6 +31,7 @@ use units::{MigrationId, chain};
 use crate::custody::Carried;
 use crate::ledger::{Attempt, Destination, Stage};
 use crate::progress::Meters;
+use crate::relay::Room;
 use crate::serve::Agent;
 use crate::wan::Control;
 use crate::wan::message::{Decision, Failed, Finish, Finished, Message, Token};
@@ -142,8 +143,9 @@ async fn take_over(
         warn!("the other agent did not say what is to come");
         return None;
     };
+    let share = agent.budget.take(Room::default());
     // What was begun is ended before anybody undoes it, so nothing interrupts it.
-    let (placed, prepared) = match place(agent, id, ask).await {
+    let (placed, prepared) = match place(agent, id, ask, share.room()).await {
         Ok(placed) => placed,
         Err(error) => {
             warn!("refused: {}", chain(&error));
@@ -151,7 +153,7 @@ async fn take_over(
             return None;
         }
     };
-    let streams = agent.arrivals.streams.open(token, placed.data, &entered.end);
+    let streams = agent.arrivals.streams.open(token, placed.data, share, &entered.end);
     info!("{} may come: memory and disks are taken in", placed.name);
     let next = if control.say(Message::Prepared(prepared)).await.is_err() {
         Err("the line broke")

@@ -18,7 +18,8 @@ pub use copy::{CopyError, copy_of_ledger, decode as decode_copy, forget, key, of
 pub use error::CustodyError;
 pub use mark::{mark_of, mark_seen, own_mark};
 pub use native::{
-    LiveWire, NativeError, NativePaper, keep_job, keep_wire, kept_job, kept_wire, native_key, natives,
+    LiveWire, NativeError, NativePaper, keep_job, keep_wire, kept_job, kept_wire, native_key,
+    natives,
 };
 pub use shelf::{Folder, Shelf, keep_file, read_ledger};
 pub use site_ledger::{Role, SiteLedger};

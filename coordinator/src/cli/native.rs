@@ -188,9 +188,7 @@ async fn progress(
     gathered: &Gathered,
 ) -> Option<Progress> {
     let source = sites.get(&paper.from)?;
-    if gathered.is_followed
-        || verdict(&gathered.evidence).verdict != VerdictKind::NotStarted
-    {
+    if gathered.is_followed || verdict(&gathered.evidence).verdict != VerdictKind::NotStarted {
         return None;
     }
     let job = source.live_job(paper.vm).await.ok()??;
@@ -223,9 +221,11 @@ pub fn say(
     let mut lines = vec![head((id, name), &verdict, lives_at)];
     lines.push(format!("  {from} → {to}, by the sites' own live migration"));
     lines.extend(verdict.evidence.iter().map(|evidence| format!("  evidence  {evidence}")));
-    lines.extend(progress.as_ref().map(|Progress { job, line }| {
-        format!("  progress  {}", show::live_sentence(job, *line))
-    }));
+    lines.extend(
+        progress.as_ref().map(|Progress { job, line }| {
+            format!("  progress  {}", show::live_sentence(job, *line))
+        }),
+    );
     lines.extend(next(paper, &verdict).map(|next| format!("  next      {next}")));
     let progress = progress.map(|Progress { job, line }| json!({ "job": job, "line": line }));
     let value = json!({

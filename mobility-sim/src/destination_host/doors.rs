@@ -65,17 +65,18 @@ impl Doors {
     }
 
     /// `broken` is cancelled where the line to the other agent breaks, and closes everything where
-    /// somebody else cancels it.
+    /// somebody else cancels it. `room`: of the other agent.
     pub fn carry(
         self,
         agent: &Arc<Agent>,
         token: &Token,
+        room: Room,
         meters: &Meters,
         broken: &CancellationToken,
     ) -> Carrying {
         let stop = CancellationToken::new();
         // All connections of the migration know what the others have sent.
-        let known = Arc::new(Migration::new(Room::default()));
+        let known = Arc::new(Migration::of(agent.budget.take(Room::default().at_most(room))));
         let doors = [
             (Some(self.memory), Door::Memory, &meters.memory),
             (self.disks, Door::Disks, &meters.disks),

@@ -7,7 +7,7 @@
 //! forgotten, and one is named on another connection only after the other end has said that it has it.
 //! So nobody ever waits for another connection, and none can hold another up.
 //!
-//! **What it costs.** At most the [`Room`] at the receiving end, plus indices. The sending end keeps pages of memory, against which it compares, and of the blocks of disks only
+//! **What it costs.** At most the [`Room`] at the receiving end, of the agent's [budget](super::Budget), plus indices. The sending end keeps pages of memory, against which it compares, and of the blocks of disks only
 //! their hashes. zstd has 128 MiB of its own for each of the first connections of
 //! memory ([`CHANNELS`] and the one before them), at either end.
 
@@ -19,6 +19,9 @@ use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
+use super::Share;
 use super::codec::{PAGE, Page};
 use super::ram::Progress;
 
@@ -32,7 +35,8 @@ pub(super) fn hash(page: &Page) -> Hash {
 
 /// How much one end keeps for one migration, in bytes. The sending end's is not more than the
 /// receiving end's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Room {
     /// Of memory, to name it again and to send only what changed in it.
     pub memory: u64,
@@ -62,6 +66,7 @@ impl Room {
 #[derive(Debug)]
 pub struct Migration {
     room: Room,
+    _share: Option<Share>,
     /// Of memory: pages there are, and pages that went.
     progress: [AtomicU64; 2],
     /// Those that carry pages of memory.
@@ -97,11 +102,18 @@ struct Received {
 }
 
 impl Migration {
+    /// With its share of what the agent keeps.
+    pub fn of(share: Share) -> Self {
+        let migration = Self::new(share.room());
+        Self { _share: Some(share), ..migration }
+    }
+
     pub fn new(room: Room) -> Self {
         let (memory_left, disks_left) = (Room::pages(room.memory), Room::pages(room.disks));
         let (blocks, disks) = (HashMap::new(), Vec::new());
         Self {
             room,
+            _share: None,
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             connections: AtomicU64::new(0),
             sent: Mutex::new(Sent { memory_left, disks_left, blocks, disks }),

@@ -29,6 +29,7 @@ use crate::ledger::{Attempt, Destination, Entry, Stage, Then};
 use crate::libvirt::Endpoint;
 use crate::libvirt::client::{Daemon, DaemonError};
 use crate::ports::DataUri;
+use crate::relay::Room;
 use crate::serve::Agent;
 use crate::wan::message::{Finish, Finished, Leaving, Prepare, Prepared};
 
@@ -58,6 +59,7 @@ pub async fn place(
     agent: &Agent,
     id: &MigrationId,
     ask: Prepare,
+    room: Room,
 ) -> Result<(Placed, Prepared), ArrivalError> {
     let definition = Element::parse(&ask.xml, "domain")?;
     let theirs = Cookie::parse(ask.cookie.as_bytes())?;
@@ -138,7 +140,7 @@ pub async fn place(
     let cookie = cookie::text(&prepared.cookie)?.to_owned();
     let Translated { name, xml, .. } = translated;
     let key = agent.custody.key().await?.into();
-    let prepared = Prepared { cookie, key, epoch: attempt.epoch };
+    let prepared = Prepared { cookie, key, epoch: attempt.epoch, room };
     Ok((Placed { name, daemon, data, attempt, mapping, xml, uri, flags }, prepared))
 }
 

@@ -17,7 +17,7 @@ use crate::destination_host::CONNECTIONS_MAX;
 use crate::libvirt::Endpoint;
 use crate::net::{Carries, Net};
 use crate::progress::Meters;
-use crate::relay::{InOrder, Migration, Part, RelayError, Room, relay};
+use crate::relay::{InOrder, Migration, Part, RelayError, Share, relay};
 use crate::serve::Agent;
 use crate::wan;
 use crate::wan::message::{Door, Token};
@@ -85,11 +85,17 @@ impl Opened<'_> {
 }
 
 impl Streams {
-    /// `end` closes them all.
-    pub fn open(&self, token: Token, to: Data, end: &CancellationToken) -> Opened<'_> {
+    /// `end` closes them all. `share`: what they keep of what came.
+    pub fn open(
+        &self,
+        token: Token,
+        to: Data,
+        share: Share,
+        end: &CancellationToken,
+    ) -> Opened<'_> {
         let (memory, disks) = (Turn::new(), Turn::new());
         let meters = Meters::default();
-        let known = Arc::new(Migration::new(Room::default()));
+        let known = Arc::new(Migration::of(share));
         let open = Open { to, end: end.clone(), meters: meters.clone(), known, memory, disks };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone(), open);
         Opened { streams: self, token, meters }

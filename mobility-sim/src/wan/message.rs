@@ -10,7 +10,7 @@ use units::{Epoch, MigrationId};
 use uuid::Uuid;
 
 pub use crate::custody::Carried;
-use crate::relay::StreamKind;
+use crate::relay::{Room, StreamKind};
 
 pub const VERSION: u16 = 3;
 
@@ -128,6 +128,8 @@ pub struct Prepared {
     /// Signs what the destination's role says.
     pub key: SiteKey,
     pub epoch: Epoch,
+    /// What the destination keeps of what comes: the source names no more than that.
+    pub room: Room,
 }
 
 /// Of a site's role, hexadecimal.

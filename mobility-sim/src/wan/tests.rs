@@ -10,6 +10,7 @@ use super::message::{Decided, Decision, Door, Token};
 use super::*;
 use crate::custody::Carried;
 use crate::net::Machine;
+use crate::relay::Room;
 
 fn hello() -> Hello {
     let token = Token::new([7; 16]);
@@ -134,7 +135,7 @@ fn messages_are_written_as_released() {
             ),
         ),
         (
-            Message::Prepared(message::Prepared { cookie: cookie.clone(), key: key(), epoch }),
+            Message::Prepared(message::Prepared { cookie: cookie.clone(), key: key(), epoch, room: Room::NONE }),
             format!(
                 r#"{{"prepared":{{"cookie":"<qemu-migration/>","key":"{hex}","epoch":4}}}}"#
             ),

@@ -60,9 +60,7 @@ impl UnderWay {
         let range = request.range();
         request.kind.is_write()
             && !self.requests.values().any(|one| {
-                one.kind.is_write()
-                    && one.range.start < range.end
-                    && range.start < one.range.end
+                one.kind.is_write() && one.range.start < range.end && range.start < one.range.end
             })
     }
 
@@ -135,9 +133,9 @@ impl Gate {
         while self.may_go < bytes.len() {
             let rest = &mut bytes[self.may_go..];
             let under_way = &mut self.under_way;
-            let admitted = self.requests.next(rest, |request| {
-                under_way.lets_go(request).then(|| under_way.add(request))
-            });
+            let admitted = self
+                .requests
+                .next(rest, |request| under_way.lets_go(request).then(|| under_way.add(request)));
             match admitted {
                 Some(len) => self.may_go += len,
                 // All of it has to be there first; no more than that comes once it has ended.

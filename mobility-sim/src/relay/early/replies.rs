@@ -176,8 +176,7 @@ impl Replies {
         if one.acknowledged && error != 0 {
             return Err(EarlyError::Failed { error, at: one.range.start });
         }
-        let read =
-            (one.kind == Kind::Read && error == 0).then(|| one.range.end - one.range.start);
+        let read = (one.kind == Kind::Read && error == 0).then(|| one.range.end - one.range.start);
         (self.skip, self.passed_on) = (len.or(read).unwrap_or(0), !one.acknowledged);
         if self.passed_on {
             out.extend(&bytes[..8]);

@@ -152,3 +152,20 @@ fn only_the_first_connections_of_memory_look_far() {
     assert_eq!(reach(StreamKind::Memory, store::CHANNELS + 1), Reach::Near);
     assert_eq!(reach(StreamKind::Disk, 0), Reach::Near);
 }
+
+/// The source's end is the smaller one, down to none, where that has kept less for it.
+#[tokio::test]
+async fn ends_that_keep_less_than_the_other_get_everything_through() {
+    let content = noise(100 * PAGE, 6);
+    for pages in [0, 7] {
+        let little = Room { memory: pages * PAGE as u64, disks: pages * PAGE as u64 };
+        let migration = [little, Room::default()].map(|room| Arc::new(Migration::new(room)));
+        let mut disk = line_of(64 << 10, parts(StreamKind::Disk, &migration));
+        let mut client = Client::begin();
+        client.write(0, &content);
+        client.write(1 << 20, &content);
+        carry(&mut disk, &client.0).await;
+        let mut memory = line_of(64 << 10, parts(StreamKind::Memory, &migration));
+        carry(&mut memory, &memory_of(&[&content[..], &content].concat())).await;
+    }
+}

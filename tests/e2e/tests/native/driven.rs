@@ -79,6 +79,13 @@ fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
     in_the_copy(&scene).kill().unwrap();
     let ran = scene.causeway(&native(&[])).unwrap().must_exit(3);
     assert!(ran.stderr.contains("west has a VM of this id, which is paused"), "{}", ran.stderr);
+    // How that gets on anybody is told, with what goes over the line.
+    let is_told = || {
+        let told = scene.causeway(&["status", VM])?.stdout;
+        let progress = told.lines().find(|line| line.starts_with("  progress  disks: "));
+        Ok(progress.is_some_and(|line| line.contains("line: ") && line.contains("(1 : ")))
+    };
+    agents.until("how far it is is told", is_told).unwrap();
     scene.east().virsh(&["domjobabort", VM]).unwrap();
     let rolled_back = || {
         let ran = scene.causeway(&["status", VM])?;
@@ -90,7 +97,9 @@ fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
     agents.stretch_network().unwrap();
     let ran = scene.causeway(&native(&["--max-downtime", "3s"])).unwrap().must_exit(0);
     println!("{}{}", ran.stderr, ran.stdout);
-    for words in ["web1 lives at west   fully migrated (proven)", "it stood still for "] {
+    for words in
+        ["web1 lives at west   fully migrated (proven)", "it stood still for ", "  line      "]
+    {
         assert!(ran.stdout.contains(words), "{}", ran.stdout);
     }
     agents.route_to_west().unwrap();
