@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cache;
-use crate::site::Site;
+use crate::site::{Site, emulator};
 
 /// Puts what is known into a site that is not started yet.
 pub(crate) fn give(site: &Site) -> Result<()> {
@@ -34,14 +34,15 @@ pub(crate) fn keep(site: &Site) -> Result<()> {
 
 /// Named after the programs, so that the knowledge of others is not in the way.
 fn entry() -> Result<String> {
-    let changed = |program: &str| {
+    let changed = |program: &Path| {
         fs::metadata(program)
             .map(|found| found.ctime())
-            .with_context(|| format!("{program} is missing"))
+            .with_context(|| format!("{} is missing", program.display()))
     };
-    let qemu = changed("/usr/bin/qemu-system-x86_64")?;
-    let libvirtd = changed("/usr/sbin/libvirtd")?;
-    Ok(format!("capabilities/emulated-{qemu}-{libvirtd}"))
+    let qemu = changed("/usr/bin/qemu-system-x86_64".as_ref())?;
+    let libvirtd = changed("/usr/sbin/libvirtd".as_ref())?;
+    let emulator = changed(&emulator::program()?)?;
+    Ok(format!("capabilities/emulated-{qemu}-{emulator}-{libvirtd}"))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

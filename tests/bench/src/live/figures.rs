@@ -52,7 +52,7 @@ pub struct Run {
     pub out_bytes: u64,
     pub back_bytes: u64,
     /// The longest time in which the guest answered nobody; none if it did not go on after its move.
-    pub downtime_ms: Option<f64>,
+    pub downtime_ms: f64,
     /// The same, for the seconds before it moved.
     pub noise_ms: f64,
     /// What QEMU says of itself, by libvirt.
@@ -96,11 +96,11 @@ impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<15}{:>7.1} s, {:>7.1} MB, unheard for {:?} ms ({:.0} before), QEMU {:?} ms, {:?} rounds, {:.1} MiB/s changed",
+            "{:<15}{:>7.1} s, {:>7.1} MB, unheard for {:.0} ms ({:.0} before), QEMU {:?} ms, {:?} rounds, {:.1} MiB/s changed",
             self.way.name(),
             self.wall_s,
             self.bytes() / 1e6,
-            self.downtime_ms.map(f64::round),
+            self.downtime_ms,
             self.noise_ms,
             self.qemu_downtime_ms,
             self.rounds_of_memory,
@@ -142,7 +142,7 @@ impl Summary {
             wall_s: middle(|run| Some(run.wall_s)),
             out_bytes: middle(|run| Some(run.out_bytes as f64)),
             back_bytes: middle(|run| Some(run.back_bytes as f64)),
-            downtime_ms: middle(|run| run.downtime_ms),
+            downtime_ms: middle(|run| Some(run.downtime_ms)),
             noise_ms: middle(|run| Some(run.noise_ms)),
             qemu_downtime_ms: middle(|run| run.qemu_downtime_ms.map(|ms| ms as f64)),
             rounds_of_memory: middle(|run| run.rounds_of_memory.map(|rounds| rounds as f64)),
@@ -163,7 +163,7 @@ impl Ratio {
             peer,
             wall: middle(|run| Some(run.wall_s)),
             bytes: middle(|run| Some(run.bytes())),
-            downtime: middle(|run| run.downtime_ms),
+            downtime: middle(|run| Some(run.downtime_ms)),
         }
     }
 }
@@ -188,22 +188,22 @@ pub mod tests {
             rounds_of_memory: Some(3),
         };
         let runs = vec![
-            run(Way::Plain, 1, 8.0, 900, Some(100.0)),
-            run(Way::Xbzrle, 1, 10.0, 900, Some(100.0)),
-            run(Way::MultifdZstd, 1, 8.0, 700, Some(100.0)),
-            run(Way::Agents, 1, 4.0, 300, Some(90.0)),
-            run(Way::Plain, 2, 20.0, 900, None),
-            run(Way::Xbzrle, 2, 10.0, 900, Some(100.0)),
-            run(Way::MultifdZstd, 2, 16.0, 700, Some(100.0)),
-            run(Way::Agents, 2, 15.0, 500, Some(200.0)),
+            run(Way::Plain, 1, 8.0, 900, 100.0),
+            run(Way::Xbzrle, 1, 10.0, 900, 100.0),
+            run(Way::MultifdZstd, 1, 8.0, 700, 100.0),
+            run(Way::Agents, 1, 4.0, 300, 90.0),
+            run(Way::Plain, 2, 20.0, 900, 100.0),
+            run(Way::Xbzrle, 2, 10.0, 900, 100.0),
+            run(Way::MultifdZstd, 2, 16.0, 700, 100.0),
+            run(Way::Agents, 2, 15.0, 500, 200.0),
         ];
         Section::new(mbit, Pace::Low, 1.0, Load([1.0, 2.0, 3.0]), runs)
     }
 
     #[test]
-    fn ratios_are_of_the_same_round_and_a_guest_that_does_not_go_on_has_no_downtime() {
+    fn ratios_are_of_the_same_round() {
         let section = section(Some(200));
-        let plain = Ratio { peer: Way::Plain, wall: 0.625, bytes: 0.5, downtime: 0.9 };
+        let plain = Ratio { peer: Way::Plain, wall: 0.625, bytes: 0.5, downtime: 1.45 };
         assert_eq!(section.ratios[0], plain);
         assert_eq!((section.ways[0].wall_s, section.ways[0].downtime_ms), (14.0, 100.0));
     }

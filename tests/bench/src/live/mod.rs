@@ -33,9 +33,6 @@ use ways::{WAYS, Way};
 /// The guest works for so long before anything is measured, and then before it moves.
 const REST: Duration = Duration::from_secs(5);
 
-/// So often the move is made if the emulated guest panics after it.
-const TRIES: u32 = 3;
-
 pub fn run(order: &Live) -> Result<()> {
     let programs = crate::tools::programs(order.programs.as_deref());
     let load_before = Load::now()?;
@@ -78,28 +75,13 @@ fn turns(
     let mut runs = Vec::new();
     for round in 1..=order.rounds {
         for way in in_turn(&WAYS, round) {
-            let measure = || {
-                measure(ground, guest, *way, round, rate)
-                    .with_context(|| format!("{} failed in round {round}", way.name()))
-            };
-            let run = heard(measure)?;
+            let run = measure(ground, guest, *way, round, rate)
+                .with_context(|| format!("{} failed in round {round}", way.name()))?;
             eprintln!("{mbit:?} Mbit/s, {pace:?}, {round}/{} {run}", order.rounds);
             runs.push(run);
         }
     }
     Ok(Section::new(mbit, pace, rate, load_before, runs))
-}
-
-/// Until the guest goes on where it has come to.
-fn heard(mut measure: impl FnMut() -> Result<Run>) -> Result<Run> {
-    let mut run = measure()?;
-    for _ in 1..TRIES {
-        if run.downtime_ms.is_some() {
-            break;
-        }
-        run = measure()?;
-    }
-    Ok(run)
 }
 
 fn measure(ground: &Ground, guest: &mut Guest<'_>, way: Way, round: u32, rate: f64) -> Result<Run> {
@@ -117,7 +99,7 @@ fn measure(ground: &Ground, guest: &mut Guest<'_>, way: Way, round: u32, rate: f
     let wall = guest.prober.now() - began;
     guest.runs_at(At::West)?;
     let carried = ground.carried()? - before;
-    let goes_on = guest.has_arrived()?;
+    guest.has_arrived()?;
     let gap = guest.prober.largest_gap(began..guest.prober.now());
     let job = guest.job()?;
     drop(moving);
@@ -129,7 +111,7 @@ fn measure(ground: &Ground, guest: &mut Guest<'_>, way: Way, round: u32, rate: f
         wall_s: wall.as_secs_f64(),
         out_bytes: carried.towards(At::West),
         back_bytes: carried.towards(At::East),
-        downtime_ms: goes_on.then_some(gap.as_secs_f64() * 1e3),
+        downtime_ms: gap.as_secs_f64() * 1e3,
         noise_ms: noise.as_secs_f64() * 1e3,
         qemu_downtime_ms: job.downtime_ms,
         memory_bytes: job.memory_bytes,

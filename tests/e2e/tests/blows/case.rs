@@ -137,14 +137,8 @@ fn deal_and_settle(
             if is_lost {
                 ended = Ended::BootedAtTheDestination;
                 scene.ledger_is_whole(scene.at_west)?;
-            } else if let Err(error) = agents.has_moved_whole() {
-                // See there: an emulated guest that stood still for seconds may spin for ever afterwards.
-                if !matches!(blow, Blow::LineForAMoment | Blow::LineForLong) {
-                    return Err(error);
-                }
-                println!("it does not answer, and is started anew from its disk: {error}");
-                scene.west().virsh(&["reset", VM])?;
-                scene.ledger_is_whole(scene.at_west)?;
+            } else {
+                agents.has_moved_whole()?;
             }
         }
     }

@@ -4,13 +4,18 @@ use std::{
     io::Write as _,
     net::IpAddr,
     process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::keys::Keys;
+
+/// One that takes longer hangs: a guest may answer its keepalive and no disk.
+const COMMAND_MAX: Duration = Duration::from_secs(900);
 
 /// Reaches one guest as one user; each command is a connection of its own.
 pub struct Ssh<'a> {
@@ -24,7 +29,7 @@ pub struct Ssh<'a> {
 /// What a command in the guest answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Its exit code; 255 when `ssh` itself failed.
+    /// Its exit code; 255 when `ssh` itself failed, -1 when it was ended as it took too long.
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
@@ -89,7 +94,16 @@ impl<'a> Ssh<'a> {
         let output = thread::scope(|scope| {
             // A command that does not read its input is not a failure.
             scope.spawn(move || drop(stdin.write_all(input)));
-            child.wait_with_output()
+            let pid = Pid::from_child(&child);
+            let (ended, over) = mpsc::channel::<()>();
+            scope.spawn(move || {
+                if over.recv_timeout(COMMAND_MAX) == Err(RecvTimeoutError::Timeout) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+            });
+            let output = child.wait_with_output();
+            drop(ended);
+            output
         })?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let code = output.status.code().unwrap_or(-1);

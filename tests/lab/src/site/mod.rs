@@ -3,6 +3,7 @@
 
 mod addresses;
 mod config;
+pub(crate) mod emulator;
 mod vm;
 
 use std::fmt::Write as _;
@@ -262,6 +263,7 @@ impl Site {
             include_str!("site.sh"),
             &[
                 ("SITE", self.dir.display().to_string()),
+                ("EMULATOR", emulator::program()?.display().to_string()),
                 ("NAME", self.spec.name.clone()),
                 ("ADDRESS", self.address().to_string()),
                 ("BRIDGE_MAC", format!("02:ca:05:01:00:{:02x}", subnet(self.number))),

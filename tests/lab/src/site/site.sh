@@ -1,6 +1,6 @@
 # The first process of a site: sets its namespaces up, starts its services, then waits on the
 # lifeline (standard input) and adopts what daemons leave behind.
-# SITE: directory; NAME; ADDRESS: of the site on its bridge, /24; SSHD: yes or no.
+# SITE: directory; EMULATOR: its own program; NAME; ADDRESS: of the site on its bridge, /24; SSHD: yes or no.
 set -eu
 exec 3<&0 4>&1 >&2
 
@@ -33,6 +33,11 @@ if [ -e /dev/kvm ]; then
     mount --bind /run/no-kvm /dev/kvm
     mount -o remount,bind,ro /dev/kvm
 fi
+# What libvirt takes for QEMU; why, stands there.
+mount -t tmpfs -o mode=755 qemu /usr/games
+: > /usr/games/qemu-system-x86_64
+mount --bind /usr/bin/qemu-system-x86_64 /usr/games/qemu-system-x86_64
+mount --bind "$EMULATOR" /usr/bin/qemu-system-x86_64
 
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 2>/dev/null || :
