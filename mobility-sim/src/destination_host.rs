@@ -15,6 +15,7 @@ mod settle;
 pub mod word;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::VmId;
@@ -24,7 +25,7 @@ use rpc::params::{Name, Params};
 use rpc::procedures::{Domain, Finished, Prepared};
 use rpc::server::Event;
 use site_ledger::NativePaper;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 use units::{MigrationId, chain};
@@ -41,7 +42,7 @@ use crate::serve::{Agent, new_id};
 use crate::wan::message::{self, Failed, Leaving, Message, Purpose, Token};
 use crate::wan::{self, Control};
 pub use doors::CONNECTIONS_MAX;
-use doors::{Carrying, Doors};
+use doors::{Broken, Carrying, Doors};
 use error::OutgoingError;
 use settle::Watch;
 pub use settle::go_on;
@@ -52,6 +53,9 @@ const NAME_MAX: usize = 255;
 const PREPARE_MAX: Duration = Duration::from_secs(150);
 /// The destination loads what has come by then.
 const FINISH_MAX: Duration = Duration::from_secs(60);
+/// A round trip, and what a disk takes.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+const WRITTEN_EVERY: Duration = Duration::from_millis(5);
 /// After success was offered: usually a few hundred milliseconds.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
 /// How long an error waits until nothing is left at the destination.
@@ -96,8 +100,7 @@ struct Outgoing {
     control: Control,
     carrying: Carrying,
     meters: Meters,
-    /// The data connections cannot go on.
-    broken: CancellationToken,
+    broken: Broken,
     prepared: Prepared,
     attempt: Attempt,
 }
@@ -126,15 +129,15 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
     meters.show("has ended");
     let Asking { serial, cancelled, ask } = finish;
     debug!(cancelled, "the source's libvirt asks to finish");
-    // Data that did not get through the source itself has noticed.
-    if cancelled || control.over.is_cancelled() {
+    // Data that did not get through the source itself may not have noticed: what its disks were told was early.
+    if cancelled || control.over.is_cancelled() || broken.why().is_some() {
         drop(carrying);
         let neighbour = &agent.config.neighbour.name;
         let error = if control.over.is_cancelled() {
             let text = format!("the line to {neighbour} broke: nothing was migrated");
             RemoteError::operation_failed(&text)
-        } else if broken.is_cancelled() {
-            let text = format!("{neighbour} took no more data: see its agent's log");
+        } else if let Some(why) = broken.why() {
+            let text = format!("nothing was migrated, as data did not get to {neighbour}: {why}");
             RemoteError::operation_failed(&text)
         } else {
             RemoteError::migrate_finish_ok()
@@ -226,7 +229,7 @@ async fn prepare(
     let disks_port = theirs.nbd_port()?.and(doors.disks_port);
     let cookie = theirs.handed_on(&agent.config.host.in_cookies(), disks_port, None)?;
     let prepared = Prepared { cookie, uri: doors.uri.clone() };
-    let (meters, broken) = (Meters::default(), CancellationToken::new());
+    let (meters, broken) = (Meters::default(), Broken::default());
     let carrying = doors.carry(agent, &token, answer.room, &meters, &broken);
     Ok(Outgoing { control, carrying, meters, broken, prepared, attempt })
 }
@@ -244,16 +247,16 @@ async fn until_finish(
     control: &Control,
     meters: &Meters,
     told: impl Future<Output = ()>,
-    broken: &CancellationToken,
+    broken: &Broken,
 ) -> Option<Asking> {
     let report = async { tokio::join!(meters.report(), told) };
     tokio::pin!(report);
     loop {
         let event = tokio::select! {
             event = line.next() => event,
-            () = control.over.cancelled(), if !broken.is_cancelled() => {
+            () = control.over.cancelled(), if broken.why().is_none() => {
                 warn!("the line to the other agent broke: data connections are closed");
-                broken.cancel();
+                broken.because(|| "the line broke".to_owned());
                 continue;
             }
             _ = &mut report => continue,
@@ -287,6 +290,7 @@ async fn offer(
     ask: message::Finish,
 ) -> Result<Finished, OutgoingError> {
     let (finished, arrived) = finish_there(agent, control, ask).await?;
+    all_written(meters).await?;
     let left = meters.taken();
     for (what, ours, theirs) in
         [("memory", left.memory, arrived.memory), ("disks", left.disks, arrived.disks)]
@@ -299,6 +303,22 @@ async fn offer(
     agent.custody.offers(&attempt.paper, attempt.epoch, arrived).await?;
     agent.ledger.record(id, Stage::Source(Source::FenceIntent)).await?;
     Ok(finished)
+}
+
+/// What the source's disks were told early has been answered by the destination's since. QEMU flushes before, and then
+/// it has; but not where its disk ignores flushes.
+async fn all_written(meters: &Meters) -> Result<(), OutgoingError> {
+    let until = Instant::now() + WRITTEN_WITHIN;
+    loop {
+        let owed = meters.disks.owed.load(Ordering::Relaxed);
+        if owed == 0 {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(OutgoingError::NotWritten { owed });
+        }
+        sleep(WRITTEN_EVERY).await;
+    }
 }
 
 async fn finish_there(

@@ -80,6 +80,8 @@ pub struct Meter {
     pub taken: AtomicU64,
     /// Written to it.
     pub given: AtomicU64,
+    /// Of writes to disks, those that were acknowledged and are not done.
+    pub owed: Arc<AtomicU64>,
     /// Sent to the other agent, with all that is around it but TLS.
     pub sent: AtomicU64,
     pub received: AtomicU64,

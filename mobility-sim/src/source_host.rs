@@ -25,7 +25,7 @@ use site::LiveJob;
 use site_ledger::keep_job;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, Span, debug, info, info_span, warn};
 use units::{MigrationId, chain};
 
 use crate::custody::Carried;
@@ -173,7 +173,7 @@ async fn take_over(
                     decision::watch(agent, id);
                     // One that is not heard is asked for by the source's word.
                     let _ = control.say(Message::Finished(finished)).await;
-                    tell_job(agent, &placed.attempt, job).await;
+                    tell_job(agent, placed.attempt.clone(), job);
                 }
                 Err(error) => {
                     warn!("not taken over: {}", chain(&error));
@@ -216,12 +216,16 @@ async fn finish(
     Ok((finished, job))
 }
 
-/// For whoever asks how it went.
-async fn tell_job(agent: &Agent, attempt: &Attempt, job: Option<LiveJob>) {
+/// For whoever asks how it went. The VM does not wait for it.
+fn tell_job(agent: &Arc<Agent>, attempt: Attempt, job: Option<LiveJob>) {
     let (Some(job), Ok(vm)) = (job, attempt.paper.vm_key()) else { return };
-    if let Err(error) = keep_job(&*agent.site, &vm, attempt.epoch, job).await {
-        debug!("how it went is not told: {}", chain(&error));
-    }
+    let whose = Arc::clone(agent);
+    let told = async move {
+        if let Err(error) = keep_job(&*whose.site, &vm, attempt.epoch, job).await {
+            debug!("how it went is not told: {}", chain(&error));
+        }
+    };
+    agent.spawn(told.instrument(Span::current()));
 }
 
 /// What left the source's hypervisor has reached ours: the VM could be loaded, and may have been so a

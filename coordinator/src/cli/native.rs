@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use engine::evidence::{self, About, Asked, Gathered};
 use handover::{
-    DestinationState, Evidence, Next, Side, SourceState, Verdict, VerdictKind, verdict,
+    DestinationState, Evidence, Next, Platform, Side, SourceState, Verdict, VerdictKind, verdict,
 };
 use model::{SiteName, VmId};
 use serde_json::json;
@@ -165,8 +165,12 @@ pub async fn gather(sites: &Sites, paper: &NativePaper, epoch: Epoch) -> Result<
 /// line broke, is not behind. Nothing was fenced for it before the destination had the VM whole.
 fn is_told_later(evidence: &mut Evidence) {
     use DestinationState as D;
-    let before_it_was_whole =
-        matches!(evidence.destination, Some(D::Known | D::Placed | D::Revoked(_)));
+    let before_it_was_whole = match evidence.destination {
+        Some(D::Known | D::Placed) => true,
+        // It may have been whole before, and the source off for it.
+        Some(D::Revoked(_)) => evidence.source_platform == Platform::Running,
+        _ => false,
+    };
     if evidence.behind == Some(Side::Source)
         && evidence.source == Some(SourceState::Unknown)
         && before_it_was_whole
@@ -267,7 +271,6 @@ fn next(paper: &NativePaper, verdict: &Verdict) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use handover::Platform;
 
     #[test]
     fn a_source_that_has_not_heard_of_an_attempt_is_behind_once_there_is_a_vm() {

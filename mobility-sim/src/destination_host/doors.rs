@@ -1,7 +1,7 @@
 //! The ports that the source's hypervisor sends memory and disks to, and every connection to them
 //! carried to the other agent.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rpc::params::{Name, Params};
 use site::ByteStream;
@@ -25,6 +25,29 @@ pub struct Doors {
     pub disks_port: Option<u16>,
     /// Where memory goes, if the operator has not said it in full.
     pub uri: Option<String>,
+}
+
+/// Whether the data connections of a migration cannot go on, and why.
+#[derive(Clone, Default)]
+pub struct Broken {
+    is: CancellationToken,
+    why: Arc<OnceLock<String>>,
+}
+
+impl Broken {
+    /// The first one counts.
+    pub fn because(&self, why: impl FnOnce() -> String) {
+        self.why.get_or_init(why);
+        self.is.cancel();
+    }
+
+    pub fn why(&self) -> Option<&str> {
+        self.why.get().map(String::as_str)
+    }
+
+    pub async fn comes(&self) {
+        self.is.cancelled().await;
+    }
 }
 
 /// Connections are carried until this is dropped; then all of them are closed at once.
@@ -64,15 +87,14 @@ impl Doors {
         Ok(Self { memory: listener, disks, disks_port, uri })
     }
 
-    /// `broken` is cancelled where the line to the other agent breaks, and closes everything where
-    /// somebody else cancels it. `room`: of the other agent.
+    /// `broken` is where the line to the other agent breaks, and closes everything where somebody else says so. `room`: of the other agent.
     pub fn carry(
         self,
         agent: &Arc<Agent>,
         token: &Token,
         room: Room,
         meters: &Meters,
-        broken: &CancellationToken,
+        broken: &Broken,
     ) -> Carrying {
         let stop = CancellationToken::new();
         // All connections of the migration know what the others have sent.
@@ -95,7 +117,7 @@ impl Doors {
             let carried = async move {
                 tokio::select! {
                     () = carry_all(listener, way) => {}
-                    () = broken.cancelled() => {}
+                    () = broken.comes() => {}
                     () = stop.cancelled() => {}
                 }
             };
@@ -113,7 +135,7 @@ struct Way {
     leads_to: Door,
     known: Arc<Migration>,
     meter: Arc<Meter>,
-    broken: CancellationToken,
+    broken: Broken,
 }
 
 /// Dropping it drops them all.
@@ -131,7 +153,7 @@ async fn carry_all(listener: Box<dyn Listener>, way: Way) {
                 }
                 Err(error) => {
                     warn!(%error, "a connection of the hypervisor was not taken");
-                    return way.broken.cancel();
+                    return way.broken.because(|| format!("a connection was not taken: {error}"));
                 }
             },
             Some(_) = carried.join_next() => {}
@@ -147,7 +169,10 @@ async fn carry_one(local: ByteStream, index: u32, way: Way) {
         let far = far.map_err(|error| RelayError::Far(std::io::Error::other(error)))?;
         match leads_to {
             Door::Memory => relay(local, far.stream, part, &meter).await,
-            Door::Disks => relay(Early::new(local), far.stream, part, &meter).await,
+            Door::Disks => {
+                let early = Early::new(local, Arc::clone(&meter.owed));
+                relay(early, far.stream, part, &meter).await
+            }
         }
     };
     match carried.await {
@@ -159,7 +184,7 @@ async fn carry_one(local: ByteStream, index: u32, way: Way) {
         Err(error) => {
             // Once a VM is handed over, nothing more is carried and nobody minds.
             warn!(%leads_to, "data does not get through: {}", chain(&error));
-            broken.cancel();
+            broken.because(|| chain(&error));
         }
     }
 }

@@ -36,6 +36,8 @@ pub enum OutgoingError {
     Key,
     #[error("{ours} bytes of {what} left, and {theirs} arrived")]
     Short { what: &'static str, ours: Bytes, theirs: Bytes },
+    #[error("{owed} writes to disks have not been answered, and the source took them for done")]
+    NotWritten { owed: u64 },
     #[error("the system gives no random numbers")]
     Random(#[from] getrandom::Error),
     #[error("the other site is not reached")]

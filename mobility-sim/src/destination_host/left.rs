@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use model::Power;
+use model::{Power, VmId};
+use rpc::error::Code;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 use units::chain;
@@ -50,8 +51,7 @@ pub async fn take_up(
     entry: &Entry,
     there: impl Future<Output = Option<Decided>>,
 ) -> Option<Turn> {
-    let Entry { vm, name, .. } = entry;
-    let neighbour = &agent.config.neighbour.name;
+    let (name, neighbour) = (&entry.name, &agent.config.neighbour.name);
     let held = match left(agent, entry).await {
         Ok(held) => held?,
         Err(error) => {
@@ -60,16 +60,7 @@ pub async fn take_up(
         }
     };
     let turn = match there.await {
-        Some(Decided::Waits) => {
-            warn!("{name} was left paused here, and is whole at {neighbour}: it is ended here");
-            match agent.site.power_off(*vm).await {
-                Ok(()) => Some(Turn::Ended),
-                Err(error) => {
-                    warn!("{name} is not ended here yet: {}", chain(&error));
-                    None
-                }
-            }
-        }
+        Some(Decided::Waits) => end(agent, entry, &held).await.then_some(Turn::Ended),
         Some(Decided::Lost | Decided::Revoked { .. }) => {
             warn!("{name} was left paused here, and is lost at {neighbour}");
             Some(Turn::Stays)
@@ -80,10 +71,80 @@ pub async fn take_up(
     turn
 }
 
+/// Whether it was held, paused, from before the other agent was asked until it was dead. The answer took its time:
+/// a libvirtd that was restarted meanwhile holds nothing, and lets anybody resume it.
+async fn end(agent: &Agent, entry: &Entry, held: &Held) -> bool {
+    let (name, neighbour) = (&entry.name, &agent.config.neighbour.name);
+    match held.stand().await {
+        Ok(Stand::LeftPaused) => {}
+        Ok(_) => return false,
+        Err(error) => {
+            debug!("whether it was left is not known: {}", chain(&error));
+            return false;
+        }
+    }
+    warn!("{name} was left paused here, and is whole at {neighbour}: it is ended here");
+    if let Err(error) = agent.site.power_off(entry.vm).await {
+        warn!("{name} is not ended here yet: {}", chain(&error));
+        return false;
+    }
+    match held.stand().await {
+        Ok(Stand::StandsStill) => true,
+        Err(DaemonError::Refused(error)) if error.code == Code::NO_DOMAIN => true,
+        Ok(Stand::Runs | Stand::LeftPaused) => false,
+        Err(error) => {
+            warn!("{name} is ended here, and was not held all the time: {}", chain(&error));
+            false
+        }
+    }
+}
+
+/// Looks at a VM without a break while the other agent is told that it stays here.
+///
+/// What the attempt left paused may, where that takes long, have been resumed since and sent elsewhere by its
+/// operator, and be left paused by that: to resume it then could make two.
+pub struct Watched<'a> {
+    agent: &'a Agent,
+    vm: VmId,
+    may_wake: bool,
+}
+
+impl<'a> Watched<'a> {
+    pub const fn new(agent: &'a Agent, entry: &Entry) -> Self {
+        Self { agent, vm: entry.vm, may_wake: true }
+    }
+
+    /// Looks until it is dropped.
+    pub async fn look(&mut self) {
+        loop {
+            // That its libvirtd is away says nothing: nobody resumes it then.
+            if let Ok(Power::Running | Power::Off | Power::Absent) =
+                self.agent.site.power(self.vm).await
+            {
+                self.may_wake = false;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    pub const fn may_wake(&self) -> bool {
+        self.may_wake
+    }
+}
+
 /// One that stays here runs again afterwards, unless somebody else wants it paused.
 pub async fn wake(agent: &Agent, entry: &Entry) {
     let Entry { vm, name, .. } = entry;
     let mut paused = Paused::default();
+    let mut told = String::new();
+    let mut tell = |why: String| {
+        if why != told {
+            warn!(
+                "{name} is paused here, still: {why}; virsh resume {name}, if nothing else has it paused"
+            );
+            told = why;
+        }
+    };
     loop {
         match agent.site.power(*vm).await {
             Ok(Power::Paused) if paused.seen(true) => match left(agent, entry).await {
@@ -91,11 +152,11 @@ pub async fn wake(agent: &Agent, entry: &Entry) {
                     held.end().await;
                     match agent.site.resume(*vm).await {
                         Ok(()) => return info!("{name} was left paused here: it runs again"),
-                        Err(error) => warn!("{name} is paused here, still: {}", chain(&error)),
+                        Err(error) => tell(chain(&error)),
                     }
                 }
                 Ok(None) => return,
-                Err(error) => debug!("whether it was left is not known: {}", chain(&error)),
+                Err(error) => tell(chain(&error)),
             },
             // Its libvirtd comes back, or its leader goes.
             Ok(Power::Paused) | Err(_) => {}

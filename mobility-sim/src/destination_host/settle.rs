@@ -169,7 +169,18 @@ async fn released(
 ) -> Option<Source> {
     let neighbour = &agent.config.neighbour.name;
     let Entry { id, name, attempt, .. } = entry;
-    match tell(agent, id, Decision::Revoke, control).await {
+    let mut watched = left::Watched::new(agent, entry);
+    let decided = tokio::select! {
+        biased;
+        decided = tell(agent, id, Decision::Revoke, control) => decided,
+        () = watched.look() => return None,
+    };
+    let woken = async || {
+        if watched.may_wake() {
+            left::wake(agent, entry).await;
+        }
+    };
+    match decided {
         Decided::Granted { .. } => {
             error!("{name} is this site's, and was granted to {neighbour} as well: stop one");
             None
@@ -181,13 +192,13 @@ async fn released(
                 until_done("the release", is_released).await?;
             }
             watch.decided.cancel();
-            left::wake(agent, entry).await;
+            woken().await;
             Some(Source::Ended)
         }
         Decided::Unknown if attempt.is_none() => {
             info!("{name} stays here");
             watch.decided.cancel();
-            left::wake(agent, entry).await;
+            woken().await;
             Some(Source::Ended)
         }
         Decided::Unknown | Decided::Waits | Decided::Lost => knows_nothing(neighbour, name),
@@ -285,7 +296,8 @@ async fn evidence(
                 match left::take_up(agent, entry, there).await {
                     Some(left::Turn::Ended) => *watched = true,
                     Some(left::Turn::Stays) => return Seen::Alive,
-                    None => {}
+                    // Nobody has looked meanwhile.
+                    None => *watched = false,
                 }
             }
             Ok((Power::Paused, _)) => {}

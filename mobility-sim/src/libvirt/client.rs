@@ -33,17 +33,17 @@ struct Ask {
 
 #[derive(Debug, Error)]
 pub enum DaemonError {
-    #[error("cannot connect to the destination's libvirtd at {endpoint}")]
+    #[error("cannot connect to libvirtd at {endpoint}")]
     Connect { endpoint: Endpoint, source: io::Error },
     /// In its own words.
     #[error("{0}")]
     Refused(RemoteError),
     /// Nothing was said to it.
-    #[error("the destination's libvirtd is not to be asked that")]
+    #[error("libvirtd is not to be asked that")]
     NotAsked(#[from] CallRefused),
-    #[error("the connection to the destination's libvirtd broke")]
+    #[error("the connection to libvirtd broke")]
     Lost,
-    #[error("the destination's libvirtd did not answer within {} s", .0.as_secs())]
+    #[error("libvirtd did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),
 }
 

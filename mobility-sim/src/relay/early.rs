@@ -32,6 +32,8 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, Waker, ready};
 
 use thiserror::Error;
@@ -50,14 +52,28 @@ const PIECE: usize = 16 << 10;
 
 #[derive(Debug, Error)]
 pub enum EarlyError {
-    #[error(
-        "the destination's disk did not take a write that was acknowledged: {error:#x} at {at}"
-    )]
+    #[error("the destination's disk did not take a write that was acknowledged, at byte {at}: {}", named(*.error))]
     Failed { error: u32, at: u64 },
     #[error("the destination's disk answers what was not asked")]
     NotAsked,
     #[error("the destination's disk answers in a way that is not known")]
     Unknown,
+}
+
+/// As NBD has it, for all platforms (doc/proto.md).
+fn named(error: u32) -> String {
+    let name = match error {
+        1 => "not permitted",
+        5 => "input/output error",
+        12 => "out of memory",
+        22 => "invalid",
+        28 => "no space left",
+        75 => "too large",
+        95 => "not supported",
+        108 => "it is shut down",
+        _ => return format!("error {error}"),
+    };
+    name.to_owned()
 }
 
 /// A hypervisor's connection to a disk, at the source.
@@ -71,13 +87,21 @@ pub struct Early<L> {
 }
 
 impl<L> Early<L> {
-    pub fn new(local: L) -> Self {
+    /// `owed` counts what was acknowledged and is not done yet; also afterwards, if the connection ends before.
+    pub fn new(local: L, owed: Arc<AtomicU64>) -> Self {
         Self {
             local,
-            gate: Gate::new(Side::Source),
+            gate: Gate::new(Side::Source, owed),
             replies: Replies::new(),
             answers: VecDeque::new(),
             waits: None,
+        }
+    }
+
+    /// Not in the middle of another answer.
+    fn acknowledge(&mut self) {
+        if !self.replies.is_amid() {
+            self.gate.acknowledge(&mut self.answers);
         }
     }
 }
@@ -103,8 +127,9 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncRead for Early<L> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // What was handed out before is on the line by now.
-        this.gate.acknowledge(&mut this.answers);
+        // What was handed out before is by now.
+        this.gate.is_on_the_line();
+        this.acknowledge();
         if let Poll::Ready(Err(error)) = this.poll_answers(context) {
             return Poll::Ready(Err(error));
         }
@@ -147,6 +172,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Early<L> {
         }
         let Self { replies, gate, answers, .. } = this;
         replies.take(bytes, gate, answers).map_err(io::Error::other)?;
+        this.acknowledge();
         if let Some(waits) = this.waits.take() {
             waits.wake();
         }

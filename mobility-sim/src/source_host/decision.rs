@@ -7,7 +7,7 @@ use std::time::Duration;
 use handover::Refusal;
 use model::{Power, VmId};
 use rpc::procedures::{Call, Reply};
-use site::{Leftover, SiteError};
+use site::{Leftover, SiteError, StoppedBy};
 use site_ledger::{CustodyError, NativePaper};
 use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
@@ -104,10 +104,17 @@ async fn revoke(
     epoch: Epoch,
 ) -> Result<Decided, DecideError> {
     let receipt = agent.custody.revokes(paper, epoch).await?;
-    let now = agent.ledger.entry(id).map(|entry| entry.stage);
-    if now != Some(Stage::Destination(Destination::Ended)) {
+    let now = agent
+        .ledger
+        .entry(id)
+        .filter(|entry| entry.stage != Stage::Destination(Destination::Ended));
+    if let Some(entry) = now {
         agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
         undo(agent, id).await;
+        // Somebody has resumed it: before the source hears that it is its own again, it stands still here.
+        if ours(agent, &entry).await? == Some(Power::Running) {
+            return Err(DecideError::Runs(entry.name));
+        }
     }
     Ok(Decided::Revoked { receipt: receipt.map(|receipt| receipt.to_string()) })
 }
@@ -116,6 +123,8 @@ async fn revoke(
 pub enum DecideError {
     #[error("its arrival is being ended still: ask again")]
     Coming,
+    #[error("somebody resumed {0} here, and it cannot be suspended: virsh suspend {0}")]
+    Runs(String),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -132,7 +141,7 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
         let Entry { id, vm, name, attempt, transient, .. } = entry;
         loop {
             let started = match then {
-                Then::Runs => start(&agent, vm, &name).await,
+                Then::Runs => start(&agent, vm, &name, transient).await,
                 Then::StaysPaused => Ok(()),
             };
             match started {
@@ -176,8 +185,17 @@ async fn forget_definition(agent: &Agent, vm: VmId, name: &str) {
     }
 }
 
-async fn start(agent: &Agent, vm: VmId, name: &str) -> Result<(), SiteError> {
+async fn start(agent: &Agent, vm: VmId, name: &str, transient: bool) -> Result<(), SiteError> {
     match agent.site.power(vm).await? {
+        Power::Off if agent.site.stopped_by(vm).await? == Some(StoppedBy::Shutdown) => {
+            warn!("{name} ran here already, and has shut itself down");
+            Ok(())
+        }
+        // It is undefined when it runs, and not before.
+        Power::Absent if transient => {
+            warn!("{name} ran here already, and has ended");
+            Ok(())
+        }
         Power::Off => {
             warn!("{name}'s memory is lost, and its disks are not: it is started from them");
             agent.site.power_on(vm).await
@@ -239,13 +257,13 @@ pub async fn undo(agent: &Arc<Agent>, id: &MigrationId) {
     agent.spawn(undone.instrument(Span::current()));
 }
 
-/// As long as asking again may help.
+/// As long as asking again may help; of one that ran, as long as its operator has not ended it.
 async fn until_undone(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
     let mut told = String::new();
     loop {
         match try_undo(agent, entry).await {
             Err(UndoError::Handover(error)) if error.is_final() => return Err(error.into()),
-            Err(error @ (UndoError::Ran | UndoError::Ledger(_))) => return Err(error),
+            Err(error @ UndoError::Ledger(_)) => return Err(error),
             Err(error) => {
                 let why = chain(&error);
                 if told != why {
@@ -270,9 +288,9 @@ enum UndoError {
     #[error(transparent)]
     Handover(#[from] HandoverError),
     #[error(
-        "it ran here, although it was never started: it is suspended, and nobody ends it but its operator"
+        "{name} ran here, although it was never started, and nobody ends it but its operator: virsh destroy and undefine it here, and remove its volumes, if nothing in them is wanted: {volumes}"
     )]
-    Ran,
+    Ran { name: String, volumes: String },
 }
 
 async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
@@ -289,13 +307,25 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
         agent.ledger.record(id, Stage::Destination(Destination::Revoked)).await?;
     }
     // What does not bear this migration's name is somebody else's, a later migration's perhaps.
-    if let Some(power) = ours(agent, entry).await? {
-        if power == Power::Running {
-            agent.site.suspend(*vm).await?;
+    let power = ours(agent, entry).await?;
+    if power == Some(Power::Running) {
+        agent.site.suspend(*vm).await?;
+    }
+    if power == Some(Power::Running) || agent.ledger.entry(id).is_some_and(|entry| entry.ran) {
+        // Once it is off, its operator may do with it what they like.
+        if !power.is_some_and(Power::is_loaded) {
+            hold::let_go(agent, id).await;
         }
-        if power == Power::Running || agent.ledger.entry(id).is_some_and(|entry| entry.ran) {
-            return Err(UndoError::Ran);
+        let volumes = agent.site.leftovers(id).await?.into_iter().filter_map(|left| match left {
+            Leftover::Volume { location, .. } => Some(location),
+            Leftover::Placeholder { .. } => None,
+        });
+        let volumes = volumes.collect::<Vec<_>>().join(", ");
+        if power.is_some() || !volumes.is_empty() {
+            return Err(UndoError::Ran { name: entry.name.clone(), volumes });
         }
+    }
+    if power.is_some() {
         agent.site.power_off(*vm).await?;
         hold::let_go(agent, id).await;
         // It was to stay for good, and came with Finish.

@@ -3,16 +3,17 @@
 //! libvirtd itself [keeps it from being changed](Held), whatever dies: what it forgot is held anew, and
 //! whoever resumed it in between sees it suspended again.
 //!
-//! A VM that is off, since its host was, is held by nobody: if it is started it runs until it is seen, a second
-//! later.
+//! A VM that is off, since its host was, or that another job of libvirtd's keeps from being held, is held by nobody:
+//! if it is started it runs until it is seen, a second later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use model::VmId;
+use model::{Power, SiteName, VmId};
 use rpc::error::Code;
 use rpc::procedures::Domain;
+use site::SiteError;
 use tokio::select;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -65,9 +66,10 @@ pub async fn hold(
     };
     let stood_still = stands_still(agent, who, &held).await;
     keep(agent, who, Some(held));
-    match stood_still? {
-        true => Ok(()),
-        false => Err(ArrivalError::Resumed),
+    match stood_still {
+        Ok(true) => Ok(()),
+        Err(HoldError::Daemon(error)) => Err(error.into()),
+        Ok(false) | Err(HoldError::Runs { .. }) => Err(ArrivalError::Resumed),
     }
 }
 
@@ -104,8 +106,14 @@ async fn keep_until(
             Some(held) => Ok(held),
             None => select! {
                 held = anew(agent, who) => held,
+                () = quiet(agent, who) => return,
                 () = release.cancelled() => return,
             },
+        };
+        // Whoever could not be suspended is held no more than that, and tried again.
+        let now = match now {
+            Ok(held) => stands_still(agent, who, &held).await.map(|_| held),
+            Err(error) => Err(error.into()),
         };
         match now {
             Ok(held) => select! {
@@ -117,7 +125,9 @@ async fn keep_until(
             },
             Err(error) => {
                 let why = match &error {
-                    DaemonError::Refused(error) if error.code == Code::NO_DOMAIN => {
+                    HoldError::Daemon(DaemonError::Refused(error))
+                        if error.code == Code::NO_DOMAIN =>
+                    {
                         "waited here, and is gone with its host".to_owned()
                     }
                     _ => format!("waits here and is not held: {}", chain(&error)),
@@ -136,33 +146,67 @@ async fn keep_until(
 }
 
 async fn anew(agent: &Agent, who: &Waiting) -> Result<Held, DaemonError> {
-    let held = Held::anew(&*agent.net, &agent.config.site.socket, who.vm).await?;
-    if !stands_still(agent, who, &held).await? {
-        // What it wrote meanwhile is nobody's to throw away.
-        let ran = agent.ledger.learn(&who.id, |entry| entry.ran = true).await;
-        if let Err(error) = ran {
-            error!("that it ran is not on record: {}", chain(&error));
+    Held::anew(&*agent.net, &agent.config.site.socket, who.vm).await
+}
+
+/// Whatever keeps it from being held, another job of libvirtd's for one: it does not run meanwhile.
+async fn quiet(agent: &Agent, who: &Waiting) {
+    let mut told = String::new();
+    loop {
+        // Where nobody answers, nobody resumes it either.
+        if matches!(agent.site.power(who.vm).await, Ok(Power::Running))
+            && let Err(error) = suspend(agent, who).await
+        {
+            let why = chain(&error);
+            if why != told {
+                error!("{why}");
+                told = why;
+            }
         }
+        sleep(TRY_AGAIN_AFTER).await;
     }
-    Ok(held)
 }
 
 /// It does afterwards; whether it did before.
-async fn stands_still(agent: &Agent, who: &Waiting, held: &Held) -> Result<bool, DaemonError> {
+async fn stands_still(agent: &Agent, who: &Waiting, held: &Held) -> Result<bool, HoldError> {
     if held.stand().await? != Stand::Runs {
         return Ok(true);
     }
-    let (name, source) = (&who.name, &agent.config.neighbour.name);
-    match agent.site.suspend(who.vm).await {
-        Ok(()) => error!(
-            "somebody resumed {name} here while it waited: it is suspended again, for it may run at {source}"
-        ),
-        Err(error) => error!(
-            "somebody resumed {name} here, and it may run at {source} as well: suspend it: {}",
-            chain(&error)
-        ),
-    }
+    suspend(agent, who).await?;
     Ok(false)
+}
+
+async fn suspend(agent: &Agent, who: &Waiting) -> Result<(), HoldError> {
+    let (name, source) = (&who.name, &agent.config.neighbour.name);
+    // What it wrote meanwhile is nobody's to throw away.
+    let ran = agent.ledger.learn(&who.id, |entry| entry.ran = true).await;
+    if let Err(error) = ran {
+        error!("that it ran is not on record: {}", chain(&error));
+    }
+    agent.site.suspend(who.vm).await.map_err(|cause| HoldError::Runs {
+        name: name.clone(),
+        source_site: source.clone(),
+        cause,
+    })?;
+    error!(
+        "somebody resumed {name} here while it waited: it is suspended again, for it may run at {source}"
+    );
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    #[error(
+        "somebody resumed {name} here, and it may run at {source_site} as well: suspend it: virsh suspend {name}"
+    )]
+    Runs {
+        name: String,
+        source_site: SiteName,
+        #[source]
+        cause: SiteError,
+    },
 }
 
 impl Holds {

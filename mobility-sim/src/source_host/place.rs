@@ -272,8 +272,9 @@ async fn mapping(
         networks: arrivals.networks(),
         disks: std::collections::BTreeMap::new(),
         loaders: arrivals.loaders.clone(),
-        // Of this attempt alone: what another VM or an earlier attempt left is neither used nor removed.
-        nvram: nvram.map(|dir| format!("{}/{name}-{}_VARS.fd", dir.display(), disks::attempt(id))),
+        // Of this attempt alone, whose whole id is like no other's: what another VM or an earlier attempt left is
+        // neither used nor removed.
+        nvram: nvram.map(|dir| format!("{}/{name}-{id}_VARS.fd", dir.display())),
         firmware: None,
         listen: arrivals.listen,
         same_processor: arrivals.same_processor,

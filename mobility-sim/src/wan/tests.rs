@@ -135,9 +135,14 @@ fn messages_are_written_as_released() {
             ),
         ),
         (
-            Message::Prepared(message::Prepared { cookie: cookie.clone(), key: key(), epoch, room: Room::NONE }),
+            Message::Prepared(message::Prepared {
+                cookie: cookie.clone(),
+                key: key(),
+                epoch,
+                room: Room::NONE,
+            }),
             format!(
-                r#"{{"prepared":{{"cookie":"<qemu-migration/>","key":"{hex}","epoch":4}}}}"#
+                r#"{{"prepared":{{"cookie":"<qemu-migration/>","key":"{hex}","epoch":4,"room":{{"memory":0,"disks":0}}}}}}"#
             ),
         ),
         (

@@ -2,6 +2,8 @@
 //! [`causeway_mobility::relay::Early`] at its source, [`causeway_mobility::relay::InOrder`] beside the disk. Whatever
 //! either end says, nothing more is kept than what they say that they keep; and no more goes on than came.
 
+use std::sync::Arc;
+
 use causeway_mobility::relay::{Early, InOrder};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, duplex, split};
 use tokio::runtime::Builder;
@@ -13,8 +15,10 @@ use crate::script::Script;
 const MEMORY: usize = 8 << 20;
 const ACTS_MAX: usize = 400;
 const BEGINS: &[u8] = b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\0";
+/// With an export that can flush.
 const GREETING: &[u8] =
-    b"NBDMAGICIHAVEOPT\0\x03\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\0\0\0\x01\0\0\0\0";
+    b"NBDMAGICIHAVEOPT\0\x03\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\0\0\0\x03\0\0\0\x0c\
+    \0\0\0\0\0\0\x40\0\0\0\0\x05\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x07\0\0\0\x01\0\0\0\0";
 
 pub fn check(bytes: &[u8]) {
     let script = Script(bytes);
@@ -27,7 +31,7 @@ async fn talk(mut script: Script<'_>) {
     let (near, inner) = duplex(64 << 10);
     let ((near_ear, near_mouth), kinds) = (split(near), script.byte());
     if kinds & 2 == 0 {
-        let (out, back) = split(Early::new(inner));
+        let (out, back) = split(Early::new(inner, Arc::default()));
         between(script, kinds, (near_mouth, near_ear), (back, out)).await;
     } else {
         let (back, out) = split(InOrder::new(inner));

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::requests::{Kind, Request, Requests};
 use super::{AHEAD_MAX, replies};
@@ -29,6 +31,12 @@ pub(super) struct Gate {
     ended: bool,
     /// Those whose last byte went.
     gone: Vec<u64>,
+    /// Of them, those that are on the line.
+    due: Vec<u64>,
+    /// What a flush is good for.
+    can_flush: bool,
+    /// How many were acknowledged and are not done.
+    owed: Arc<AtomicU64>,
 }
 
 /// By the cookie that they have from here on.
@@ -65,13 +73,14 @@ impl UnderWay {
     }
 
     /// The cookie that it has from here on.
-    fn add(&mut self, request: &Request) -> u64 {
+    fn add(&mut self, request: &Request, can_flush: bool) -> u64 {
         let cookie = self.next;
         self.next += 1;
         if request.kind == Kind::Disconnect {
             return cookie;
         }
-        let early = self.side == Side::Source
+        let early = can_flush
+            && self.side == Side::Source
             && request.kind.is_write()
             && !request.is_forced
             && self.writes < EARLY_MAX;
@@ -89,7 +98,7 @@ impl UnderWay {
 }
 
 impl Gate {
-    pub(super) fn new(side: Side) -> Self {
+    pub(super) fn new(side: Side, owed: Arc<AtomicU64>) -> Self {
         let under_way = UnderWay { side, requests: HashMap::new(), next: 0, writes: 0 };
         Self {
             requests: Requests::new(),
@@ -98,6 +107,9 @@ impl Gate {
             may_go: 0,
             ended: false,
             gone: Vec::new(),
+            due: Vec::new(),
+            can_flush: false,
+            owed,
         }
     }
 
@@ -132,10 +144,10 @@ impl Gate {
         let bytes = self.ahead.make_contiguous();
         while self.may_go < bytes.len() {
             let rest = &mut bytes[self.may_go..];
-            let under_way = &mut self.under_way;
-            let admitted = self
-                .requests
-                .next(rest, |request| under_way.lets_go(request).then(|| under_way.add(request)));
+            let (under_way, can_flush) = (&mut self.under_way, self.can_flush);
+            let admitted = self.requests.next(rest, |request| {
+                under_way.lets_go(request).then(|| under_way.add(request, can_flush))
+            });
             match admitted {
                 Some(len) => self.may_go += len,
                 // All of it has to be there first; no more than that comes once it has ended.
@@ -156,13 +168,24 @@ impl Gate {
         }
     }
 
-    /// Says of what went that it is done.
+    /// What the server says of itself. With one that does not flush nobody would ever wait for what was acknowledged.
+    pub(super) const fn can_flush(&mut self, can: bool) {
+        self.can_flush = can;
+    }
+
+    /// What went is on the line.
+    pub(super) fn is_on_the_line(&mut self) {
+        self.due.append(&mut self.gone);
+    }
+
+    /// Says of what is there that it is done.
     pub(super) fn acknowledge(&mut self, answers: &mut VecDeque<u8>) {
-        for cookie in self.gone.drain(..) {
+        for cookie in self.due.drain(..) {
             if let Some(one) = self.under_way.requests.get_mut(&cookie)
                 && one.early
             {
                 one.acknowledged = true;
+                self.owed.fetch_add(1, Ordering::Relaxed);
                 answers.extend(replies::done(one.cookie));
             }
         }
@@ -176,6 +199,9 @@ impl Gate {
     pub(super) fn done(&mut self, cookie: u64) {
         if let Some(one) = self.under_way.requests.remove(&cookie) {
             self.under_way.writes -= usize::from(one.kind.is_write());
+            if one.acknowledged {
+                self.owed.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }

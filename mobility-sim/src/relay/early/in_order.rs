@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,7 +28,7 @@ impl<L> InOrder<L> {
     pub fn new(disk: L) -> Self {
         Self {
             disk,
-            gate: Gate::new(Side::Destination),
+            gate: Gate::new(Side::Destination, Arc::default()),
             replies: Replies::new(),
             answers: VecDeque::new(),
             writes: None,

@@ -27,8 +27,12 @@ const IS_ERROR: u16 = 1 << 15;
 /// `NBD_OPT_GO` and `NBD_REP_ACK`: requests come from then on.
 const GO: u32 = 7;
 const ACK: u32 = 1;
-/// The longest header that there is.
-const HEADER_MAX: usize = 32;
+/// `NBD_REP_INFO` about the export, and how long that is.
+const INFO: u32 = 3;
+const EXPORT: u32 = 12;
+const SEND_FLUSH: u16 = 1 << 2;
+/// The longest header that there is, with what is looked at behind it.
+const HEADER_MAX: usize = 36;
 
 /// That a request is done, as a server says it.
 pub(super) fn done(cookie: u64) -> [u8; 16] {
@@ -59,6 +63,11 @@ pub(super) struct Replies {
 impl Replies {
     pub(super) const fn new() -> Self {
         Self { state: State::Greeting, skip: 0, passed_on: true, begun: Vec::new() }
+    }
+
+    /// Whether an answer has begun that the client has a part of.
+    pub(super) const fn is_amid(&self) -> bool {
+        self.skip > 0 && self.passed_on
     }
 
     /// Takes what came, and puts what the client is to have of it to `out`.
@@ -134,12 +143,24 @@ impl Replies {
                 else {
                     return Ok(None);
                 };
-                out.extend(&bytes[..20]);
-                (self.skip, self.passed_on) = (u64::from(len), true);
+                let mut whole = 20;
+                if (option, kind) == (GO, INFO) && len >= EXPORT {
+                    // u16 0, u64 size, u16 flags
+                    let u16_at = |from| at(bytes, from).map(|bytes| u16::from_be_bytes(*bytes));
+                    let (Some(what), Some(flags)) = (u16_at(20), u16_at(30)) else {
+                        return Ok(None);
+                    };
+                    if what == 0 {
+                        gate.can_flush(flags & SEND_FLUSH != 0);
+                    }
+                    whole += EXPORT as usize;
+                }
+                out.extend(&bytes[..whole]);
+                (self.skip, self.passed_on) = (u64::from(len) - (whole as u64 - 20), true);
                 if (option, kind) == (GO, ACK) {
                     self.state = State::Replies;
                 }
-                Some(20)
+                Some(whole)
             }
             State::Replies => self.reply(bytes, gate, out)?,
             State::Lost => None,
@@ -164,9 +185,13 @@ impl Replies {
                 let (Some(flags), Some(kind), Some(len)) = (u16_at(4), u16_at(6), len) else {
                     return Ok(None);
                 };
-                // Which one it is stands in what follows.
-                let error = if kind & IS_ERROR == 0 { 0 } else { u32::from(kind) };
-                (header, Some(error), flags & DONE != 0, Some(len))
+                // Which error it is stands in what follows.
+                let (header, error, len) = match kind & IS_ERROR {
+                    0 => (header, Some(0), len),
+                    _ if len < 4 => (header, Some(u32::from(kind)), len),
+                    _ => (header + 4, u32_at(header).map(|error| error.max(1)), len - 4),
+                };
+                (header, error, flags & DONE != 0, Some(len))
             }
             _ => return Err(EarlyError::Unknown),
         };

@@ -8,6 +8,8 @@ use super::super::parse::at;
 
 /// Force unit access: it is done when it is on stable storage.
 const FUA: u16 = 1;
+/// It fails if it would take as long as a write, and nothing is wrong then.
+const FAST_ZERO: u16 = 1 << 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -39,6 +41,7 @@ impl Kind {
 
 pub(super) struct Request {
     pub(super) kind: Kind,
+    /// Its answer is waited for.
     pub(super) is_forced: bool,
     pub(super) cookie: u64,
     offset: u64,
@@ -66,7 +69,7 @@ impl Request {
         let payload = if kind == Kind::Write || says_payload { length } else { 0 };
         Some(Self {
             kind,
-            is_forced: flags & FUA != 0,
+            is_forced: flags & (FUA | FAST_ZERO) != 0,
             cookie: u64_at(8)?,
             offset: u64_at(16)?,
             length,

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
@@ -10,6 +11,7 @@ const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
 /// What does not come by then never comes.
 const PATIENCE: Duration = Duration::from_secs(60);
 const WRITE: u16 = 1;
+const READ: u16 = 0;
 const FLUSH: u16 = 3;
 
 fn option(number: u32) -> Vec<u8> {
@@ -22,9 +24,22 @@ fn options(number: u32) -> Vec<u8> {
     [begins, &option(number)].concat()
 }
 
+/// To `NBD_OPT_GO` (7) with what the export can: flush, if nothing else is said.
 fn answer(number: u32) -> Vec<u8> {
-    let magic = 0x0003_e889_0455_65a9_u64.to_be_bytes();
-    [&magic[..], &number.to_be_bytes(), &1_u32.to_be_bytes(), &3_u32.to_be_bytes(), b"xyz"].concat()
+    answer_with(number, 0b101)
+}
+
+fn answer_with(number: u32, flags: u16) -> Vec<u8> {
+    let answer = |kind: u32, data: &[u8]| {
+        let len = u32::try_from(data.len()).unwrap();
+        let magic = 0x0003_e889_0455_65a9_u64.to_be_bytes();
+        let numbers = [number, kind, len].map(u32::to_be_bytes).concat();
+        [&magic[..], &numbers, data].concat()
+    };
+    let export = [&[0, 0][..], &(1_u64 << 30).to_be_bytes(), &flags.to_be_bytes()].concat();
+    let block_size = [&[0, 3][..], &[7; 12]].concat();
+    let ends = answer(1, b"xyz");
+    if number == 7 { [answer(3, &export), answer(3, &block_size), ends].concat() } else { ends }
 }
 
 fn request(kind: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
@@ -39,6 +54,14 @@ fn request(kind: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
         &payload,
     ]
     .concat()
+}
+
+/// The last one of its answer if there is nothing else.
+fn chunk(kind: u16, cookie: u64, data: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(data.len()).unwrap().to_be_bytes();
+    let magic = 0x668e_33ef_u32.to_be_bytes();
+    let numbers = [1_u16, kind].map(u16::to_be_bytes).concat();
+    [&magic[..], &numbers, &cookie.to_be_bytes(), &len, data].concat()
 }
 
 fn failed(cookie: u64) -> [u8; 16] {
@@ -65,6 +88,7 @@ async fn hears(ear: &mut (impl AsyncRead + Unpin), bytes: &[u8]) {
 
 /// A client, what is beside it, and a server far away; the options are behind them.
 struct Between {
+    owed: Arc<AtomicU64>,
     client: DuplexStream,
     out: ReadHalf<Early<DuplexStream>>,
     back: WriteHalf<Early<DuplexStream>>,
@@ -72,19 +96,30 @@ struct Between {
 
 impl Between {
     async fn new() -> Self {
+        Self::with(0b101).await
+    }
+
+    /// Flags of the export.
+    async fn with(flags: u16) -> Self {
         let (client, local) = duplex(1 << 20);
-        let (out, back) = split(Early::new(local));
-        let mut between = Self { client, out, back };
+        let owed = Arc::default();
+        let (out, back) = split(Early::new(local, Arc::clone(&owed)));
+        let mut between = Self { owed, client, out, back };
         between.says(GREETING).await;
         between.client_hears(GREETING).await;
         for number in [8, 7] {
             let said = options(number);
             between.client.write_all(&said).await.unwrap();
             between.server_hears(&said).await;
-            between.says(&answer(number)).await;
-            between.client_hears(&answer(number)).await;
+            let answer = answer_with(number, flags);
+            between.says(&answer).await;
+            between.client_hears(&answer).await;
         }
         between
+    }
+
+    fn owed(&self) -> u64 {
+        self.owed.load(Ordering::Relaxed)
     }
 
     /// The server does.
@@ -171,10 +206,12 @@ async fn writes_are_acknowledged_as_they_go_and_a_flush_when_it_is_answered() {
     between.server_hears(&request(WRITE, 4, 1 << 20, 512)).await;
     between.nothing_comes().await;
     between.client_hears(&replies::done(80)).await;
-    for number in [2, 0, 1, 4] {
+    for (number, owed) in [(2, 4), (0, 3), (1, 2), (4, 1)] {
+        assert_eq!(between.owed(), owed);
         between.says(&replies::done(number)).await;
         nothing_comes(&mut between.client).await;
     }
+    assert_eq!(between.owed(), 0);
     between.says(&replies::done(3)).await;
     between.client_hears(&replies::done(79)).await;
 }
@@ -247,8 +284,52 @@ async fn one_that_fails_afterwards_ends_the_connection_and_before_is_told() {
     between.server_hears(&request(WRITE, 1, 0, 512)).await;
     between.nothing_comes().await;
     let error = between.back.write_all(&failed(1)).await.unwrap_err();
-    assert!(error.to_string().contains("did not take a write that was acknowledged"), "{error}");
+    assert!(error.to_string().contains("acknowledged, at byte 0: input/output error"), "{error}");
+    assert_eq!(between.owed(), 1, "whoever asks then is told that it was not done");
 
+    // In chunks, with the reason and words about it in what follows.
+    let mut between = Between::new().await;
+    between.asks(WRITE, 5, 0, 512).await;
+    between.server_hears(&request(WRITE, 0, 0, 512)).await;
+    between.nothing_comes().await;
+    for byte in chunk(0x8001, 0, &[0, 0, 0, 28, 0, 2, b'n', b'o']).chunks(3) {
+        if let Err(error) = between.back.write_all(byte).await {
+            assert!(error.to_string().contains("no space left"), "{error}");
+            return;
+        }
+    }
+    panic!("it was passed over");
+}
+
+#[tokio::test]
+async fn what_is_read_is_not_interrupted_by_an_acknowledgement() {
+    let mut between = Between::new().await;
+    between.asks(READ, 5, 0, 500).await;
+    between.server_hears(&request(READ, 0, 0, 500)).await;
+    between.asks(WRITE, 6, 4096, 512).await;
+    let mut answer = chunk(1, 0, &[9; 508]);
+    let (begins, ends) = answer.split_at(26);
+    between.says(begins).await;
+    between.server_hears(&request(WRITE, 1, 4096, 512)).await;
+    between.nothing_comes().await;
+    between.says(ends).await;
+    answer[8..16].copy_from_slice(&5_u64.to_be_bytes());
+    between.client_hears(&[&answer[..], &replies::done(6)].concat()).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_flush_has_nothing_acknowledged_early() {
+    let mut between = Between::with(0b1).await;
+    between.asks(WRITE, 5, 0, 512).await;
+    between.server_hears(&request(WRITE, 0, 0, 512)).await;
+    between.nothing_comes().await;
+    nothing_comes(&mut between.client).await;
+    between.says(&replies::done(0)).await;
+    between.client_hears(&replies::done(5)).await;
+}
+
+#[tokio::test]
+async fn a_server_is_never_answered_for() {
     let mut between = Between::new().await;
     between.asks(WRITE, 5, 0, 512).await;
     let error = between.back.write_all(&replies::done(9)).await.unwrap_err();
@@ -258,7 +339,7 @@ async fn one_that_fails_afterwards_ends_the_connection_and_before_is_told() {
 #[tokio::test]
 async fn what_is_no_nbd_passes_as_it_is() {
     let (mut client, local) = duplex(1 << 20);
-    let (mut out, mut back) = split(Early::new(local));
+    let (mut out, mut back) = split(Early::new(local, Arc::default()));
     let said = [&[0, 0, 0, 3][..], &option(5), b"\x16\x03\x01 and so on"].concat();
     client.write_all(&said).await.unwrap();
     back.write_all(&[GREETING, &answer(5), b"\x16\x03\x03 and so on"].concat()).await.unwrap();
@@ -268,7 +349,7 @@ async fn what_is_no_nbd_passes_as_it_is() {
     out.read_to_end(&mut heard).await.unwrap();
     client.read_to_end(&mut answered).await.unwrap();
     let (mut client, local) = duplex(1 << 20);
-    let (_out, mut back) = split(Early::new(local));
+    let (_out, mut back) = split(Early::new(local, Arc::default()));
     back.write_all(b"!").await.unwrap();
     assert_eq!(client.read_u8().await.unwrap(), b'!');
     assert_eq!(heard, said);
