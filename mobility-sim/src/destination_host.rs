@@ -154,7 +154,7 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             line.answer_finish(serial, Ok(finished)).await;
             let took_leave = goodbye(line).await;
             let decided = CancellationToken::new();
-            let watch = Watch { over: line.over.clone(), took_leave, decided };
+            let watch = Watch { over: line.over.clone(), took_leave, is_new: true, decided };
             settle::spawn(agent, id, Some(control), watch);
             meters.tell(&*agent.site, &attempt).await;
         }
@@ -363,7 +363,7 @@ async fn tidy(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>) {
     let stands = control.as_ref().is_some_and(|control| !control.over.is_cancelled());
     let decided = CancellationToken::new();
     let over = CancellationToken::new();
-    let watch = Watch { over, took_leave: false, decided: decided.clone() };
+    let watch = Watch { over, took_leave: false, is_new: true, decided: decided.clone() };
     settle::spawn(agent, id, control, watch);
     if stands && timeout(TIDY_MAX, decided.cancelled()).await.is_err() {
         warn!("the destination does not answer; what is left there goes when it does");

@@ -110,8 +110,9 @@ pub struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    pub const fn new(agent: &'a Agent, entry: &Entry) -> Self {
-        Self { agent, vm: entry.vm, may_wake: true }
+    /// `is_new`: it has been watched since its migration began.
+    pub const fn new(agent: &'a Agent, entry: &Entry, is_new: bool) -> Self {
+        Self { agent, vm: entry.vm, may_wake: is_new }
     }
 
     /// Looks until it is dropped.
@@ -163,6 +164,16 @@ pub async fn wake(agent: &Agent, entry: &Entry) {
             Ok(Power::Running | Power::Off | Power::Absent) => return,
         }
         sleep(LOOK_EVERY).await;
+    }
+}
+
+/// One of which it is not known what it went through is its operator's.
+pub async fn tell_of_paused(agent: &Agent, entry: &Entry) {
+    let Entry { vm, name, .. } = entry;
+    if matches!(agent.site.power(*vm).await, Ok(Power::Paused)) {
+        warn!(
+            "{name} stays here, paused: if it runs nowhere else and nobody wants it so, virsh resume {name}"
+        );
     }
 }
 

@@ -43,7 +43,8 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
     let over = CancellationToken::new();
     over.cancel();
     let decided = CancellationToken::new();
-    spawn(agent, entry.id.clone(), None, Watch { over, took_leave: false, decided });
+    let watch = Watch { over, took_leave: false, is_new: false, decided };
+    spawn(agent, entry.id.clone(), None, watch);
 }
 
 /// What is known of the source since success was said to it.
@@ -52,6 +53,9 @@ pub struct Watch {
     pub over: CancellationToken,
     /// It took leave as one does whose VM is handed over.
     pub took_leave: bool,
+    /// This agent has been there since. One that was away does not know what the VM went through meanwhile: what
+    /// was left paused then is its operator's.
+    pub is_new: bool,
     /// By then the other agent has said what is decided, and it is on record.
     pub decided: CancellationToken,
 }
@@ -104,8 +108,7 @@ async fn fenced(
     };
     let mut watched = watch.took_leave;
     loop {
-        let Seen::Dead(word) = evidence(agent, entry, &watch.over, &mut watched, control).await
-        else {
+        let Seen::Dead(word) = evidence(agent, entry, watch, &mut watched, control).await else {
             return Some(Source::Released);
         };
         match agent.custody.is_fenced(paper, *epoch, *carried, word).await {
@@ -169,16 +172,15 @@ async fn released(
 ) -> Option<Source> {
     let neighbour = &agent.config.neighbour.name;
     let Entry { id, name, attempt, .. } = entry;
-    let mut watched = left::Watched::new(agent, entry);
+    let mut watched = left::Watched::new(agent, entry, watch.is_new);
     let decided = tokio::select! {
         biased;
         decided = tell(agent, id, Decision::Revoke, control) => decided,
         () = watched.look() => return None,
     };
-    let woken = async || {
-        if watched.may_wake() {
-            left::wake(agent, entry).await;
-        }
+    let woken = async || match watched.may_wake() {
+        true => left::wake(agent, entry).await,
+        false => left::tell_of_paused(agent, entry).await,
     };
     match decided {
         Decided::Granted { .. } => {
@@ -249,11 +251,12 @@ enum Seen {
 async fn evidence(
     agent: &Agent,
     entry: &Entry,
-    over: &CancellationToken,
+    watch: &Watch,
     watched: &mut bool,
     control: &mut Option<Control>,
 ) -> Seen {
     let Entry { id, vm, name, .. } = entry;
+    let Watch { over, is_new, .. } = watch;
     let mut pauses = Pauses::default();
     let mut told = None;
     let mut paused = left::Paused::default();
@@ -291,7 +294,7 @@ async fn evidence(
                     return Seen::Dead(Some(word));
                 }
             }
-            Ok((Power::Paused, _)) if over.is_cancelled() && is_long => {
+            Ok((Power::Paused, _)) if *is_new && over.is_cancelled() && is_long => {
                 let there = async { ask(agent, id, &Decision::Look, control).await.ok() };
                 match left::take_up(agent, entry, there).await {
                     Some(left::Turn::Ended) => *watched = true,
