@@ -173,7 +173,7 @@ async fn take_over(
                     decision::watch(agent, id);
                     // One that is not heard is asked for by the source's word.
                     let _ = control.say(Message::Finished(finished)).await;
-                    tell_job(agent, placed.attempt.clone(), job);
+                    tell_job(agent, &placed.attempt, job);
                 }
                 Err(error) => {
                     warn!("not taken over: {}", chain(&error));
@@ -217,11 +217,11 @@ async fn finish(
 }
 
 /// For whoever asks how it went. The VM does not wait for it.
-fn tell_job(agent: &Arc<Agent>, attempt: Attempt, job: Option<LiveJob>) {
+fn tell_job(agent: &Arc<Agent>, attempt: &Attempt, job: Option<LiveJob>) {
     let (Some(job), Ok(vm)) = (job, attempt.paper.vm_key()) else { return };
-    let whose = Arc::clone(agent);
+    let (whose, epoch) = (Arc::clone(agent), attempt.epoch);
     let told = async move {
-        if let Err(error) = keep_job(&*whose.site, &vm, attempt.epoch, job).await {
+        if let Err(error) = keep_job(&*whose.site, &vm, epoch, job).await {
             debug!("how it went is not told: {}", chain(&error));
         }
     };
