@@ -15,7 +15,6 @@ mod settle;
 pub mod word;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::VmId;
@@ -129,8 +128,9 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
     meters.show("has ended");
     let Asking { serial, cancelled, ask } = finish;
     debug!(cancelled, "the source's libvirt asks to finish");
-    // Data that did not get through the source itself may not have noticed: what its disks were told was early.
-    if cancelled || control.over.is_cancelled() || broken.why().is_some() {
+    // Data that did not get through the source itself has noticed; but not what its disks were told early.
+    let has_lost = broken.why().is_some() && meters.owed() > 0;
+    if cancelled || control.over.is_cancelled() || has_lost {
         drop(carrying);
         let neighbour = &agent.config.neighbour.name;
         let error = if control.over.is_cancelled() {
@@ -310,7 +310,7 @@ async fn offer(
 async fn all_written(meters: &Meters) -> Result<(), OutgoingError> {
     let until = Instant::now() + WRITTEN_WITHIN;
     loop {
-        let owed = meters.disks.owed.load(Ordering::Relaxed);
+        let owed = meters.owed();
         if owed == 0 {
             return Ok(());
         }

@@ -35,6 +35,11 @@ impl Meters {
         }
     }
 
+    /// Writes to disks that the source's hypervisor takes for done, and that are not answered.
+    pub fn owed(&self) -> u64 {
+        self.disks.owed.load(Ordering::Relaxed)
+    }
+
     /// What the source's hypervisor has sent.
     pub fn taken(&self) -> Carried {
         let of = |meter: &Meter| Bytes(meter.taken.load(Ordering::Relaxed));

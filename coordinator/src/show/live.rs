@@ -44,6 +44,9 @@ pub fn live_text(
     lines.push(format!(
         "  created   at {to}: by its agent, as its [arrivals] say: volumes and the VM"
     ));
+    lines.push(format!(
+        "  custody   in memory at {to}, between its end here and its start there: if that host fails then, it boots from its disks"
+    ));
     lines.push(if vm.persistent {
         format!("  after     {} is defined at {to} and no more at {from}, where its disks stay", vm.name)
     } else {

@@ -25,6 +25,8 @@ use crate::wan::{Control, WanError};
 const DECIDE_MAX: Duration = Duration::from_secs(30);
 /// A guest stands still meanwhile.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// libvirt looks every 200 ms whether the QEMU that it ended has gone, and says so once it has.
+const SHORT_PAUSES: u32 = 40;
 /// What takes longer is told.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -395,21 +397,27 @@ async fn ask(
 }
 
 /// Short at first.
-struct Pauses(Duration);
+struct Pauses {
+    next: Duration,
+    short: u32,
+}
 
 impl Default for Pauses {
     fn default() -> Self {
-        Self(FIRST_PAUSE)
+        Self { next: FIRST_PAUSE, short: SHORT_PAUSES }
     }
 }
 
 impl Pauses {
     async fn pause(&mut self) {
-        sleep(self.0).await;
-        self.0 = (self.0 * 5 / 4).min(LONGEST_PAUSE);
+        sleep(self.next).await;
+        self.short = self.short.saturating_sub(1);
+        if self.short == 0 {
+            self.next = (self.next * 5 / 4).min(LONGEST_PAUSE);
+        }
     }
 
     fn are_long(&self) -> bool {
-        self.0 > LONG_PAUSE
+        self.next > LONG_PAUSE
     }
 }

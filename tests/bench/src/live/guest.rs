@@ -122,6 +122,10 @@ impl<'a> Guest<'a> {
                 // What is not there cannot be ended.
                 let _ = site.virsh(&[verb, VM]);
             }
+            // Where it lives, as its agents keep it there.
+            for record in site.virsh(&["secret-list", "--uuid"])?.split_whitespace() {
+                site.virsh(&["secret-undefine", record])?;
+            }
             for file in fs::read_dir(site.pool_dir())? {
                 fs::remove_file(file?.path())?;
             }
