@@ -123,8 +123,10 @@ impl<'a> Guest<'a> {
                 let _ = site.virsh(&[verb, VM]);
             }
             // Where it lives, as its agents keep it there.
-            for record in site.virsh(&["secret-list", "--uuid"])?.split_whitespace() {
-                site.virsh(&["secret-undefine", record])?;
+            let table = site.virsh(&["secret-list"])?;
+            // A headline and a rule; then UUID and usage.
+            for uuid in table.lines().skip(2).filter_map(|line| line.split_whitespace().next()) {
+                site.virsh(&["secret-undefine", uuid])?;
             }
             for file in fs::read_dir(site.pool_dir())? {
                 fs::remove_file(file?.path())?;
