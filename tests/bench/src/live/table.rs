@@ -45,15 +45,15 @@ fn render_section(section: &Section, text: &mut String) {
     for way in &section.ways {
         let _ = writeln!(
             text,
-            "  {:<16} {:>7.1} {:>9.1} {:>8.1} {:>8.0} {:>10.0} {:>8.0} {:>7.0} {:>10.1}",
+            "  {:<16} {:>7.1} {:>9.1} {:>8.1} {:>8.0} {:>10.0} {:>8} {:>7} {:>10.1}",
             way.way.name(),
             way.wall_s,
             way.out_bytes / 1e6,
             way.back_bytes / 1e6,
             way.downtime_ms,
             way.noise_ms,
-            way.qemu_downtime_ms,
-            way.rounds_of_memory,
+            known(way.qemu_downtime_ms),
+            known(way.rounds_of_memory),
             way.changes_mib_s,
         );
     }
@@ -70,6 +70,11 @@ fn render_section(section: &Section, text: &mut String) {
             ratio.wall, ratio.bytes, ratio.downtime
         );
     }
+}
+
+/// libvirt forgets how a VM came that its agent held afterwards.
+fn known(median: f64) -> String {
+    if median.is_nan() { "-".to_owned() } else { format!("{median:.0}") }
 }
 
 fn render_goal(goal: &Goal, text: &mut String) {
