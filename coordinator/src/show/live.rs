@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn what_goes_over_the_line_is_told_with_what_it_stands_for() {
         let wire = |carried, wire| LiveWire { carried: Bytes(carried), wire: Bytes(wire) };
-        assert_eq!(on_the_line(wire(3 << 30, 1 << 30)), "1 GiB for 3 GiB (1 : 3.0)");
+        assert_eq!(on_the_line(wire(3 << 30, 1 << 30)), "1.0 GiB for 3.0 GiB (1 : 3.0)");
         assert_eq!(on_the_line(wire(0, 0)), "nothing yet");
         assert_eq!(on_the_line(wire(u64::MAX, u64::MAX)).split_once('(').unwrap().1, "1 : 1.0)");
     }
