@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use model::{Power, VmId};
+use model::Power;
 use rpc::error::Code;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
@@ -99,37 +99,18 @@ async fn end(agent: &Agent, entry: &Entry, held: &Held) -> bool {
     }
 }
 
-/// Looks at a VM without a break while the other agent is told that it stays here.
+/// Looks at a VM until this is dropped, while the other agent is told that it stays here. `may_wake` is no more once it
+/// was seen to run.
 ///
 /// What the attempt left paused may, where that takes long, have been resumed since and sent elsewhere by its
 /// operator, and be left paused by that: to resume it then could make two.
-pub struct Watched<'a> {
-    agent: &'a Agent,
-    vm: VmId,
-    may_wake: bool,
-}
-
-impl<'a> Watched<'a> {
-    /// `is_new`: it has been watched since its migration began.
-    pub const fn new(agent: &'a Agent, entry: &Entry, is_new: bool) -> Self {
-        Self { agent, vm: entry.vm, may_wake: is_new }
-    }
-
-    /// Looks until it is dropped.
-    pub async fn look(&mut self) {
-        loop {
-            // That its libvirtd is away says nothing: nobody resumes it then.
-            if let Ok(Power::Running | Power::Off | Power::Absent) =
-                self.agent.site.power(self.vm).await
-            {
-                self.may_wake = false;
-            }
-            sleep(LOOK_EVERY).await;
+pub async fn look_on(agent: &Agent, entry: &Entry, may_wake: &mut bool) {
+    loop {
+        // That its libvirtd is away says nothing: nobody resumes it then.
+        if let Ok(Power::Running | Power::Off | Power::Absent) = agent.site.power(entry.vm).await {
+            *may_wake = false;
         }
-    }
-
-    pub const fn may_wake(&self) -> bool {
-        self.may_wake
+        sleep(LOOK_EVERY).await;
     }
 }
 

@@ -78,13 +78,14 @@ async fn settle(
     mut control: Option<Control>,
     watch: &Watch,
 ) -> Result<(), LedgerError> {
+    let mut may_wake = watch.is_new;
     while let Some(entry) = agent.ledger.entry(id) {
         let Stage::Source(stage) = entry.stage else { return Ok(()) };
         let next = match stage {
             Source::AttemptKnown => Some(Source::Released),
             Source::FenceIntent => fenced(agent, &entry, watch, &mut control).await,
             Source::Fenced => granted(agent, &entry, &mut control).await,
-            Source::Released => released(agent, &entry, watch, &mut control).await,
+            Source::Released => released(agent, &entry, watch, &mut control, &mut may_wake).await,
             Source::Ended => return Ok(()),
         };
         match next {
@@ -165,52 +166,57 @@ async fn granted(agent: &Agent, entry: &Entry, control: &mut Option<Control>) ->
     }
 }
 
-/// The destination gives up for good; with its receipt the VM is this site's as before.
+/// The destination gives up for good; with its receipt the VM is this site's as before. `may_wake`: it has been looked
+/// at without a break since its migration began, and was not seen to run.
 async fn released(
     agent: &Agent,
     entry: &Entry,
     watch: &Watch,
     control: &mut Option<Control>,
+    may_wake: &mut bool,
 ) -> Option<Source> {
-    let neighbour = &agent.config.neighbour.name;
-    let Entry { id, name, attempt, .. } = entry;
-    let mut watched = left::Watched::new(agent, entry, watch.is_new);
-    let decided = tokio::select! {
+    let is_given_up = tokio::select! {
         biased;
-        decided = tell(agent, id, Decision::Revoke, control) => decided,
-        () = watched.look() => return None,
+        given_up = given_up(agent, entry, control) => given_up.is_some(),
+        () = left::look_on(agent, entry, may_wake) => false,
     };
-    let woken = async || match watched.may_wake() {
+    if !is_given_up {
+        // Nobody looks until it is tried again.
+        *may_wake = false;
+        return None;
+    }
+    info!("{} stays here", entry.name);
+    watch.decided.cancel();
+    match *may_wake {
         true => left::wake(agent, entry).await,
         false => left::tell_of_paused(agent, entry).await,
-    };
-    match decided {
+    }
+    Some(Source::Ended)
+}
+
+/// By the other agent, and on record here.
+async fn given_up(agent: &Agent, entry: &Entry, control: &mut Option<Control>) -> Option<()> {
+    let neighbour = &agent.config.neighbour.name;
+    let Entry { id, name, attempt, .. } = entry;
+    match tell(agent, id, Decision::Revoke, control).await {
         Decided::Granted { .. } => {
             error!("{name} is this site's, and was granted to {neighbour} as well: stop one");
             None
         }
         Decided::Revoked { receipt } => {
-            info!("{name} stays here");
             if let (Some(receipt), Some(Attempt { paper, epoch })) = (receipt, attempt) {
                 let is_released = || agent.custody.is_released(paper, *epoch, &receipt);
                 until_done("the release", is_released).await?;
             }
-            watch.decided.cancel();
-            woken().await;
-            Some(Source::Ended)
+            Some(())
         }
-        Decided::Unknown if attempt.is_none() => {
-            info!("{name} stays here");
-            watch.decided.cancel();
-            woken().await;
-            Some(Source::Ended)
-        }
+        Decided::Unknown if attempt.is_none() => Some(()),
         Decided::Unknown | Decided::Waits | Decided::Lost => knows_nothing(neighbour, name),
     }
 }
 
 /// It had the attempt, or this agent would not: what it says is no answer.
-fn knows_nothing(neighbour: &SiteName, name: &str) -> Option<Source> {
+fn knows_nothing<T>(neighbour: &SiteName, name: &str) -> Option<T> {
     error!("{neighbour} knows nothing of {name}: has its agent lost its state directory?");
     None
 }

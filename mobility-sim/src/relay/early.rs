@@ -19,7 +19,8 @@
 //! A write that fails after it was acknowledged ends the connection, and with it QEMU's copy: its answer comes before
 //! that of any flush after it.
 //!
-//! Cookies are ours on the line, as QEMU's are used again once a request is done; nothing else is changed. What is
+//! Cookies are ours on the line, as QEMU's are used again once a request is done; and a client is not told that its
+//! connections may share a flush, since each is looked at alone. Nothing else is changed. What is
 //! no NBD as [known here](requests), and all that follows it, passes through as it is.
 
 mod gate;
@@ -146,11 +147,12 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncRead for Early<L> {
             }
             // A request that waits for one that is done does so whether or not more of them come.
             this.waits = Some(context.waker().clone());
-            if !this.gate.has_room() {
+            let room = this.gate.room().min(PIECE);
+            if room == 0 {
                 return Poll::Pending;
             }
             let mut piece = [0; PIECE];
-            let mut piece = ReadBuf::new(&mut piece);
+            let mut piece = ReadBuf::new(&mut piece[..room]);
             ready!(Pin::new(&mut this.local).poll_read(context, &mut piece))?;
             match piece.filled() {
                 [] => this.gate.end(),

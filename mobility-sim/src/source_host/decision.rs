@@ -7,7 +7,7 @@ use std::time::Duration;
 use handover::Refusal;
 use model::{Power, VmId};
 use rpc::procedures::{Call, Reply};
-use site::{Leftover, SiteError, StoppedBy};
+use site::{Leftover, SiteError};
 use site_ledger::{CustodyError, NativePaper};
 use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
@@ -36,6 +36,10 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
         }
         // The source was never told that it is here: it goes.
         Destination::AttemptKnown | Destination::Placed | Destination::Revoked => {
+            // It is its operator's, and does not run beside the source's.
+            if entry.ran {
+                hold::keep(agent, &waiting(entry), None);
+            }
             let (whose, id) = (Arc::clone(agent), entry.id.clone());
             let undone = async move { undo(&whose, &id).await };
             agent.spawn(undone.instrument(Span::current()));
@@ -150,9 +154,8 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
             }
             sleep(TRY_AGAIN_AFTER).await;
         }
-        match then {
-            Then::Runs => info!("{name} runs here"),
-            Then::StaysPaused => info!("{name} is here and stays paused, as was asked for"),
+        if then == Then::StaysPaused {
+            info!("{name} is here and stays paused, as was asked for");
         }
         if transient {
             forget_definition(&agent, vm, &name).await;
@@ -187,21 +190,19 @@ async fn forget_definition(agent: &Agent, vm: VmId, name: &str) {
 
 async fn start(agent: &Agent, vm: VmId, name: &str, transient: bool) -> Result<(), SiteError> {
     match agent.site.power(vm).await? {
-        Power::Off if agent.site.stopped_by(vm).await? == Some(StoppedBy::Shutdown) => {
-            warn!("{name} ran here already, and has shut itself down");
-            Ok(())
-        }
         // It is undefined when it runs, and not before.
         Power::Absent if transient => {
             warn!("{name} ran here already, and has ended");
-            Ok(())
+            return Ok(());
         }
         Power::Off => {
             warn!("{name}'s memory is lost, and its disks are not: it is started from them");
-            agent.site.power_on(vm).await
+            agent.site.power_on(vm).await?;
         }
-        Power::Running | Power::Paused | Power::Absent => agent.site.resume(vm).await,
+        Power::Running | Power::Paused | Power::Absent => agent.site.resume(vm).await?,
     }
+    info!("{name} runs here");
+    Ok(())
 }
 
 fn waiting(entry: &Entry) -> Waiting {

@@ -136,6 +136,10 @@ async fn keep_until(
                     error!("{} {why}", who.name);
                     told = why;
                 }
+                // Also where it is refused before anybody has looked.
+                if let Err(error) = calm(agent, who).await {
+                    error!("{}", chain(&error));
+                }
             }
         }
         select! {
@@ -153,10 +157,7 @@ async fn anew(agent: &Agent, who: &Waiting) -> Result<Held, DaemonError> {
 async fn quiet(agent: &Agent, who: &Waiting) {
     let mut told = String::new();
     loop {
-        // Where nobody answers, nobody resumes it either.
-        if matches!(agent.site.power(who.vm).await, Ok(Power::Running))
-            && let Err(error) = suspend(agent, who).await
-        {
+        if let Err(error) = calm(agent, who).await {
             let why = chain(&error);
             if why != told {
                 error!("{why}");
@@ -164,6 +165,14 @@ async fn quiet(agent: &Agent, who: &Waiting) {
             }
         }
         sleep(TRY_AGAIN_AFTER).await;
+    }
+}
+
+/// It does not run afterwards. Where nobody answers, nobody resumes it either.
+async fn calm(agent: &Agent, who: &Waiting) -> Result<(), HoldError> {
+    match agent.site.power(who.vm).await {
+        Ok(Power::Running) => suspend(agent, who).await,
+        _ => Ok(()),
     }
 }
 

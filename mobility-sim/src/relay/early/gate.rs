@@ -113,13 +113,14 @@ impl Gate {
         }
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        !self.ended && self.ahead.len() < AHEAD_MAX
+    /// For so many bytes.
+    pub(super) fn room(&self) -> usize {
+        if self.ended { 0 } else { AHEAD_MAX.saturating_sub(self.ahead.len()) }
     }
 
     /// Takes what comes from the hypervisor, as much as there is room for.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
-        let len = bytes.len().min(AHEAD_MAX.saturating_sub(self.ahead.len()));
+        let len = bytes.len().min(self.room());
         self.ahead.extend(&bytes[..len]);
         len
     }

@@ -102,7 +102,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncWrite for InOrder<L> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let mut gone = this.poll_go(context)?;
-        if !this.gate.has_room() {
+        if this.gate.room() == 0 {
             this.writes = Some(context.waker().clone());
             return Poll::Pending;
         }

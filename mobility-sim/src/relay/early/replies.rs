@@ -31,6 +31,7 @@ const ACK: u32 = 1;
 const INFO: u32 = 3;
 const EXPORT: u32 = 12;
 const SEND_FLUSH: u16 = 1 << 2;
+const CAN_MULTI_CONN: u16 = 1 << 8;
 /// The longest header that there is, with what is looked at behind it.
 const HEADER_MAX: usize = 36;
 
@@ -143,19 +144,26 @@ impl Replies {
                 else {
                     return Ok(None);
                 };
-                let mut whole = 20;
+                let (mut whole, mut flags) = (20, None);
                 if (option, kind) == (GO, INFO) && len >= EXPORT {
                     // u16 0, u64 size, u16 flags
                     let u16_at = |from| at(bytes, from).map(|bytes| u16::from_be_bytes(*bytes));
-                    let (Some(what), Some(flags)) = (u16_at(20), u16_at(30)) else {
+                    let (Some(what), Some(said)) = (u16_at(20), u16_at(30)) else {
                         return Ok(None);
                     };
                     if what == 0 {
-                        gate.can_flush(flags & SEND_FLUSH != 0);
+                        gate.can_flush(said & SEND_FLUSH != 0);
+                        flags = Some(said & !CAN_MULTI_CONN);
                     }
                     whole += EXPORT as usize;
                 }
-                out.extend(&bytes[..whole]);
+                match flags {
+                    Some(flags) => {
+                        out.extend(&bytes[..30]);
+                        out.extend(flags.to_be_bytes());
+                    }
+                    None => out.extend(&bytes[..whole]),
+                }
                 (self.skip, self.passed_on) = (u64::from(len) - (whole as u64 - 20), true);
                 if (option, kind) == (GO, ACK) {
                     self.state = State::Replies;

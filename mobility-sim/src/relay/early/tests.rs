@@ -329,6 +329,14 @@ async fn a_disk_that_does_not_flush_has_nothing_acknowledged_early() {
 }
 
 #[tokio::test]
+async fn connections_are_not_told_that_they_share_a_flush() {
+    let (mut client, local) = duplex(1 << 20);
+    let (_out, mut back) = split(Early::new(local, Arc::default()));
+    back.write_all(&[GREETING, &answer_with(7, 0b1_0000_0101)].concat()).await.unwrap();
+    hears(&mut client, &[GREETING, &answer_with(7, 0b101)].concat()).await;
+}
+
+#[tokio::test]
 async fn a_server_is_never_answered_for() {
     let mut between = Between::new().await;
     between.asks(WRITE, 5, 0, 512).await;
