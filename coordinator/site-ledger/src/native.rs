@@ -7,6 +7,7 @@ use handover::{
     Attempt, Identity, InstallKey, KeyError, PlanDigest, SigningKey, VerifyingKey, VmKey,
 };
 use model::{SiteName, VmId};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use site::{LiveJob, RecordKey, Site, SiteError};
 use thiserror::Error;
@@ -137,37 +138,58 @@ pub fn native_key(vm: &VmKey, epoch: Epoch) -> Result<RecordKey, CustodyError> {
     key(vm, &format!("{NATIVE}{epoch}"))
 }
 
-/// How the platform's own migration went, as the destination's counted. A VM that waits is held by another
-/// one of libvirt's jobs, and libvirt forgets the one before.
+/// What agents tell of an attempt for people; of the last one alone.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct KeptJob {
+struct OfAttempt<T> {
     epoch: Epoch,
-    job: LiveJob,
+    told: T,
 }
 
-fn job_key(vm: &VmKey) -> RecordKey {
-    key(vm, "live-job").expect("what is a key beside a longer one is one")
+fn told_key(vm: &VmKey, what: &str) -> RecordKey {
+    key(vm, what).expect("what is a key beside a longer one is one")
 }
 
-/// Of the last attempt alone.
+async fn keep_told<T: Serialize + Sync>(
+    site: &dyn Site,
+    (vm, what): (&VmKey, &str),
+    of: &OfAttempt<T>,
+) -> Result<(), SiteError> {
+    let key = told_key(vm, what);
+    let body = serde_json::to_vec(of).expect("it is made of numbers");
+    let before = site.kept(&key).await?;
+    site.keep(&key, before.as_deref(), &body).await
+}
+
+async fn kept_told<T: DeserializeOwned>(
+    site: &dyn Site,
+    (vm, what): (&VmKey, &str),
+) -> Option<OfAttempt<T>> {
+    let body = site.kept(&told_key(vm, what)).await.ok()??;
+    serde_json::from_slice(&body).ok()
+}
+
+const JOB: &str = "live-job";
+const WIRE: &str = "live-wire";
+
+/// How the platform's own migration went, as the destination's counted. A VM that waits is held by another
+/// one of libvirt's jobs, and libvirt forgets the one before.
+///
+/// # Errors
+/// Where the site does not take it.
 pub async fn keep_job(
     site: &dyn Site,
     vm: &VmKey,
     epoch: Epoch,
     job: LiveJob,
 ) -> Result<(), SiteError> {
-    let key = job_key(vm);
-    let body = serde_json::to_vec(&KeptJob { epoch, job }).expect("it is made of numbers");
-    let before = site.kept(&key).await?;
-    site.keep(&key, before.as_deref(), &body).await
+    keep_told(site, (vm, JOB), &OfAttempt { epoch, told: job }).await
 }
 
 /// `None`: of this attempt nothing is known.
 pub async fn kept_job(site: &dyn Site, vm: &VmKey, epoch: Epoch) -> Option<LiveJob> {
-    let body = site.kept(&job_key(vm)).await.ok()??;
-    let kept: KeptJob = serde_json::from_slice(&body).ok()?;
-    (kept.epoch == epoch).then_some(kept.job)
+    let kept = kept_told(site, (vm, JOB)).await?;
+    (kept.epoch == epoch).then_some(kept.told)
 }
 
 /// What a live migration's data amounts to, and to how much of it on the line between the agents, as the source's
@@ -179,19 +201,6 @@ pub struct LiveWire {
     pub wire: Bytes,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KeptWire {
-    epoch: Epoch,
-    counted: LiveWire,
-}
-
-fn wire_key(vm: &VmKey) -> RecordKey {
-    key(vm, "live-wire").expect("what is a key beside a longer one is one")
-}
-
-/// Of the last attempt alone.
-///
 /// # Errors
 /// Where the site does not take it.
 pub async fn keep_wire(
@@ -200,17 +209,13 @@ pub async fn keep_wire(
     epoch: Epoch,
     counted: LiveWire,
 ) -> Result<(), SiteError> {
-    let key = wire_key(vm);
-    let body = serde_json::to_vec(&KeptWire { epoch, counted }).expect("it is made of numbers");
-    let before = site.kept(&key).await?;
-    site.keep(&key, before.as_deref(), &body).await
+    keep_told(site, (vm, WIRE), &OfAttempt { epoch, told: counted }).await
 }
 
 /// With the attempt that it is of. `None`: nothing is known.
 pub async fn kept_wire(site: &dyn Site, vm: &VmKey) -> Option<(Epoch, LiveWire)> {
-    let body = site.kept(&wire_key(vm)).await.ok()??;
-    let kept: KeptWire = serde_json::from_slice(&body).ok()?;
-    Some((kept.epoch, kept.counted))
+    let kept = kept_told(site, (vm, WIRE)).await?;
+    Some((kept.epoch, kept.told))
 }
 
 /// The last one of each VM that a site keeps, with its epoch; those that cannot be read with the reason.

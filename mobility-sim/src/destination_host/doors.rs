@@ -87,7 +87,8 @@ impl Doors {
         Ok(Self { memory: listener, disks, disks_port, uri })
     }
 
-    /// `broken` is where the line to the other agent breaks, and closes everything where somebody else says so. `room`: of the other agent.
+    /// `broken` is where the line to the other agent breaks, and closes everything where somebody else says so.
+    /// `room`: of the other agent.
     pub fn carry(
         self,
         agent: &Arc<Agent>,

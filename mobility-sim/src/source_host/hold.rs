@@ -7,6 +7,7 @@
 //! if it is started it runs until it is seen, a second later.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -106,7 +107,7 @@ async fn keep_until(
             Some(held) => Ok(held),
             None => select! {
                 held = anew(agent, who) => held,
-                () = quiet(agent, who) => return,
+                never = quiet(agent, who) => match never {},
                 () = release.cancelled() => return,
             },
         };
@@ -124,6 +125,8 @@ async fn keep_until(
                 () = release.cancelled() => return held.end().await,
             },
             Err(error) => {
+                // Also where it is refused before anybody has looked.
+                let error = calm(agent, who).await.err().unwrap_or(error);
                 let why = match &error {
                     HoldError::Daemon(DaemonError::Refused(error))
                         if error.code == Code::NO_DOMAIN =>
@@ -135,10 +138,6 @@ async fn keep_until(
                 if why != told {
                     error!("{} {why}", who.name);
                     told = why;
-                }
-                // Also where it is refused before anybody has looked.
-                if let Err(error) = calm(agent, who).await {
-                    error!("{}", chain(&error));
                 }
             }
         }
@@ -154,7 +153,7 @@ async fn anew(agent: &Agent, who: &Waiting) -> Result<Held, DaemonError> {
 }
 
 /// Whatever keeps it from being held, another job of libvirtd's for one: it does not run meanwhile.
-async fn quiet(agent: &Agent, who: &Waiting) {
+async fn quiet(agent: &Agent, who: &Waiting) -> Infallible {
     let mut told = String::new();
     loop {
         if let Err(error) = calm(agent, who).await {

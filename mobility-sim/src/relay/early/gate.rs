@@ -33,8 +33,6 @@ pub(super) struct Gate {
     gone: Vec<u64>,
     /// Of them, those that are on the line.
     due: Vec<u64>,
-    /// What a flush is good for.
-    can_flush: bool,
     /// How many were acknowledged and are not done.
     owed: Arc<AtomicU64>,
 }
@@ -42,6 +40,8 @@ pub(super) struct Gate {
 /// By the cookie that they have from here on.
 struct UnderWay {
     side: Side,
+    /// Whoever acknowledged a write early is asked for it by that.
+    can_flush: bool,
     requests: HashMap<u64, One>,
     next: u64,
     writes: usize,
@@ -73,13 +73,13 @@ impl UnderWay {
     }
 
     /// The cookie that it has from here on.
-    fn add(&mut self, request: &Request, can_flush: bool) -> u64 {
+    fn add(&mut self, request: &Request) -> u64 {
         let cookie = self.next;
         self.next += 1;
         if request.kind == Kind::Disconnect {
             return cookie;
         }
-        let early = can_flush
+        let early = self.can_flush
             && self.side == Side::Source
             && request.kind.is_write()
             && !request.is_forced
@@ -99,7 +99,8 @@ impl UnderWay {
 
 impl Gate {
     pub(super) fn new(side: Side, owed: Arc<AtomicU64>) -> Self {
-        let under_way = UnderWay { side, requests: HashMap::new(), next: 0, writes: 0 };
+        let under_way =
+            UnderWay { side, can_flush: false, requests: HashMap::new(), next: 0, writes: 0 };
         Self {
             requests: Requests::new(),
             under_way,
@@ -108,7 +109,6 @@ impl Gate {
             ended: false,
             gone: Vec::new(),
             due: Vec::new(),
-            can_flush: false,
             owed,
         }
     }
@@ -145,10 +145,10 @@ impl Gate {
         let bytes = self.ahead.make_contiguous();
         while self.may_go < bytes.len() {
             let rest = &mut bytes[self.may_go..];
-            let (under_way, can_flush) = (&mut self.under_way, self.can_flush);
-            let admitted = self.requests.next(rest, |request| {
-                under_way.lets_go(request).then(|| under_way.add(request, can_flush))
-            });
+            let under_way = &mut self.under_way;
+            let admitted = self
+                .requests
+                .next(rest, |request| under_way.lets_go(request).then(|| under_way.add(request)));
             match admitted {
                 Some(len) => self.may_go += len,
                 // All of it has to be there first; no more than that comes once it has ended.
@@ -171,7 +171,7 @@ impl Gate {
 
     /// What the server says of itself. With one that does not flush nobody would ever wait for what was acknowledged.
     pub(super) const fn can_flush(&mut self, can: bool) {
-        self.can_flush = can;
+        self.under_way.can_flush = can;
     }
 
     /// What went is on the line.
