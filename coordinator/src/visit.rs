@@ -152,9 +152,8 @@ impl Visit {
         interrupts: &mut Interrupts,
         what: impl Future<Output = T>,
     ) -> Result<T, Failure> {
-        tokio::select! {
-            done = what => return Ok(done),
-            () = interrupts.next() => {}
+        if let Some(done) = interrupts.before(what).await {
+            return Ok(done);
         }
         self.end(interrupts).await;
         Err(Failure::new(Kind::Refused, "interrupted before anything was begun"))

@@ -137,14 +137,8 @@ pub async fn migrate(
     mut interrupts: Interrupts,
 ) -> Result<u8, Failure> {
     show_plan(context, &live, show::error);
-    if !yes {
-        let agreed = tokio::select! {
-            agreed = show::asked("\nGo ahead?") => agreed,
-            () = interrupts.next() => false,
-        };
-        if !agreed {
-            return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
-        }
+    if !yes && interrupts.before(show::asked("\nGo ahead?")).await != Some(true) {
+        return Err(Failure::new(Kind::Refused, "not agreed to, nothing was touched"));
     }
     let (source, destination) = (context.site(&live.from)?, context.site(&live.to)?);
     let sites = Sites::from([
@@ -156,12 +150,7 @@ pub async fn migrate(
         return Err(refused(error));
     }
     // Whoever interrupts before it began is not made to call it off.
-    let interrupted = tokio::select! {
-        biased;
-        () = interrupts.next() => true,
-        () = std::future::ready(()) => false,
-    };
-    if interrupted {
+    if interrupts.before(std::future::ready(())).await.is_none() {
         return Err(Failure::new(Kind::Refused, "interrupted, nothing was touched"));
     }
     let began = Instant::now();
