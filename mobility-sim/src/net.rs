@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use rustix::net::sockopt;
 use site::ByteStream;
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 pub use crate::libvirt::Endpoint;
@@ -48,7 +49,7 @@ impl Net for Machine {
             Endpoint::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 tune(&stream, carries)?;
-                Box::new(stream)
+                read_at_once(stream, carries)
             }
         })
     }
@@ -77,7 +78,7 @@ impl Listener for Tcp {
             let (stream, peer) = self.0.accept().await?;
             // One that is gone again cannot be tuned.
             if tune(&stream, self.1).is_ok() {
-                return Ok((Box::new(stream), peer.to_string()));
+                return Ok((read_at_once(stream, self.1), peer.to_string()));
             }
         }
     }
@@ -105,6 +106,16 @@ fn bind(address: SocketAddr, carries: Carries) -> io::Result<TcpListener> {
     }
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// What is read at once of what another agent sends: TLS by itself asks for 4 KiB at a time.
+const WORDS_AT_ONCE: usize = 64 << 10;
+
+fn read_at_once(stream: TcpStream, carries: Carries) -> ByteStream {
+    match carries {
+        Carries::Words => Box::new(BufReader::with_capacity(WORDS_AT_ONCE, stream)),
+        Carries::Calls | Carries::Data => Box::new(stream),
+    }
 }
 
 /// Small writes leave at once. Between agents, what is not acknowledged for so long has nobody there.

@@ -22,6 +22,7 @@ mod early;
 mod multifd;
 mod nbd;
 mod pace;
+mod pages;
 mod parse;
 mod ram;
 mod store;
@@ -29,7 +30,9 @@ mod store;
 mod tests;
 mod toll;
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -40,7 +43,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub use block::BLOCK_MAX;
-use block::{Decoder, Encoder, Reach, Said};
+use block::{Decoder, Encoder, News, Reach, Said};
 pub use budget::{Budget, Share};
 use codec::{Composer, Player};
 pub use early::{Early, EarlyError, InOrder};
@@ -56,6 +59,9 @@ pub const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// One that has said nothing for so long is gone: below libvirt's own 30 s, so that its keepalive does
 /// not end the connection that the source waits on first.
 pub const DEAD_AFTER: Duration = Duration::from_secs(20);
+
+/// How often the receiving end says how long it was busy.
+const BUSY_EVERY: Duration = Duration::from_millis(5);
 
 /// How long the beginning of a page waits for its rest. QEMU writes pages whole, and the rest is under
 /// way; other content never waits.
@@ -133,9 +139,10 @@ where
     F: AsyncRead + AsyncWrite,
 {
     let ((from_local, to_local), (from_far, to_far)) = (split(local), split(far));
-    let (keep, kept) = watch::channel(0);
-    let disk = OnceLock::new();
-    let mut to_far = ToFar { far: to_far, meter, said: Instant::now(), kept };
+    let (news, heard) = watch::channel(News::default());
+    let (disk, busy) = (OnceLock::new(), AtomicU64::new(0));
+    let mut to_far =
+        ToFar { far: to_far, meter, said: Instant::now(), told: News::default(), heard };
     let reach = part.reach();
     let nothing = || Arc::new(Migration::new(Room::NONE));
     // What is answered to the source's end names nothing, and may keep nothing.
@@ -155,7 +162,7 @@ where
     let out = async {
         match composer {
             Some(composer) => {
-                outwards_known(from_local, &mut to_far, composer, reach, &disk).await?;
+                outwards_known(from_local, &mut to_far, composer, reach, (&disk, &busy)).await?;
             }
             None => outwards(from_local, &mut to_far).await?,
         }
@@ -166,7 +173,11 @@ where
         let sent = disk.get().zip(migration.as_ref());
         sent.is_some_and(|(disk, migration)| migration.confirm(*disk, blocks))
     };
-    let back = inwards(from_far, to_local, (player, Decoder::new(taken)), &keep, confirm, meter);
+    let hear = |heard: News| {
+        busy.fetch_max(u64::from(heard.busy), Ordering::Relaxed);
+        heard.kept == 0 || confirm(heard.kept)
+    };
+    let back = inwards(from_far, to_local, (player, Decoder::new(taken)), &news, hear, meter);
     // The first error drops the other direction, and with it both connections.
     tokio::try_join!(out, back)?;
     Ok(())
@@ -177,8 +188,9 @@ struct ToFar<'a, F> {
     far: F,
     meter: &'a Meter,
     said: Instant,
-    /// How many blocks of the disk that the other direction carries are here.
-    kept: watch::Receiver<u32>,
+    /// Of the other direction.
+    heard: watch::Receiver<News>,
+    told: News,
 }
 
 impl<F: AsyncWrite + Unpin> ToFar<'_, F> {
@@ -189,6 +201,18 @@ impl<F: AsyncWrite + Unpin> ToFar<'_, F> {
         self.far.flush().await.map_err(RelayError::Far)?;
         self.meter.sent.fetch_add(block.len() as u64, Ordering::Relaxed);
         self.said = Instant::now();
+        Ok(())
+    }
+
+    async fn tell(&mut self) -> Result<(), RelayError> {
+        let news = *self.heard.borrow_and_update();
+        let before = std::mem::replace(&mut self.told, news);
+        if before.kept != news.kept {
+            self.send(&Encoder::kept(news.kept)).await?;
+        }
+        if before.busy != news.busy {
+            self.send(&Encoder::busy(news.busy)).await?;
+        }
         Ok(())
     }
 
@@ -206,10 +230,7 @@ impl<F: AsyncWrite + Unpin> ToFar<'_, F> {
         loop {
             tokio::select! {
                 biased;
-                Ok(()) = self.kept.changed() => {
-                    let kept = *self.kept.borrow_and_update();
-                    self.send(&Encoder::kept(kept)).await?;
-                }
+                Ok(()) = self.heard.changed() => self.tell().await?,
                 read = local.read(buffer) => return self.taken(read),
                 () = sleep_until(self.said + ALIVE_EVERY) => self.send(Encoder::alive()).await?,
             }
@@ -239,7 +260,7 @@ async fn outwards_known<L, F>(
     far: &mut ToFar<'_, F>,
     mut composer: Composer,
     reach: Reach,
-    disk: &OnceLock<u16>,
+    (disk, busy): (&OnceLock<u16>, &AtomicU64),
 ) -> Result<(), RelayError>
 where
     L: AsyncRead + Unpin,
@@ -276,16 +297,19 @@ where
             let began = Instant::now();
             let block = encoder.program(program);
             let packed = Instant::now();
-            far.send(block).await?;
+            let (sent, blocked) = blocked(far.send(block)).await;
+            sent?;
             let (packing, sending) = (packed - began, packed.elapsed());
+            let took = done.elapsed();
             // One that was passed over says nothing of how long packing takes.
             if encoder.is_judged() {
                 let (bytes, sent) = (program.len() as u64, encoder.len() as u64);
-                if let Some(level) = pace.went(Went { bytes, sent, packing, sending }) {
+                let busy = Duration::from_millis(busy.load(Ordering::Relaxed));
+                let went = Went { bytes, sent, packing, blocked, took };
+                if let Some(level) = pace.went(went, busy) {
                     encoder.set_level(level);
                 }
             }
-            let took = done.elapsed();
             let wait = toll.of(composer.pages(), packing + sending, took, composer.left());
             if !wait.is_zero() {
                 sleep(wait).await;
@@ -298,26 +322,47 @@ where
     }
 }
 
+/// What comes of it, and how long it had to wait for others.
+async fn blocked<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let mut work = pin!(work);
+    let (mut blocked, mut since) = (Duration::ZERO, None::<Instant>);
+    let done = poll_fn(|context| {
+        blocked += since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        let polled = work.as_mut().poll(context);
+        if polled.is_pending() {
+            since = Some(Instant::now());
+        }
+        polled
+    })
+    .await;
+    (done, blocked)
+}
+
 async fn inwards<F, L>(
     mut far: F,
     mut local: L,
     (mut player, mut decoder): (Player, Decoder),
-    keep: &watch::Sender<u32>,
-    confirm: impl Fn(u32) -> bool,
+    news: &watch::Sender<News>,
+    hear: impl Fn(News) -> bool,
     meter: &Meter,
 ) -> Result<(), RelayError>
 where
     F: AsyncRead + Unpin,
     L: AsyncWrite + Unpin,
 {
+    let (mut busy, mut told) = (Duration::ZERO, Instant::now());
     loop {
-        let (said, len) = decoder.next(&mut far).await?;
+        let began = Instant::now();
+        let (said, waited) = blocked(decoder.next(&mut far)).await;
+        let (said, len) = said?;
         meter.received.fetch_add(len as u64, Ordering::Relaxed);
+        // Who sends others does not ask.
+        let is_told = matches!(said, Said::Program(_)) && told.elapsed() > BUSY_EVERY;
         let bytes = match said {
             Said::Alive => continue,
             Said::End => break,
-            Said::Kept(blocks) if confirm(blocks) => continue,
-            Said::Kept(_) => {
+            Said::News(heard) if hear(heard) => continue,
+            Said::News(_) => {
                 return Err(RelayError::Protocol { what: "it has what it was not sent" });
             }
             Said::Bytes(bytes) => bytes,
@@ -325,9 +370,13 @@ where
         };
         local.write_all(bytes).await.map_err(RelayError::Local)?;
         meter.given.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if let Some(blocks) = player.blocks() {
-            keep.send_if_modified(|kept| std::mem::replace(kept, blocks) != blocks);
+        busy += began.elapsed().saturating_sub(waited);
+        let mut now = News { kept: player.blocks().unwrap_or(0), ..*news.borrow() };
+        if is_told {
+            told = Instant::now();
+            now.busy = u32::try_from(busy.as_millis()).unwrap_or(u32::MAX);
         }
+        news.send_if_modified(|before| std::mem::replace(before, now) != now);
     }
     local.shutdown().await.map_err(RelayError::Local)
 }

@@ -1,16 +1,17 @@
 //! What agents say to each other on one connection: blocks of it.
 //!
 //! ```text
-//! 0  u8   what: 0 as it is, 1 zstd, 2 the end, 3 alive, 4 a program, 5 a program in zstd, 6 kept
+//! 0  u8   what: 0 as it is, 1 zstd, 2 the end, 3 alive, 4 a program, 5 a program in zstd, 6 kept, 7 busy
 //! 1  u24  little endian: bytes that follow
-//! 4  u32  little endian: bytes that they amount to; kept: how many
+//! 4  u32  little endian: bytes that they amount to; kept: how many; busy: for how many ms
 //! 8  the bytes
 //! ```
 //! A block of zstd goes on from where the one before it ended: what repeats within the last 8 MiB costs
 //! next to nothing. Blocks that are sent as they are do not count for that.
 //!
 //! A program (`codec.rs`) amounts to bytes of the connection, as a block does, but names what the other
-//! end has already; its zstd may begin anew, at another level, and goes back 128 MiB. *Kept* says of the other direction how many blocks of its disk there are now.
+//! end has already; its zstd may begin anew, at another level, and goes back 128 MiB. *Kept* says of the other direction
+//! how many blocks of its disk there are now, *busy* how long it took in all to unpack what came and to hand it on.
 
 use std::io;
 
@@ -34,7 +35,8 @@ const LEVEL: i32 = 1;
 /// 8 MiB.
 const WINDOW_LOG: u32 = 23;
 /// 128 MiB, in which only what is long is looked for: parts of pages, as whole ones are named. It takes
-/// 4 % off what is sent of a guest's memory, more would cost more than it takes.
+/// 4 % off what is sent of a guest's memory, more would cost more than it takes. At the lowest level it would
+/// take longer than all the rest, and is left out.
 const LONG_WINDOW_LOG: u32 = 27;
 /// Blocks after which it is looked at again whether compressing is of use.
 const TRY_AGAIN_AFTER: u32 = 8;
@@ -46,6 +48,7 @@ const ALIVE: u8 = 3;
 const PROGRAM: u8 = 4;
 const PROGRAM_ZSTD: u8 = 5;
 const KEPT: u8 = 6;
+const BUSY: u8 = 7;
 
 /// How far back it is looked for what repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,19 +61,29 @@ type Packer = zstd::stream::raw::Encoder<'static>;
 
 fn packer(level: i32, reach: Reach) -> Packer {
     let mut zstd = zstd::stream::raw::Encoder::new(level).expect("there is memory for it");
-    let mut set = |parameter| zstd.set_parameter(parameter).expect("it is in zstd's bounds");
-    match reach {
-        Reach::Near => set(CParameter::WindowLog(WINDOW_LOG)),
-        Reach::Far => {
-            set(CParameter::WindowLog(LONG_WINDOW_LOG));
-            set(CParameter::EnableLongDistanceMatching(true));
-        }
-    }
+    tune(&mut zstd, level, reach);
     zstd
+}
+
+/// Between frames.
+fn tune(zstd: &mut Packer, level: i32, reach: Reach) {
+    let reach = if level <= LEVEL { Reach::Near } else { reach };
+    let (window_log, looks_far) = match reach {
+        Reach::Near => (WINDOW_LOG, false),
+        Reach::Far => (LONG_WINDOW_LOG, true),
+    };
+    for parameter in [
+        CParameter::CompressionLevel(level),
+        CParameter::WindowLog(window_log),
+        CParameter::EnableLongDistanceMatching(looks_far),
+    ] {
+        zstd.set_parameter(parameter).expect("it is in zstd's bounds");
+    }
 }
 
 pub(super) struct Encoder {
     zstd: Packer,
+    reach: Reach,
     /// The level at which it begins anew.
     anew: Option<i32>,
     /// Nothing is packed.
@@ -84,15 +97,16 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new() -> Self {
-        Self::of(packer(LEVEL, Reach::Near))
+        Self::of(LEVEL, Reach::Near)
     }
 
     pub(super) fn of_programs(reach: Reach) -> Self {
-        Self::of(packer(pace::BEGIN, reach))
+        Self::of(pace::BEGIN, reach)
     }
 
-    const fn of(zstd: Packer) -> Self {
-        Self { zstd, anew: None, idle: false, packed: false, out: Vec::new(), skip: 0 }
+    fn of(level: i32, reach: Reach) -> Self {
+        let zstd = packer(level, reach);
+        Self { zstd, reach, anew: None, idle: false, packed: false, out: Vec::new(), skip: 0 }
     }
 
     /// The next block begins anew at another level.
@@ -127,6 +141,11 @@ impl Encoder {
         [KEPT, 0, 0, 0, a, b, c, d]
     }
 
+    pub(super) const fn busy(ms: u32) -> [u8; HEAD] {
+        let [a, b, c, d] = ms.to_le_bytes();
+        [BUSY, 0, 0, 0, a, b, c, d]
+    }
+
     /// At most [`BLOCK_MAX`] bytes.
     pub(super) fn block(&mut self, raw: &[u8]) -> &[u8] {
         self.pack(raw, [AS_IT_IS, ZSTD])
@@ -150,8 +169,7 @@ impl Encoder {
         let mut output = OutBuffer::around_pos(&mut self.out, HEAD);
         if let Some(level) = self.anew.take() {
             while self.zstd.finish(&mut output, true).expect("an end fits") > 0 {}
-            let level = CParameter::CompressionLevel(level);
-            self.zstd.set_parameter(level).expect("between frames any level may be set");
+            tune(&mut self.zstd, level, self.reach);
         }
         let mut input = InBuffer::around(raw);
         while input.pos() < raw.len() {
@@ -181,7 +199,16 @@ pub(super) enum Said<'a> {
     Program(&'a [u8]),
     End,
     Alive,
-    Kept(u32),
+    News(News),
+}
+
+/// What the receiving end tells of what it receives.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct News {
+    /// How many blocks of its disk are here.
+    pub(super) kept: u32,
+    /// How long in all it took to take what came, in ms.
+    pub(super) busy: u32,
 }
 
 pub(super) struct Decoder {
@@ -213,11 +240,15 @@ impl Decoder {
         let raw = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
         let max = if matches!(head[0], PROGRAM | PROGRAM_ZSTD) { PROGRAM_MAX } else { BLOCK_MAX };
         match head[0] {
-            KEPT if len == 0 => {
-                let blocks = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-                return Ok((Said::Kept(blocks), HEAD));
+            KEPT | BUSY if len == 0 => {
+                let number = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+                let news = match head[0] {
+                    KEPT => News { kept: number, ..News::default() },
+                    _ => News { busy: number, ..News::default() },
+                };
+                return Ok((Said::News(news), HEAD));
             }
-            KEPT => return Err(broken("a word with content")),
+            KEPT | BUSY => return Err(broken("a word with content")),
             END | ALIVE if len != 0 || raw != 0 => return Err(broken("a word with content")),
             END => return Ok((Said::End, HEAD)),
             ALIVE => return Ok((Said::Alive, HEAD)),

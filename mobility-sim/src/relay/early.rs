@@ -48,7 +48,7 @@ use replies::Replies;
 const AHEAD_MAX: usize = 256 << 10;
 /// Answers that the hypervisor does not take, in bytes.
 const ANSWERS_MAX: usize = 256 << 10;
-/// What is read at once.
+/// What is read of answers at once.
 const PIECE: usize = 16 << 10;
 
 #[derive(Debug, Error)]
@@ -147,17 +147,7 @@ impl<L: AsyncRead + AsyncWrite + Unpin> AsyncRead for Early<L> {
             }
             // A request that waits for one that is done does so whether or not more of them come.
             this.waits = Some(context.waker().clone());
-            let room = this.gate.room().min(PIECE);
-            if room == 0 {
-                return Poll::Pending;
-            }
-            let mut piece = [0; PIECE];
-            let mut piece = ReadBuf::new(&mut piece[..room]);
-            ready!(Pin::new(&mut this.local).poll_read(context, &mut piece))?;
-            match piece.filled() {
-                [] => this.gate.end(),
-                came => drop(this.gate.take(came)),
-            }
+            ready!(this.gate.poll_take(context, Pin::new(&mut this.local)))?;
         }
     }
 }

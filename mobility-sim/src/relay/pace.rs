@@ -1,4 +1,9 @@
 //! How hard to compress: as hard as the line leaves time for, and not at all where it is faster than that.
+//!
+//! Whoever sends has to wait for a slow line, but for a busy other end as well, and there fewer bytes are of no
+//! help. So the other end says how long it was busy, and only what is left of the waiting is the line's. Where
+//! nothing is left it is not known how fast the line is, only that it is fast enough for what it carries; as much
+//! as it may be able to carry is tried then, and again after a while.
 
 use std::time::Duration;
 
@@ -9,19 +14,28 @@ pub(super) enum Level {
     Zstd(i32),
 }
 
-/// Of a Debian guest's memory without its disk, level 3 makes 0.84 of what level 1 of plain blocks does,
-/// and level 6 0.80; all that is done with a page included, a core at 3 takes 130 MB/s of it, and at 6
-/// some two thirds of that.
-const LEVELS: [Level; 4] = [Level::AsItIs, Level::Zstd(1), Level::Zstd(BEGIN), Level::Zstd(6)];
+/// A level, and what it takes and leaves of what [`LOWEST`] does: measured on a Debian guest's memory without its disk.
+/// All that is done with a page included, a core at 3 takes 130 MB/s of it.
+const LEVELS: [(Level, f64, f64); 4] = [
+    (Level::AsItIs, 0.0, 0.0),
+    (Level::Zstd(BEGIN), 1.0, 1.0),
+    (Level::Zstd(3), 2.4, 0.84),
+    (Level::Zstd(6), 3.6, 0.80),
+];
 const AS_IT_IS: usize = 0;
 const LOWEST: usize = 1;
-const FIRST: usize = 2;
-pub(super) const BEGIN: i32 = 3;
+pub(super) const BEGIN: i32 = 1;
 
-/// Bytes after which it is looked at; at the beginning soon, and on the way down. A change costs what
-/// zstd has seen so far.
+/// Bytes after which it is looked at; at the beginning and after a change soon. A change costs what zstd has seen
+/// so far.
 const FIRST_LOOK: u64 = 8 << 20;
 const EACH_LOOK: u64 = 64 << 20;
+/// So often a line that kept nobody waiting is believed to be as slow as it was.
+const LOOKS_BELIEVED: u32 = 8;
+/// Whoever waits for the line for so much of the time sends as fast as it carries.
+const BUSY_LINE: f64 = 0.125;
+/// Fewer bytes are worth so much more time.
+const WORTH: f64 = 1.2;
 
 /// Blocks that went.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,7 +44,17 @@ pub(super) struct Went {
     pub(super) bytes: u64,
     pub(super) sent: u64,
     pub(super) packing: Duration,
-    pub(super) sending: Duration,
+    /// How long they had to wait for the line or the other end.
+    pub(super) blocked: Duration,
+    /// All that was done with them, and the wait for them.
+    pub(super) took: Duration,
+}
+
+/// Of a byte, at the lowest level.
+#[derive(Debug, Clone, Copy)]
+struct Packing {
+    seconds: f64,
+    is_left: f64,
 }
 
 /// Follows one stream.
@@ -39,59 +63,81 @@ pub(super) struct Pace {
     at: usize,
     went: Went,
     look: u64,
-    /// What it was to pack at the lowest level, the last time that it was left for none.
-    lowest: Option<Went>,
+    /// The last time that anything was packed.
+    packing: Packing,
+    /// Seconds that a byte takes on the line, when that was last known.
+    line: Option<f64>,
+    /// Looks since.
+    believed: u32,
+    /// How long the other end had been busy when it was last looked at.
+    busy: Duration,
 }
 
 impl Pace {
     pub(super) fn new() -> Self {
-        Self { at: FIRST, went: Went::default(), look: FIRST_LOOK, lowest: None }
+        Self {
+            at: LOWEST,
+            went: Went::default(),
+            look: FIRST_LOOK,
+            packing: Packing { seconds: 0.0, is_left: 1.0 },
+            line: None,
+            believed: 0,
+            busy: Duration::ZERO,
+        }
     }
 
-    /// The level to go on with, if it is another.
-    pub(super) fn went(&mut self, more: Went) -> Option<Level> {
+    /// The level to go on with, if it is another. `busy`: the other end, in all, as far as it has said so.
+    pub(super) fn went(&mut self, more: Went, busy: Duration) -> Option<Level> {
         self.went.bytes += more.bytes;
         self.went.sent += more.sent;
         self.went.packing += more.packing;
-        self.went.sending += more.sending;
+        self.went.blocked += more.blocked;
+        self.went.took += more.took;
         if self.went.bytes < self.look {
             return None;
         }
         let went = std::mem::take(&mut self.went);
-        let Went { packing, sending, .. } = went;
-        // The next level takes less than twice as long; the one before it not half as long.
-        let at = match self.at {
-            AS_IT_IS if self.lowest.is_some_and(|lowest| lowest.is_worth(went)) => LOWEST,
-            AS_IT_IS => AS_IT_IS,
-            LOWEST if went.costs_more_than_it_saves() => {
-                self.lowest = Some(went);
-                AS_IT_IS
+        let (_, takes, leaves) = LEVELS[self.at];
+        if self.at != AS_IT_IS {
+            let each = 1.0 / went.bytes as f64;
+            let seconds = went.packing.as_secs_f64() * each / takes;
+            self.packing = Packing { seconds, is_left: went.sent as f64 * each / leaves };
+        }
+        let was_busy = busy.saturating_sub(self.busy);
+        self.busy = busy;
+        self.learn(went, was_busy);
+        let best = self.best();
+        let before = std::mem::replace(&mut self.at, best);
+        let changed = self.at != before;
+        self.look = if changed { FIRST_LOOK } else { EACH_LOOK };
+        changed.then(|| LEVELS[self.at].0)
+    }
+
+    /// What the line is like.
+    fn learn(&mut self, went: Went, busy: Duration) {
+        let (took, waited) = (went.took.as_secs_f64(), went.blocked.saturating_sub(busy));
+        let each = took / went.sent.max(1) as f64;
+        if waited.as_secs_f64() > took * BUSY_LINE {
+            (self.line, self.believed) = (Some(each), 0);
+        } else if self.at == AS_IT_IS || self.believed == LOOKS_BELIEVED {
+            self.line = None;
+        } else {
+            self.believed += 1;
+            self.line = self.line.map(|line| line.min(each));
+        }
+    }
+
+    /// One that packs harder is taken where it takes little longer than the quickest.
+    fn best(&self) -> usize {
+        let Some(line) = self.line else { return AS_IT_IS };
+        let takes = LEVELS.map(|(level, takes, leaves)| match level {
+            Level::AsItIs => line,
+            Level::Zstd(_) => {
+                (takes * self.packing.seconds).max(leaves * self.packing.is_left * line)
             }
-            at if sending > 2 * packing => (at + 1).min(LEVELS.len() - 1),
-            at if sending < packing / 4 => (at - 1).max(LOWEST),
-            at => at,
-        };
-        self.look = if at < self.at && at != AS_IT_IS { FIRST_LOOK } else { EACH_LOOK };
-        let changed = at != self.at;
-        self.at = at;
-        changed.then(|| LEVELS[at])
-    }
-}
-
-impl Went {
-    /// The line would have taken the rest, too, in half the time that packing took: fewer bytes are worth
-    /// something by themselves.
-    fn costs_more_than_it_saves(&self) -> bool {
-        let saved = self.bytes.saturating_sub(self.sent) as f64;
-        let each = self.sending.as_secs_f64() / self.sent.max(1) as f64;
-        saved * each < self.packing.as_secs_f64() / 2.0
-    }
-
-    /// Whether to pack as this was would be quicker than what has gone as it is.
-    fn is_worth(&self, went: Self) -> bool {
-        let share = self.sent as f64 / self.bytes.max(1) as f64;
-        let packing = self.packing.as_secs_f64() / self.bytes.max(1) as f64 * went.bytes as f64;
-        went.sending.as_secs_f64() * (1.0 - share) > packing
+        });
+        let most = WORTH * takes.into_iter().fold(f64::INFINITY, f64::min);
+        takes.iter().rposition(|takes| *takes <= most).unwrap_or(AS_IT_IS)
     }
 }
 
@@ -101,55 +147,99 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
+    const MS: f64 = 1e-3;
 
-    /// Half of it is left when it is packed, which takes so many ms for each MiB at any level; so many
-    /// ms takes the line for each MiB that it carries.
-    fn go(pace: &mut Pace, level: &mut Level, packing: u64, line: u64) -> Vec<Level> {
-        let next = |_| {
-            let is_packed = *level != AsItIs;
-            let went = Went {
-                bytes: 2 * MIB,
-                sent: if is_packed { MIB } else { 2 * MIB },
-                packing: Duration::from_millis(if is_packed { 2 * packing } else { 0 }),
-                sending: Duration::from_millis(if is_packed { line } else { 2 * line }),
-            };
-            let changed = pace.went(went)?;
-            *level = changed;
-            Some(changed)
-        };
-        (0..250).filter_map(next).collect()
+    /// One stream, of which half is left at the lowest level. What is sent goes into a buffer of 4 MiB, and out of it
+    /// as fast as the line carries it, or the other end takes it.
+    struct Stream {
+        pace: Pace,
+        at: usize,
+        buffered: f64,
+        busy: f64,
+        /// The other end is what is slow.
+        is_busy: bool,
     }
 
-    fn levels(packing: u64, line: u64) -> Vec<Level> {
-        go(&mut Pace::new(), &mut Zstd(BEGIN), packing, line)
+    impl Stream {
+        fn new(is_busy: bool) -> Self {
+            Self { pace: Pace::new(), at: LOWEST, buffered: 0.0, busy: 0.0, is_busy }
+        }
+
+        /// At the lowest level packing takes so many ms for each MiB; so many takes the line, or the other end, for each
+        /// that is carried.
+        fn go(&mut self, packing: f64, each: f64) -> Vec<Level> {
+            let next = |_| {
+                let (_, takes, _) = LEVELS[self.at];
+                // KiB of each MiB.
+                let kib = [1024_u32, 512, 430, 410][self.at];
+                let sent = f64::from(kib) / 1024.0;
+                let packing = takes * packing * MS;
+                // Reading and writing take something in any case.
+                let work = packing + 0.5 * MS;
+                let drained = if each > 0.0 { work / (each * MS) } else { f64::INFINITY };
+                self.buffered = (self.buffered - drained).max(0.0) + sent;
+                let blocked = (self.buffered - 4.0).max(0.0) * each * MS;
+                self.buffered = self.buffered.min(4.0);
+                self.busy += if self.is_busy { sent * each * MS } else { 0.0 };
+                let went = Went {
+                    bytes: MIB,
+                    sent: u64::from(kib) << 10,
+                    packing: Duration::from_secs_f64(packing),
+                    blocked: Duration::from_secs_f64(blocked),
+                    took: Duration::from_secs_f64(work + blocked),
+                };
+                let level = self.pace.went(went, Duration::from_secs_f64(self.busy))?;
+                self.at = LEVELS.iter().position(|(of, ..)| *of == level).unwrap();
+                Some(level)
+            };
+            (0..1000).filter_map(next).collect()
+        }
+    }
+
+    /// Where it ends.
+    fn level(packing: f64, line: f64) -> Option<Level> {
+        Stream::new(false).go(packing, line).last().copied()
     }
 
     #[test]
     fn a_slow_line_is_packed_for_harder_and_a_fast_one_not_at_all() {
-        assert_eq!(levels(10, 100), [Zstd(6)]);
-        assert_eq!(levels(10, 30), []);
-        assert_eq!(levels(10, 12), []);
-        assert_eq!(levels(10, 1), [Zstd(1), AsItIs]);
-        assert_eq!(levels(10, 0), [Zstd(1), AsItIs]);
+        // 25 MB/s, as 200 Mbit/s are.
+        assert_eq!(level(3.0, 40.0), Some(Zstd(6)));
+        // A gigabit.
+        assert_eq!(level(3.0, 8.0), Some(Zstd(1)));
+        assert_eq!(level(3.0, 20.0), Some(Zstd(3)));
+        assert_eq!(level(3.0, 1.0), Some(AsItIs));
+        assert_eq!(level(3.0, 0.0), Some(AsItIs));
     }
 
     #[test]
-    fn a_line_that_becomes_slow_is_packed_for_again() {
-        let (mut pace, mut level) = (Pace::new(), Zstd(BEGIN));
-        assert_eq!(go(&mut pace, &mut level, 10, 1), [Zstd(1), AsItIs]);
-        // Half of 20 is what packing takes.
-        assert_eq!(go(&mut pace, &mut level, 10, 19), []);
-        assert_eq!(go(&mut pace, &mut level, 10, 100), [Zstd(1), Zstd(3), Zstd(6)]);
+    fn for_another_end_that_is_slow_nothing_is_packed() {
+        for each in [100.0, 30.0, 12.0] {
+            assert_eq!(Stream::new(true).go(3.0, each), [AsItIs], "{each} ms");
+        }
+    }
+
+    #[test]
+    fn a_line_that_becomes_another_is_packed_for_as_it_is() {
+        let mut stream = Stream::new(false);
+        assert_eq!(stream.go(3.0, 0.0), [AsItIs]);
+        assert_eq!(stream.go(3.0, 40.0).last(), Some(&Zstd(6)));
+        // Not at once: what kept nobody waiting may have been little.
+        assert_eq!(stream.go(3.0, 0.0), [AsItIs]);
     }
 
     #[test]
     fn it_is_not_changed_before_there_is_something_to_judge_by() {
         let mut pace = Pace::new();
-        let long = Duration::from_secs(1);
-        let went = |bytes, packing, sending| Went { bytes, sent: bytes, packing, sending };
-        assert_eq!(pace.went(went(7 * MIB, Duration::ZERO, long)), None);
-        assert_eq!(pace.went(went(MIB, Duration::ZERO, long)), Some(Zstd(6)));
-        assert_eq!(pace.went(went(60 * MIB, long, Duration::ZERO)), None);
-        assert_eq!(pace.went(went(4 * MIB, long, Duration::ZERO)), Some(Zstd(3)));
+        let ms = Duration::from_millis;
+        let went = |bytes, packing, blocked| {
+            let (packing, blocked) = (ms(packing), ms(blocked));
+            Went { bytes, sent: bytes / 2, packing, blocked, took: packing + blocked }
+        };
+        assert_eq!(pace.went(went(7 * MIB, 20, 1000), Duration::ZERO), None);
+        assert_eq!(pace.went(went(MIB, 3, 140), Duration::ZERO), Some(Zstd(6)));
+        // All of it the other end's.
+        assert_eq!(pace.went(went(7 * MIB, 60, 1000), ms(1000)), None);
+        assert_eq!(pace.went(went(MIB, 10, 0), ms(1000)), None, "it is believed for a while");
     }
 }

@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Share;
 use super::codec::{PAGE, Page};
+use super::pages::Pages;
 use super::ram::Progress;
 
 /// Of a page's content. Guests choose their content, so that it has to be one that they cannot forge.
@@ -96,9 +98,10 @@ struct DiskSent {
 #[derive(Debug)]
 struct Received {
     memory_left: u32,
-    disks_left: u32,
-    /// Blocks of each disk, by slot.
-    disks: HashMap<u16, Vec<Box<Page>>>,
+    /// Where the blocks of each disk are, by slot.
+    disks: HashMap<u16, Vec<u32>>,
+    /// Of all of them; `None` before the first.
+    blocks: Option<Pages>,
 }
 
 impl Migration {
@@ -117,7 +120,7 @@ impl Migration {
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             connections: AtomicU64::new(0),
             sent: Mutex::new(Sent { memory_left, disks_left, blocks, disks }),
-            received: Mutex::new(Received { memory_left, disks_left, disks: HashMap::new() }),
+            received: Mutex::new(Received { memory_left, disks: HashMap::new(), blocks: None }),
         }
     }
 
@@ -222,37 +225,50 @@ impl Migration {
     pub(super) fn receive_block(&self, disk: u16, block: &Page) -> Option<u32> {
         let mut received = self.received();
         let received = &mut *received;
-        let left = received.disks_left.checked_sub(1)?;
         let slots = received.disks.get_mut(&disk)?;
         let slot = u32::try_from(slots.len()).ok()?;
-        slots.push(Box::new(*block));
-        received.disks_left = left;
+        if received.blocks.is_none() {
+            let pages = Pages::new(Room::pages(self.room.disks));
+            received.blocks = pages.inspect_err(no_memory).ok();
+        }
+        slots.push(received.blocks.as_mut()?.push(block)?);
         Some(slot)
     }
 
     /// Appends a block that came in; `false` where there is none.
     pub(super) fn append_block(&self, disk: u16, slot: u32, to: &mut Vec<u8>) -> bool {
         let received = self.received();
-        let slots = received.disks.get(&disk);
-        let block = usize::try_from(slot).ok().and_then(|slot| slots?.get(slot));
-        block.is_some_and(|block| {
-            to.extend_from_slice(&block[..]);
+        let find = || {
+            let index = received.disks.get(&disk)?.get(usize::try_from(slot).ok()?)?;
+            received.blocks.as_ref()?.get(*index)
+        };
+        find().is_some_and(|block| {
+            to.extend_from_slice(block);
             true
         })
     }
 }
 
+fn no_memory(error: &io::Error) {
+    tracing::warn!(%error, "there is no memory for what is to be kept of a migration");
+}
+
 /// The last pages of one connection. A slot is the number of a page, counted from the first.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    pages: Vec<Box<Page>>,
-    room: u32,
+    pages: Pages,
     next: u64,
 }
 
 impl Ring {
-    pub(super) const fn new(room: u32) -> Self {
-        Self { pages: Vec::new(), room, next: 0 }
+    /// `None` where there is no memory for it.
+    pub(super) fn new(room: u32) -> Option<Self> {
+        let pages = Pages::new(room).inspect_err(no_memory).ok()?;
+        Some(Self { pages, next: 0 })
+    }
+
+    fn room(&self) -> u64 {
+        u64::from(self.pages.room())
     }
 
     /// The slot that the next page is put in.
@@ -260,32 +276,28 @@ impl Ring {
         self.next
     }
 
-    fn index(&self, slot: u64) -> Option<usize> {
-        let held = self.pages.len() as u64;
-        let in_it = slot < self.next && self.next - slot <= held;
-        usize::try_from(slot % u64::from(self.room.max(1))).ok().filter(|_| in_it)
+    fn index(&self, slot: u64) -> Option<u32> {
+        let in_it = slot < self.next && self.next - slot <= u64::from(self.pages.len());
+        u32::try_from(slot % self.room().max(1)).ok().filter(|_| in_it)
     }
 
     pub(super) fn get(&self, slot: u64) -> Option<&Page> {
-        Some(&self.pages[self.index(slot)?])
+        self.pages.get(self.index(slot)?)
     }
 
     pub(super) fn get_mut(&mut self, slot: u64) -> Option<&mut Page> {
         let index = self.index(slot)?;
-        Some(&mut self.pages[index])
+        self.pages.get_mut(index)
     }
 
     /// Forgets the oldest page where there are as many as there is room for; `false` where there is
     /// room for none.
     pub(super) fn push(&mut self, page: &Page) -> bool {
-        if self.room == 0 {
-            return false;
-        }
-        if self.pages.len() as u64 == u64::from(self.room) {
-            let oldest = usize::try_from(self.next % u64::from(self.room)).expect("it is an index");
-            self.pages[oldest].copy_from_slice(page);
-        } else {
-            self.pages.push(Box::new(*page));
+        if self.pages.push(page).is_none() {
+            // The oldest, where there is one.
+            let oldest = self.next.wrapping_sub(self.room());
+            let Some(oldest) = self.get_mut(oldest) else { return false };
+            oldest.copy_from_slice(page);
         }
         self.next += 1;
         true
@@ -303,8 +315,9 @@ pub(super) struct IndexedRing {
 }
 
 impl IndexedRing {
-    pub(super) fn new(room: u32) -> Self {
-        Self { ring: Ring::new(room), ..Self::default() }
+    /// `None` where there is no memory for it.
+    pub(super) fn new(room: u32) -> Option<Self> {
+        Some(Self { ring: Ring::new(room)?, ..Self::default() })
     }
 
     /// A slot with this content.
@@ -322,7 +335,7 @@ impl IndexedRing {
     /// The page that is in the slot is now at this place too. As many places are known as there may be
     /// pages and as many again: one content can be at any number of them.
     pub(super) fn place(&mut self, place: (usize, u64), slot: u64) {
-        let is_full = self.by_place.len() as u64 / 2 > u64::from(self.ring.room);
+        let is_full = self.by_place.len() as u64 / 2 > self.ring.room();
         match self.by_place.entry(place) {
             Entry::Occupied(mut known) => drop(known.insert(slot)),
             Entry::Vacant(free) if !is_full => drop(free.insert(slot)),
@@ -339,7 +352,7 @@ impl IndexedRing {
 
     /// The page gets a slot, if there is room for any.
     pub(super) fn push(&mut self, place: (usize, u64), hash: Hash, page: &Page) -> bool {
-        let (slot, room) = (self.ring.next(), u64::from(self.ring.room));
+        let (slot, room) = (self.ring.next(), self.ring.room());
         if room == 0 {
             return false;
         }
@@ -363,9 +376,10 @@ impl IndexedRing {
 
     /// Another page takes the slot, which there is.
     pub(super) fn replace(&mut self, slot: u64, hash: Hash, page: &Page) {
-        let Some(index) = self.ring.index(slot) else { return };
+        let Some(before) = self.ring.get_mut(slot) else { return };
+        before.copy_from_slice(page);
+        let index = usize::try_from(slot % self.ring.room()).expect("it is an index");
         self.forget_hash(index, slot);
-        self.ring.pages[index].copy_from_slice(page);
         self.known[index].0 = hash;
         self.by_hash.insert(hash, slot);
     }

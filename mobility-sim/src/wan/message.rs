@@ -12,7 +12,7 @@ use uuid::Uuid;
 pub use crate::custody::Carried;
 use crate::relay::{Room, StreamKind};
 
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The first message of a connection, in bytes.
 pub const HELLO_MAX: usize = 1 << 10;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::live::Way;
+
 /// Copies one disk with Causeway and with its peers, in turns, and compares what it cost
 ///
 /// Every copy is compared with its source byte by byte; a difference, a tool that fails and a
@@ -68,6 +70,10 @@ pub struct Live {
     /// How much of its memory the guest changes: one of both
     #[arg(long, value_enum)]
     pub pace: Option<Pace>,
+
+    /// Only so, as often as it is said
+    #[arg(long, value_enum)]
+    pub way: Vec<Way>,
 
     /// MiB a second that a guest changes which changes little
     #[arg(long, value_name = "MIB", default_value_t = 1.0)]

@@ -227,10 +227,12 @@ impl Composer {
         match &self.parser {
             AnyParser::Ram(parser) => {
                 let room = self.migration.take_memory(parser.is_channel());
-                if room > 0 {
+                if room > 0
+                    && let Some(ring) = IndexedRing::new(room)
+                {
                     self.say(MEMORY);
                     put_varint(&mut self.instructions, u64::from(room));
-                    self.kept = Kept::Memory(Box::new(IndexedRing::new(room)));
+                    self.kept = Kept::Memory(Box::new(ring));
                 }
             }
             AnyParser::Nbd(_) => {

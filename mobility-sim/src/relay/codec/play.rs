@@ -135,7 +135,8 @@ impl Player {
                 if !self.migration.grant_memory(room) {
                     return Err("it wants more memory than it is given here");
                 }
-                self.kept = Playing::Memory(Ring::new(room));
+                let ring = Ring::new(room).ok_or("there is no memory to keep its pages in")?;
+                self.kept = Playing::Memory(ring);
             }
             DISK => {
                 let number = u16::try_from(take_varint(arguments)?).map_err(|_| SHORT)?;

@@ -1,9 +1,16 @@
 //! Which requests are under way, and which may be by now.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::AsyncRead;
+use tokio_util::io::poll_read_buf;
 
 use super::requests::{Kind, Request, Requests};
 use super::{AHEAD_MAX, replies};
@@ -12,6 +19,8 @@ use super::{AHEAD_MAX, replies};
 const EARLY_MAX: usize = 1024;
 /// Requests under way at once; QEMU has 16, and as many as are acknowledged.
 const UNDER_WAY_MAX: usize = 2 * EARLY_MAX;
+/// What is read of them at once, in bytes.
+const READ_AT_ONCE: usize = 128 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -26,7 +35,7 @@ pub(super) struct Gate {
     requests: Requests,
     under_way: UnderWay,
     /// The first of them may go.
-    ahead: VecDeque<u8>,
+    ahead: BytesMut,
     may_go: usize,
     ended: bool,
     /// Those whose last byte went.
@@ -104,7 +113,7 @@ impl Gate {
         Self {
             requests: Requests::new(),
             under_way,
-            ahead: VecDeque::new(),
+            ahead: BytesMut::new(),
             may_go: 0,
             ended: false,
             gone: Vec::new(),
@@ -121,8 +130,29 @@ impl Gate {
     /// Takes what comes from the hypervisor, as much as there is room for.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
         let len = bytes.len().min(self.room());
-        self.ahead.extend(&bytes[..len]);
+        self.ahead.extend_from_slice(&bytes[..len]);
         len
+    }
+
+    /// Takes what there is room for from the hypervisor itself, or that nothing more comes.
+    pub(super) fn poll_take<L: AsyncRead>(
+        &mut self,
+        context: &mut Context<'_>,
+        local: Pin<&mut L>,
+    ) -> Poll<io::Result<()>> {
+        let room = self.room();
+        if room == 0 {
+            return Poll::Pending;
+        }
+        // At its beginning there is room again, at most times.
+        if self.ahead.capacity() - self.ahead.len() < room.min(READ_AT_ONCE) {
+            self.ahead.reserve(AHEAD_MAX);
+        }
+        let mut to = (&mut self.ahead).limit(room);
+        if ready!(poll_read_buf(local, context, &mut to))? == 0 {
+            self.end();
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Nothing more comes.
@@ -142,7 +172,7 @@ impl Gate {
 
     /// What goes now.
     pub(super) fn admit(&mut self) -> &[u8] {
-        let bytes = self.ahead.make_contiguous();
+        let bytes = &mut self.ahead[..];
         while self.may_go < bytes.len() {
             let rest = &mut bytes[self.may_go..];
             let under_way = &mut self.under_way;
@@ -161,7 +191,7 @@ impl Gate {
 
     /// So much of it did.
     pub(super) fn went(&mut self, len: usize) {
-        drop(self.ahead.drain(..len));
+        self.ahead.advance(len);
         self.may_go -= len;
         self.requests.handed_out(len, &mut self.gone);
         if self.under_way.side == Side::Destination {

@@ -8,7 +8,7 @@ fn page(seed: u8) -> Page {
 
 #[test]
 fn a_ring_forgets_the_oldest_page_and_no_other() {
-    let mut ring = Ring::new(3);
+    let mut ring = Ring::new(3).unwrap();
     for seed in 0..5 {
         assert!(ring.push(&page(seed)));
     }
@@ -19,13 +19,14 @@ fn a_ring_forgets_the_oldest_page_and_no_other() {
     for slot in 2_u8..5 {
         assert_eq!(ring.get(u64::from(slot)), Some(&page(slot)));
     }
-    assert!(!Ring::new(0).push(&page(1)));
-    assert_eq!(Ring::new(0).get(0), None);
+    let mut none = Ring::new(0).unwrap();
+    assert!(!none.push(&page(1)));
+    assert_eq!(none.get(0), None);
 }
 
 #[test]
 fn what_an_indexed_ring_finds_is_what_is_there() {
-    let mut ring = IndexedRing::new(2);
+    let mut ring = IndexedRing::new(2).unwrap();
     let hashes = [0, 1, 2, 3].map(|seed| hash(&page(seed)));
     let found = |ring: &IndexedRing| {
         [0, 1, 2, 3].map(|seed| ring.find(&hashes[usize::from(seed)], &page(seed)))
@@ -67,7 +68,7 @@ fn a_block_is_named_elsewhere_only_when_the_other_end_has_it() {
 
 #[test]
 fn no_number_of_places_makes_an_index_grow_without_end() {
-    let mut ring = IndexedRing::new(4);
+    let mut ring = IndexedRing::new(4).unwrap();
     for number in 0..1000 {
         let page = page(u8::try_from(number % 10).unwrap());
         let hash = hash(&page);

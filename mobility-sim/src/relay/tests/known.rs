@@ -169,3 +169,60 @@ async fn ends_that_keep_less_than_the_other_get_everything_through() {
         carry(&mut memory, &memory_of(&[&content[..], &content].concat())).await;
     }
 }
+
+/// What comes is handed on piece by piece, with a pause before each.
+async fn pass(from: impl AsyncRead, to: impl AsyncWrite, pause: Duration) {
+    let (mut from, mut to) = (pin!(from), pin!(to));
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(len @ 1..) = from.read(&mut piece).await {
+        sleep(pause).await;
+        if to.write_all(&piece[..len]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What went over the line of a stream, of which half is left when it is packed.
+async fn share_sent(pause_of_line: Duration, pause_of_end: Duration) -> f64 {
+    let content: Vec<_> = noise(24 << 20, 8).iter().map(|byte| byte & 0xf).collect();
+    let stream = memory_of(&content);
+    let [sends, takes] = parts(StreamKind::Memory, &migration());
+    let [(mut source, a), (destination, b)] = [(); 2].map(|()| duplex(64 << 10));
+    let [(a_far, line_begins), (line_ends, b_far)] = [(); 2].map(|()| duplex(64 << 10));
+    let (at_source, at_destination) = (Meter::default(), Meter::default());
+    let (from_a, to_a) = split(line_begins);
+    let (from_b, to_b) = split(line_ends);
+    let said = async {
+        source.write_all(&stream).await.unwrap();
+        source.shutdown().await.unwrap();
+    };
+    let taken = async {
+        let (from, to) = split(destination);
+        pass(from, tokio::io::sink(), pause_of_end).await;
+        drop(to);
+    };
+    let carried = async {
+        let (one, other) = tokio::join!(
+            relay(a, a_far, sends, &at_source),
+            relay(b, b_far, takes, &at_destination)
+        );
+        panic!("it ended: {one:?} {other:?}");
+    };
+    tokio::select! {
+        _all_of_it = async { tokio::join!(said, taken) } => {}
+        () = carried => {}
+        _ends = async { tokio::join!(pass(from_a, to_b, pause_of_line), pass(from_b, to_a, Duration::ZERO)) } => {}
+    }
+    at_source.sent.load(Ordering::Relaxed) as f64 / stream.len() as f64
+}
+
+/// Both make the source's end wait.
+#[tokio::test(start_paused = true)]
+async fn it_is_packed_for_a_slow_line_and_not_for_another_end_that_is_slow() {
+    let pause = Duration::from_millis(3);
+    let line = share_sent(pause, Duration::ZERO).await;
+    assert!(line < 0.7, "{line} of it were sent on a slow line");
+    // The first 8 MiB are packed.
+    let end = share_sent(Duration::ZERO, pause).await;
+    assert!(end > 0.75, "{end} of it were sent to a slow end");
+}

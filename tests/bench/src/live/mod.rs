@@ -28,7 +28,8 @@ use crate::race::in_turn;
 use figures::{Report, Run, Section};
 use ground::{At, Ground};
 use guest::Guest;
-use ways::{WAYS, Way};
+use ways::WAYS;
+pub use ways::Way;
 
 /// The guest works for so long before anything is measured, and then before it moves.
 const REST: Duration = Duration::from_secs(5);
@@ -72,9 +73,11 @@ fn turns(
 ) -> Result<Section> {
     let rate = order.rate(pace);
     let load_before = Load::now()?;
+    let is_asked = |way: &Way| order.way.is_empty() || order.way.contains(way);
+    let ways: Vec<_> = WAYS.into_iter().filter(is_asked).collect();
     let mut runs = Vec::new();
     for round in 1..=order.rounds {
-        for way in in_turn(&WAYS, round) {
+        for way in in_turn(&ways, round) {
             let run = measure(ground, guest, *way, round, rate)
                 .with_context(|| format!("{} failed in round {round}", way.name()))?;
             eprintln!("{mbit:?} Mbit/s, {pace:?}, {round}/{} {run}", order.rounds);

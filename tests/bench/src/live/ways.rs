@@ -4,13 +4,14 @@ use std::fs;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
 use serde::Serialize;
 
 use super::agents::Agents;
 use super::ground::{At, Ground};
 use super::guest::{Guest, VM};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// libvirt by itself, over the path between the sites.
