@@ -157,7 +157,7 @@ impl Client {
             if guest.power(Place::East) != Power::Running {
                 return Err(io::ErrorKind::NotConnected.into());
             }
-            guest.pauses(Place::East);
+            guest.pauses(Place::East, true);
         }
         self.at("has paused it").await;
         let write = self.world.guest().latest();

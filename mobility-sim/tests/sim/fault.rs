@@ -20,7 +20,7 @@ pub enum Fault {
     KillQemu(Place),
     /// The connection between the source's libvirt and its agent: a reply is lost.
     BreakCalls,
-    /// ... between the destination's agent and its libvirtd.
+    /// ... between an agent and its libvirtd.
     BreakDaemon,
     /// virsh alone.
     KillClient,
@@ -65,7 +65,10 @@ impl Fault {
             Self::KillLibvirtd(place) => world.kill_libvirtd(place, SOON * 4),
             Self::KillQemu(place) => world.kill_qemu(place),
             Self::BreakCalls => world.breaks(Way::Calls),
-            Self::BreakDaemon => world.breaks(Way::Daemon),
+            Self::BreakDaemon => {
+                world.breaks(Way::Daemon);
+                world.breaks(Way::Own);
+            }
             Self::KillClient => world.kill_client(),
             Self::Operator(deed) => world.operator(Place::East, deed),
         }

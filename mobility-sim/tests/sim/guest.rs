@@ -38,6 +38,8 @@ pub struct Domain {
     pub job: Job,
     /// libvirtd keeps it from being changed.
     pub held: bool,
+    /// libvirtd paused it to move it, and nobody has resumed it since.
+    pub moves: bool,
 }
 
 /// How far libvirt's own migration is with a domain.
@@ -66,6 +68,7 @@ impl Domain {
             mark: None,
             job: Job::None,
             held: false,
+            moves: false,
         }
     }
 }
@@ -185,12 +188,15 @@ impl Guest {
             domain.power = Power::Running;
             domain.memory = Some(latest);
             domain.stopped_by = None;
+            domain.moves = false;
         }
     }
 
-    pub fn pauses(&mut self, place: Place) {
+    /// `moves`: libvirt does it, to move it.
+    pub fn pauses(&mut self, place: Place, moves: bool) {
         if let Some(domain) = self.domain(place).filter(|it| it.power == Power::Running) {
             domain.power = Power::Paused;
+            domain.moves = moves;
             self.stands_since = Some(Instant::now());
         }
     }

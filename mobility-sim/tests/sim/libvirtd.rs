@@ -1,5 +1,5 @@
-//! The libvirtds, as far as a migration goes: what the destination's does when it is called, and what
-//! either makes of a migration that was under way when it was killed.
+//! The libvirtds, as far as a migration goes: what they do when they are called, and what either makes of a
+//! migration that was under way when it was killed.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use causeway_mobility::libvirt::Endpoint;
 use causeway_mobility::net::{Carries, Listener, Net};
 use model::Power;
-use rpc::error::RemoteError;
+use rpc::error::{Code, Origin, RemoteError};
 use rpc::flags::Flags;
 use rpc::frame::{Decoder, FRAME_MAX, Frame, Kind, Program, Status};
 use rpc::params::Name;
@@ -23,7 +23,15 @@ use crate::net::Reach;
 use crate::stage::{UUID, VM};
 use crate::world::{Place, Who, World};
 
-pub const AT: SocketAddr = SocketAddr::new(HOST, 16509);
+/// Where it is called.
+pub const fn at(place: Place) -> SocketAddr {
+    let host = match place {
+        Place::East => IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2)),
+        Place::West => HOST,
+    };
+    SocketAddr::new(host, 16509)
+}
+
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 2, 0, 2));
 const MEMORY: u16 = 49152;
 const DISKS: u16 = 49153;
@@ -36,10 +44,8 @@ const CAPABILITIES: &str = "<capabilities><host><cpu><arch>x86_64</arch></cpu></
 pub fn start(world: &Arc<World>, place: Place) {
     let who = world.begins(|no| Who::Libvirtd(place, no));
     recover(world, place);
-    if place == Place::West {
-        let task = tokio::spawn(serve(Arc::clone(world), who));
-        world.has_task(who, task.abort_handle());
-    }
+    let task = tokio::spawn(serve(Arc::clone(world), who, place));
+    world.has_task(who, task.abort_handle());
 }
 
 /// `qemuProcessRecoverMigration`: by how far it was.
@@ -49,6 +55,8 @@ fn recover(world: &World, place: Place) {
         let Some(domain) = guest.domain(place) else { return };
         // Why a VM is off is not kept.
         domain.stopped_by = None;
+        // Nor what it held.
+        domain.held = false;
         std::mem::replace(&mut domain.job, Job::None)
     };
     match job {
@@ -77,22 +85,22 @@ pub fn confirm(world: &World) {
     }
 }
 
-async fn serve(world: Arc<World>, who: Who) {
+async fn serve(world: Arc<World>, who: Who, place: Place) {
     let reach = Reach { world: Arc::clone(&world), who };
-    let listener = reach.listen(&Endpoint::Tcp(AT), Carries::Calls).unwrap();
+    let listener = reach.listen(&Endpoint::Tcp(at(place)), Carries::Calls).unwrap();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let task = tokio::spawn(hear(Arc::clone(&world), who, stream));
+        let task = tokio::spawn(hear(Arc::clone(&world), who, place, stream));
         world.has_task(who, task.abort_handle());
     }
 }
 
 /// One connection. A VM that is on its way in through it ends with it.
-async fn hear(world: Arc<World>, who: Who, mut stream: ByteStream) {
+async fn hear(world: Arc<World>, who: Who, place: Place, mut stream: ByteStream) {
     let (mut brings, mut holds) = (false, false);
     // Whatever the reason that it ends.
-    let _ = calls(&world, who, &mut stream, (&mut brings, &mut holds)).await;
-    if holds && let Some(domain) = world.guest().domain(Place::West) {
+    let _ = calls(&world, (who, place), &mut stream, (&mut brings, &mut holds)).await;
+    if holds && let Some(domain) = world.guest().domain(place) {
         domain.held = false;
     }
     let still = |domain: &mut Domain| domain.job == Job::Incoming;
@@ -103,7 +111,7 @@ async fn hear(world: Arc<World>, who: Who, mut stream: ByteStream) {
 
 async fn calls(
     world: &Arc<World>,
-    who: Who,
+    who: (Who, Place),
     stream: &mut ByteStream,
     (brings, holds): (&mut bool, &mut bool),
 ) -> std::io::Result<()> {
@@ -138,36 +146,43 @@ async fn calls(
 
 async fn answer(
     world: &Arc<World>,
-    who: Who,
+    (who, place): (Who, Place),
     call: Call,
     (brings, holds): (&mut bool, &mut bool),
 ) -> Result<Reply, RemoteError> {
     let procedure = call.procedure();
-    world.at(who, &format!("libvirtd W hears: {procedure:?}")).await;
+    world.at(who, &format!("{} hears: {procedure:?}", who.name())).await;
     let answer = match call {
         Call::AuthList => Ok(Reply::AuthList(vec![Auth::None])),
         Call::SupportsFeature(_) => Ok(Reply::Supported(1)),
         Call::GetCapabilities => Ok(Reply::Capabilities(CAPABILITIES.to_owned())),
-        Call::LookupByUuid(_) if world.guest().domain(Place::West).is_some() => {
+        Call::LookupByUuid(_) if world.guest().domain(place).is_some() => {
             Ok(Reply::Found(procedure, named()))
         }
-        Call::LookupByUuid(_) => Err(RemoteError::operation_failed("no such domain")),
-        Call::GetState { .. } => Ok(match world.guest().power(Place::West) {
-            Power::Running => Reply::State { state: 1, reason: 1 },
-            Power::Paused => Reply::State { state: 3, reason: 2 },
-            Power::Off | Power::Absent => Reply::State { state: 5, reason: 0 },
-        }),
+        Call::LookupByUuid(_) => Err(no_domain()),
+        Call::GetState { .. } => {
+            let mut guest = world.guest();
+            match guest.power(place) {
+                Power::Running => Ok(Reply::State { state: 1, reason: 1 }),
+                Power::Paused if guest.domain(place).is_some_and(|domain| domain.moves) => {
+                    Ok(Reply::State { state: 3, reason: 2 })
+                }
+                Power::Paused => Ok(Reply::State { state: 3, reason: 1 }),
+                Power::Off => Ok(Reply::State { state: 5, reason: 0 }),
+                Power::Absent => Err(no_domain()),
+            }
+        }
         // Change protection: it lasts until it is cancelled, or the connection is over.
-        Call::Begin(_) => match world.guest().domain(Place::West) {
-            Some(domain) if domain.power.is_loaded() && !domain.held => {
+        Call::Begin(_) => match world.guest().domain(place) {
+            Some(domain) if domain.power.is_loaded() && domain.job == Job::None && !domain.held => {
                 (domain.held, *holds) = (true, true);
                 Ok(Reply::Begun(Begun { cookie: Vec::new(), xml: "<domain/>".to_owned() }))
             }
-            _ => Err(RemoteError::operation_failed("domain is not running, or held")),
+            _ => Err(RemoteError::operation_failed("domain is not running, or a job has it")),
         },
         Call::Confirm(_) => {
             if std::mem::take(holds)
-                && let Some(domain) = world.guest().domain(Place::West)
+                && let Some(domain) = world.guest().domain(place)
             {
                 domain.held = false;
             }
@@ -185,8 +200,12 @@ async fn answer(
         Call::Finish(finish) => finishes(world, &finish),
         _ => Ok(Reply::Done(procedure)),
     };
-    world.at(who, &format!("libvirtd W has done: {procedure:?}")).await;
+    world.at(who, &format!("{} has done: {procedure:?}", who.name())).await;
     answer
+}
+
+fn no_domain() -> RemoteError {
+    RemoteError::new(Code::NO_DOMAIN, Origin::QEMU, "no such domain")
 }
 
 fn named() -> Named {

@@ -16,6 +16,7 @@ mod fault;
 mod guest;
 mod hostile;
 mod judge;
+mod left;
 mod libvirtd;
 mod matrix;
 mod net;

@@ -26,6 +26,8 @@ pub enum Way {
     Calls,
     /// From the destination's agent to its libvirtd.
     Daemon,
+    /// From the source's agent to its libvirtd.
+    Own,
     Data,
 }
 
@@ -34,6 +36,7 @@ impl Way {
         match (carries, to.ip().to_string().as_str()) {
             (Carries::Words, _) => Self::Wan,
             (Carries::Calls, "10.1.0.1") => Self::Calls,
+            (Carries::Calls, "10.1.0.2") => Self::Own,
             (Carries::Calls, _) => Self::Daemon,
             (Carries::Data, _) => Self::Data,
         }
@@ -44,6 +47,7 @@ impl Way {
             Self::Wan => "wan",
             Self::Calls => "calls",
             Self::Daemon => "daemon",
+            Self::Own => "own",
             Self::Data => "data",
         }
     }

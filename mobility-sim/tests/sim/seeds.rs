@@ -11,9 +11,13 @@ use crate::run::{Case, log, number, run_all};
 use crate::world::{Driven, Kind};
 
 /// splitmix64
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -24,7 +28,7 @@ impl Random {
         usize::try_from(z % bound).unwrap()
     }
 
-    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+    pub fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }
 }
@@ -57,7 +61,7 @@ fn whatever_goes_wrong_there_is_one_vm_and_the_truth() {
     };
     let cases: Vec<_> = seeds
         .map(|seed| {
-            let mut random = Random(seed);
+            let mut random = Random::new(seed);
             let no = random.below(KINDS.len());
             let faults: Vec<_> = Fault::ALL.into_iter().chain([Fault::KillClient]).collect();
             let plan = (0..=random.below(FAULTS_MAX)).map(|_| {

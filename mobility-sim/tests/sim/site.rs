@@ -293,7 +293,7 @@ impl Site for Sited {
     async fn suspend(&self, _: VmId) -> Done<()> {
         let place = self.place;
         self.call("suspend", move |guest| {
-            guest.pauses(place);
+            guest.pauses(place, false);
             Ok(())
         })
         .await

@@ -53,7 +53,7 @@ impl Agents {
         for place in [Place::East, Place::West] {
             let (other, key) = (place.other(), keys[place.other() as usize]);
             let (no, there) = (place as usize + 1, other as usize + 1);
-            let socket = if place == Place::West { libvirtd::AT } else { AGENT };
+            let socket = libvirtd::at(place);
             let state = agents.state(place).display().to_string();
             let text = format!(
                 "[site]\nname = \"{place}\"\nstate-dir = \"{state}\"\nuri = \"qemu:///system\"\n\

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use crate::fault::Fault;
-use crate::guest::{By, Guest, Job};
+use crate::guest::{By, Domain, Guest, Job};
 use crate::net::{Wan, Way, Wires};
 use crate::stage::Agents;
 
@@ -313,9 +313,10 @@ impl World {
             return;
         }
         let power = self.guest().power(place);
-        let busy = self.guest().domain(place).is_some_and(|domain| domain.job != Job::None);
+        let is_busy = |domain: &mut Domain| domain.job != Job::None || domain.held;
+        let busy = self.guest().domain(place).is_some_and(is_busy);
         match deed {
-            // A migration's job is in the way.
+            // A migration's job is in the way, or somebody holds it.
             Deed::Resume if busy => {}
             Deed::Resume => self.guest().resumes(place),
             Deed::Destroy if power == Power::Paused => {
@@ -323,6 +324,10 @@ impl World {
             }
             Deed::Destroy => {}
             Deed::Start => self.guest().starts(place),
+            Deed::MoveInVain => {
+                self.guest().resumes(place);
+                self.guest().pauses(place, true);
+            }
         }
     }
 
@@ -354,4 +359,6 @@ pub enum Deed {
     Resume,
     Destroy,
     Start,
+    /// Resumes it, and begins another migration, which leaves it paused as well.
+    MoveInVain,
 }
