@@ -48,7 +48,7 @@ pub use budget::{Budget, Share};
 use codec::{Composer, Player};
 pub use early::{Early, EarlyError, InOrder};
 use nbd::NbdParser;
-use pace::{Pace, Went};
+use pace::{Level, Pace, Went};
 use parse::AnyParser;
 use ram::RamParser;
 pub use store::{Migration, Room};
@@ -115,7 +115,8 @@ pub enum Part {
 }
 
 impl Part {
-    /// How far back the source's end may look on it: each that looks far costs 128 MiB at either end.
+    /// How far back the source's end may look on it: each that looks far costs 128 MiB at either end, once the line
+    /// is slow.
     fn reach(&self) -> Reach {
         match self {
             Self::Sends { kind: StreamKind::Memory, index, migration }
@@ -266,7 +267,11 @@ where
     L: AsyncRead + Unpin,
     F: AsyncWrite + Unpin,
 {
-    let (mut encoder, mut pace) = (Encoder::of_programs(reach), Pace::new());
+    let (mut encoder, mut pace) =
+        (Encoder::of_programs(reach), Pace::new(composer.migration().line()));
+    if pace.level() == Level::AsItIs {
+        encoder.set_level(Level::AsItIs);
+    }
     let (mut toll, mut done) = (Toll::default(), Instant::now());
     let mut raw = vec![0; BLOCK_MAX];
     let mut held = 0;
@@ -301,14 +306,20 @@ where
             sent?;
             let (packing, sending) = (packed - began, packed.elapsed());
             let took = done.elapsed();
-            // One that was passed over says nothing of how long packing takes.
-            if encoder.is_judged() {
-                let (bytes, sent) = (program.len() as u64, encoder.len() as u64);
-                let busy = Duration::from_millis(busy.load(Ordering::Relaxed));
-                let went = Went { bytes, sent, packing, blocked, took };
-                if let Some(level) = pace.went(went, busy) {
-                    encoder.set_level(level);
-                }
+            let carried = encoder.len() as u64;
+            // One that was passed over says nothing of how packing does.
+            let (bytes, sent, packing_it) = match encoder.is_judged() {
+                true => (program.len() as u64, carried, packing),
+                false => (0, 0, Duration::ZERO),
+            };
+            let busy = Duration::from_millis(busy.load(Ordering::Relaxed));
+            let known = pace.line();
+            let went = Went { bytes, sent, carried, packing: packing_it, blocked, took };
+            if let Some(level) = pace.went(went, busy) {
+                encoder.set_level(level);
+            }
+            if pace.line() != known {
+                composer.migration().learned(pace.line());
             }
             let wait = toll.of(composer.pages(), packing + sending, took, composer.left());
             if !wait.is_zero() {

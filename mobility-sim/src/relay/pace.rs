@@ -3,7 +3,8 @@
 //! Whoever sends has to wait for a slow line, but for a busy other end as well, and there fewer bytes are of no
 //! help. So the other end says how long it was busy, and only what is left of the waiting is the line's. Where
 //! nothing is left it is not known how fast the line is, only that it is fast enough for what it carries; as much
-//! as it may be able to carry is tried then, and again after a while.
+//! as it may be able to carry is tried then, and again after a while. What one connection finds out all
+//! others of the migration begin with.
 
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(super) const BEGIN: i32 = 1;
 /// so far.
 const FIRST_LOOK: u64 = 8 << 20;
 const EACH_LOOK: u64 = 64 << 20;
+/// Less than that may lie in buffers, however slow the line is.
+const ENOUGH: u64 = 4 << 20;
 /// So often a line that kept nobody waiting is believed to be as slow as it was.
 const LOOKS_BELIEVED: u32 = 8;
 /// Whoever waits for the line for so much of the time sends as fast as it carries.
@@ -40,14 +43,27 @@ const WORTH: f64 = 1.2;
 /// Blocks that went.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Went {
-    /// Before they were packed, and after.
+    /// Before they were packed, and after; of those that were not passed over.
     pub(super) bytes: u64,
     pub(super) sent: u64,
+    /// Of all.
+    pub(super) carried: u64,
     pub(super) packing: Duration,
     /// How long they had to wait for the line or the other end.
     pub(super) blocked: Duration,
     /// All that was done with them, and the wait for them.
     pub(super) took: Duration,
+}
+
+/// What is known of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) enum Line {
+    #[default]
+    Unknown,
+    /// It kept nobody waiting.
+    Fast,
+    /// Seconds that a byte takes, when that was last known.
+    Takes(f64),
 }
 
 /// Of a byte, at the lowest level.
@@ -65,31 +81,42 @@ pub(super) struct Pace {
     look: u64,
     /// The last time that anything was packed.
     packing: Packing,
-    /// Seconds that a byte takes on the line, when that was last known.
-    line: Option<f64>,
-    /// Looks since.
+    line: Line,
+    /// Looks at which it was said to be as slow as before.
     believed: u32,
+    /// Bytes in all.
+    carried: u64,
     /// How long the other end had been busy when it was last looked at.
     busy: Duration,
 }
 
 impl Pace {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(line: Line) -> Self {
         Self {
-            at: LOWEST,
+            at: if line == Line::Fast { AS_IT_IS } else { LOWEST },
             went: Went::default(),
             look: FIRST_LOOK,
             packing: Packing { seconds: 0.0, is_left: 1.0 },
-            line: None,
+            line,
             believed: 0,
+            carried: 0,
             busy: Duration::ZERO,
         }
+    }
+
+    pub(super) const fn level(&self) -> Level {
+        LEVELS[self.at].0
+    }
+
+    pub(super) const fn line(&self) -> Line {
+        self.line
     }
 
     /// The level to go on with, if it is another. `busy`: the other end, in all, as far as it has said so.
     pub(super) fn went(&mut self, more: Went, busy: Duration) -> Option<Level> {
         self.went.bytes += more.bytes;
         self.went.sent += more.sent;
+        self.went.carried += more.carried;
         self.went.packing += more.packing;
         self.went.blocked += more.blocked;
         self.went.took += more.took;
@@ -110,26 +137,35 @@ impl Pace {
         let before = std::mem::replace(&mut self.at, best);
         let changed = self.at != before;
         self.look = if changed { FIRST_LOOK } else { EACH_LOOK };
-        changed.then(|| LEVELS[self.at].0)
+        changed.then(|| self.level())
     }
 
     /// What the line is like.
     fn learn(&mut self, went: Went, busy: Duration) {
         let (took, waited) = (went.took.as_secs_f64(), went.blocked.saturating_sub(busy));
-        let each = took / went.sent.max(1) as f64;
+        let each = took / went.carried.max(1) as f64;
+        self.carried += went.carried;
         if waited.as_secs_f64() > took * BUSY_LINE {
-            (self.line, self.believed) = (Some(each), 0);
-        } else if self.at == AS_IT_IS || self.believed == LOOKS_BELIEVED {
-            self.line = None;
-        } else {
-            self.believed += 1;
-            self.line = self.line.map(|line| line.min(each));
+            (self.line, self.believed) = (Line::Takes(each), 0);
+            return;
         }
+        self.line = match self.line {
+            Line::Unknown if self.carried < ENOUGH => Line::Unknown,
+            Line::Takes(line) if self.at != AS_IT_IS && self.believed < LOOKS_BELIEVED => {
+                self.believed += 1;
+                Line::Takes(line.min(each))
+            }
+            Line::Unknown | Line::Fast | Line::Takes(_) => Line::Fast,
+        };
     }
 
     /// One that packs harder is taken where it takes little longer than the quickest.
     fn best(&self) -> usize {
-        let Some(line) = self.line else { return AS_IT_IS };
+        let line = match self.line {
+            Line::Unknown => return LOWEST,
+            Line::Fast => return AS_IT_IS,
+            Line::Takes(line) => line,
+        };
         let takes = LEVELS.map(|(level, takes, leaves)| match level {
             Level::AsItIs => line,
             Level::Zstd(_) => {
@@ -162,7 +198,7 @@ mod tests {
 
     impl Stream {
         fn new(is_busy: bool) -> Self {
-            Self { pace: Pace::new(), at: LOWEST, buffered: 0.0, busy: 0.0, is_busy }
+            Self { pace: Pace::new(Line::Unknown), at: LOWEST, buffered: 0.0, busy: 0.0, is_busy }
         }
 
         /// At the lowest level packing takes so many ms for each MiB; so many takes the line, or the other end, for each
@@ -184,6 +220,7 @@ mod tests {
                 let went = Went {
                     bytes: MIB,
                     sent: u64::from(kib) << 10,
+                    carried: u64::from(kib) << 10,
                     packing: Duration::from_secs_f64(packing),
                     blocked: Duration::from_secs_f64(blocked),
                     took: Duration::from_secs_f64(work + blocked),
@@ -229,12 +266,22 @@ mod tests {
     }
 
     #[test]
+    fn what_one_connection_found_out_another_begins_with() {
+        assert_eq!(Pace::new(Line::Fast).level(), AsItIs);
+        let mut one = Stream::new(false);
+        assert_eq!(one.go(3.0, 40.0).last(), Some(&Zstd(6)));
+        let mut other = Stream { pace: Pace::new(one.pace.line()), ..Stream::new(false) };
+        assert!(!other.go(3.0, 40.0).contains(&AsItIs), "it was tried again");
+    }
+
+    #[test]
     fn it_is_not_changed_before_there_is_something_to_judge_by() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(Line::Unknown);
         let ms = Duration::from_millis;
         let went = |bytes, packing, blocked| {
             let (packing, blocked) = (ms(packing), ms(blocked));
-            Went { bytes, sent: bytes / 2, packing, blocked, took: packing + blocked }
+            let (sent, carried, took) = (bytes / 2, bytes / 2, packing + blocked);
+            Went { bytes, sent, carried, packing, blocked, took }
         };
         assert_eq!(pace.went(went(7 * MIB, 20, 1000), Duration::ZERO), None);
         assert_eq!(pace.went(went(MIB, 3, 140), Duration::ZERO), Some(Zstd(6)));

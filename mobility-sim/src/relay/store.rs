@@ -8,7 +8,7 @@
 //! So nobody ever waits for another connection, and none can hold another up.
 //!
 //! **What it costs.** At most the [`Room`] at the receiving end, of the agent's [budget](super::Budget), plus indices. The sending end keeps pages of memory, against which it compares, and of the blocks of disks only
-//! their hashes. zstd has 128 MiB of its own for each of the first connections of
+//! their hashes. On a slow line zstd has 128 MiB of its own for each of the first connections of
 //! memory ([`CHANNELS`] and the one before them), at either end.
 
 #[cfg(test)]
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Share;
 use super::codec::{PAGE, Page};
+use super::pace::Line;
 use super::pages::Pages;
 use super::ram::Progress;
 
@@ -73,6 +74,7 @@ pub struct Migration {
     progress: [AtomicU64; 2],
     /// Those that carry pages of memory.
     connections: AtomicU64,
+    line: Mutex<Line>,
     sent: Mutex<Sent>,
     received: Mutex<Received>,
 }
@@ -119,6 +121,7 @@ impl Migration {
             _share: None,
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             connections: AtomicU64::new(0),
+            line: Mutex::default(),
             sent: Mutex::new(Sent { memory_left, disks_left, blocks, disks }),
             received: Mutex::new(Received { memory_left, disks: HashMap::new(), blocks: None }),
         }
@@ -139,6 +142,17 @@ impl Migration {
         // Connections that carry them at once are as fast together.
         let connections = self.connections.load(Ordering::Relaxed).max(1);
         if all == 0 { u64::MAX } else { all.saturating_sub(sent) / connections }
+    }
+
+    /// What its connections have found out last.
+    pub(super) fn line(&self) -> Line {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn learned(&self, line: Line) {
+        if line != Line::Unknown {
+            *self.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+        }
     }
 
     // Nothing below panics while it holds one of them.

@@ -63,6 +63,10 @@ impl Composer {
         }
     }
 
+    pub(in super::super) fn migration(&self) -> &Migration {
+        &self.migration
+    }
+
     /// The disk that this connection is of.
     pub(in super::super) const fn disk(&self) -> Option<u16> {
         match self.kept {

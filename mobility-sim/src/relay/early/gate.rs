@@ -19,7 +19,7 @@ use super::{AHEAD_MAX, replies};
 const EARLY_MAX: usize = 1024;
 /// Requests under way at once; QEMU has 16, and as many as are acknowledged.
 const UNDER_WAY_MAX: usize = 2 * EARLY_MAX;
-/// What is read of them at once, in bytes.
+/// There is room to read as much of them at once, in bytes.
 const READ_AT_ONCE: usize = 128 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
