@@ -17,7 +17,7 @@ pub struct Interrupts {
     terminate: Signal,
     /// None under `nohup`, which stays in force, and after the first: kernel and shell both say it.
     hangup: Option<Signal>,
-    /// When the last interrupt or answer was taken.
+    /// When the last interrupt was taken, or what it would have come [before](Self::before) had come.
     heard: Option<Instant>,
 }
 

@@ -33,7 +33,7 @@ mod toll;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub use block::BLOCK_MAX;
-use block::{Decoder, Encoder, News, Reach, Said};
+use block::{Decoder, Encoder, Reach, Said};
 pub use budget::{Budget, Share};
 use codec::{Composer, Player};
 pub use early::{Early, EarlyError, InOrder};
@@ -141,7 +141,7 @@ where
 {
     let ((from_local, to_local), (from_far, to_far)) = (split(local), split(far));
     let (news, heard) = watch::channel(News::default());
-    let (disk, busy) = (OnceLock::new(), AtomicU64::new(0));
+    let (disk, busy) = (OnceLock::new(), AtomicU32::new(0));
     let mut to_far =
         ToFar { far: to_far, meter, said: Instant::now(), told: News::default(), heard };
     let reach = part.reach();
@@ -174,11 +174,8 @@ where
         let sent = disk.get().zip(migration.as_ref());
         sent.is_some_and(|(disk, migration)| migration.confirm(*disk, blocks))
     };
-    let hear = |heard: News| {
-        busy.fetch_max(u64::from(heard.busy), Ordering::Relaxed);
-        heard.kept == 0 || confirm(heard.kept)
-    };
-    let back = inwards(from_far, to_local, (player, Decoder::new(taken)), &news, hear, meter);
+    let hears = (confirm, &busy);
+    let back = inwards(from_far, to_local, (player, Decoder::new(taken)), &news, hears, meter);
     // The first error drops the other direction, and with it both connections.
     tokio::try_join!(out, back)?;
     Ok(())
@@ -192,6 +189,15 @@ struct ToFar<'a, F> {
     /// Of the other direction.
     heard: watch::Receiver<News>,
     told: News,
+}
+
+/// What the receiving end tells of what it receives.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct News {
+    /// How many blocks of its disk are here.
+    kept: u32,
+    /// How long in all it took to take what came, in ms.
+    busy: u32,
 }
 
 impl<F: AsyncWrite + Unpin> ToFar<'_, F> {
@@ -261,7 +267,7 @@ async fn outwards_known<L, F>(
     far: &mut ToFar<'_, F>,
     mut composer: Composer,
     reach: Reach,
-    (disk, busy): (&OnceLock<u16>, &AtomicU64),
+    (disk, busy): (&OnceLock<u16>, &AtomicU32),
 ) -> Result<(), RelayError>
 where
     L: AsyncRead + Unpin,
@@ -306,15 +312,13 @@ where
             sent?;
             let (packing, sending) = (packed - began, packed.elapsed());
             let took = done.elapsed();
-            let carried = encoder.len() as u64;
-            // One that was passed over says nothing of how packing does.
-            let (bytes, sent, packing_it) = match encoder.is_judged() {
-                true => (program.len() as u64, carried, packing),
-                false => (0, 0, Duration::ZERO),
-            };
-            let busy = Duration::from_millis(busy.load(Ordering::Relaxed));
+            let (bytes, carried) = (program.len() as u64, encoder.len() as u64);
+            let mut went = Went { bytes, sent: carried, carried, packing, blocked, took };
+            if !encoder.is_judged() {
+                went = went.passed_over();
+            }
+            let busy = Duration::from_millis(busy.load(Ordering::Relaxed).into());
             let known = pace.line();
-            let went = Went { bytes, sent, carried, packing: packing_it, blocked, took };
             if let Some(level) = pace.went(went, busy) {
                 encoder.set_level(level);
             }
@@ -354,7 +358,7 @@ async fn inwards<F, L>(
     mut local: L,
     (mut player, mut decoder): (Player, Decoder),
     news: &watch::Sender<News>,
-    hear: impl Fn(News) -> bool,
+    (confirm, far_busy): (impl Fn(u32) -> bool, &AtomicU32),
     meter: &Meter,
 ) -> Result<(), RelayError>
 where
@@ -372,8 +376,12 @@ where
         let bytes = match said {
             Said::Alive => continue,
             Said::End => break,
-            Said::News(heard) if hear(heard) => continue,
-            Said::News(_) => {
+            Said::Busy(ms) => {
+                far_busy.fetch_max(ms, Ordering::Relaxed);
+                continue;
+            }
+            Said::Kept(blocks) if confirm(blocks) => continue,
+            Said::Kept(_) => {
                 return Err(RelayError::Protocol { what: "it has what it was not sent" });
             }
             Said::Bytes(bytes) => bytes,

@@ -4,6 +4,7 @@
 //! Where the other agent still has it, whole, it is ended here, and goes on there; held meanwhile, so that
 //! nobody resumes it. Where the other agent has given it up, it is resumed.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use model::Power;
@@ -104,7 +105,7 @@ async fn end(agent: &Agent, entry: &Entry, held: &Held) -> bool {
 ///
 /// What the attempt left paused may, where that takes long, have been resumed since and sent elsewhere by its
 /// operator, and be left paused by that: to resume it then could make two.
-pub async fn look_on(agent: &Agent, entry: &Entry, may_wake: &mut bool) {
+pub async fn look_on(agent: &Agent, entry: &Entry, may_wake: &mut bool) -> Infallible {
     loop {
         // That its libvirtd is away says nothing: nobody resumes it then.
         if let Ok(Power::Running | Power::Off | Power::Absent) = agent.site.power(entry.vm).await {

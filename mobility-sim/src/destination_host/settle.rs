@@ -175,12 +175,12 @@ async fn released(
     control: &mut Option<Control>,
     may_wake: &mut bool,
 ) -> Option<Source> {
-    let is_given_up = tokio::select! {
+    let given_up = tokio::select! {
         biased;
-        given_up = given_up(agent, entry, control) => given_up.is_some(),
-        () = left::look_on(agent, entry, may_wake) => false,
+        given_up = given_up(agent, entry, control) => given_up,
+        never = left::look_on(agent, entry, may_wake) => match never {},
     };
-    if !is_given_up {
+    if given_up.is_none() {
         // Nobody looks until it is tried again.
         *may_wake = false;
         return None;

@@ -59,12 +59,6 @@ pub(super) enum Reach {
 
 type Packer = zstd::stream::raw::Encoder<'static>;
 
-fn packer(level: i32, reach: Reach) -> Packer {
-    let mut zstd = zstd::stream::raw::Encoder::new(level).expect("there is memory for it");
-    tune(&mut zstd, level, reach);
-    zstd
-}
-
 /// Between frames.
 fn tune(zstd: &mut Packer, level: i32, reach: Reach) {
     let reach = if level <= LEVEL { Reach::Near } else { reach };
@@ -105,7 +99,8 @@ impl Encoder {
     }
 
     fn of(level: i32, reach: Reach) -> Self {
-        let zstd = packer(level, reach);
+        let mut zstd = Packer::new(level).expect("there is memory for it");
+        tune(&mut zstd, level, reach);
         Self { zstd, reach, anew: None, idle: false, packed: false, out: Vec::new(), skip: 0 }
     }
 
@@ -137,13 +132,11 @@ impl Encoder {
     }
 
     pub(super) const fn kept(blocks: u32) -> [u8; HEAD] {
-        let [a, b, c, d] = blocks.to_le_bytes();
-        [KEPT, 0, 0, 0, a, b, c, d]
+        word(KEPT, blocks)
     }
 
     pub(super) const fn busy(ms: u32) -> [u8; HEAD] {
-        let [a, b, c, d] = ms.to_le_bytes();
-        [BUSY, 0, 0, 0, a, b, c, d]
+        word(BUSY, ms)
     }
 
     /// At most [`BLOCK_MAX`] bytes.
@@ -193,22 +186,21 @@ impl Encoder {
     }
 }
 
+/// A block without content.
+const fn word(what: u8, number: u32) -> [u8; HEAD] {
+    let [a, b, c, d] = number.to_le_bytes();
+    [what, 0, 0, 0, a, b, c, d]
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Said<'a> {
     Bytes(&'a [u8]),
     Program(&'a [u8]),
     End,
     Alive,
-    News(News),
-}
-
-/// What the receiving end tells of what it receives.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct News {
-    /// How many blocks of its disk are here.
-    pub(super) kept: u32,
-    /// How long in all it took to take what came, in ms.
-    pub(super) busy: u32,
+    Kept(u32),
+    /// In ms.
+    Busy(u32),
 }
 
 pub(super) struct Decoder {
@@ -242,11 +234,8 @@ impl Decoder {
         match head[0] {
             KEPT | BUSY if len == 0 => {
                 let number = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
-                let news = match head[0] {
-                    KEPT => News { kept: number, ..News::default() },
-                    _ => News { busy: number, ..News::default() },
-                };
-                return Ok((Said::News(news), HEAD));
+                let said = if head[0] == KEPT { Said::Kept(number) } else { Said::Busy(number) };
+                return Ok((said, HEAD));
             }
             KEPT | BUSY => return Err(broken("a word with content")),
             END | ALIVE if len != 0 || raw != 0 => return Err(broken("a word with content")),

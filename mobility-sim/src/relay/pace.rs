@@ -55,6 +55,13 @@ pub(super) struct Went {
     pub(super) took: Duration,
 }
 
+impl Went {
+    /// It says nothing of how packing does.
+    pub(super) fn passed_over(self) -> Self {
+        Self { bytes: 0, sent: 0, packing: Duration::ZERO, ..self }
+    }
+}
+
 /// What is known of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) enum Line {

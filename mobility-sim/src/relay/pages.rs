@@ -1,6 +1,6 @@
 //! Memory for pages that are kept: one piece for all of them, which the kernel gives as it is written to and
-//! takes back as a whole. Page by page from the allocator, half of what a relay took went into asking the kernel
-//! for a little more each time.
+//! takes back as a whole. Page by page from the allocator, the kernel is asked for a little more every few pages,
+//! and what is given back stays with the agent.
 
 use std::io;
 

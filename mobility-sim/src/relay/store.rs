@@ -390,10 +390,12 @@ impl IndexedRing {
 
     /// Another page takes the slot, which there is.
     pub(super) fn replace(&mut self, slot: u64, hash: Hash, page: &Page) {
-        let Some(before) = self.ring.get_mut(slot) else { return };
-        before.copy_from_slice(page);
-        let index = usize::try_from(slot % self.ring.room()).expect("it is an index");
+        let Some(index) = self.ring.index(slot) else { return };
+        let index = index as usize;
         self.forget_hash(index, slot);
+        if let Some(before) = self.ring.get_mut(slot) {
+            before.copy_from_slice(page);
+        }
         self.known[index].0 = hash;
         self.by_hash.insert(hash, slot);
     }

@@ -65,10 +65,7 @@ impl Fault {
             Self::KillLibvirtd(place) => world.kill_libvirtd(place, SOON * 4),
             Self::KillQemu(place) => world.kill_qemu(place),
             Self::BreakCalls => world.breaks(Way::Calls),
-            Self::BreakDaemon => {
-                world.breaks(Way::Daemon);
-                world.breaks(Way::Own);
-            }
+            Self::BreakDaemon => world.breaks(Way::Daemon),
             Self::KillClient => world.kill_client(),
             Self::Operator(deed) => world.operator(Place::East, deed),
         }

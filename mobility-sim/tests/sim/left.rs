@@ -6,7 +6,7 @@
 use crate::fault::Fault;
 use crate::judge::{Help, Operator, Outcome};
 use crate::matrix::BY_LIBVIRTD;
-use crate::run::{Case, Done, log, number, run_all};
+use crate::run::{Asked, Case, Done, log, run_all, seeds};
 use crate::seeds::Random;
 use crate::world::{Deed, Driven, Kind, Place};
 
@@ -68,17 +68,14 @@ fn what_may_have_been_paused_by_somebody_else_is_left_to_its_operator() {
 #[test]
 fn every_fault_at_every_place_of_that_ends_with_one_vm_and_the_truth() {
     log();
-    let only = std::env::var("ONLY").ok();
-    let step = number("EVERY").map_or(STEP, |every| usize::try_from(every).unwrap());
+    let asked = Asked::one_in(STEP);
     let mut cases = Vec::new();
     for led in LED {
         for at in [EARLY, LATE] {
             for (no, place) in places(led, at).iter().enumerate() {
                 for (number, fault) in Fault::ALL.into_iter().enumerate() {
                     let name = format!("{:?} at {at}, {fault:?} at {place}", led.1);
-                    let asked =
-                        only.as_ref().map_or((no + number) % step == 0, |only| name.contains(only));
-                    if asked {
+                    if asked.is(&name, (no, number)) {
                         cases.push((name, case(led, at, &[(place, fault)])));
                     }
                 }
@@ -96,13 +93,9 @@ const STEP: usize = 5;
 #[test]
 fn whatever_else_goes_wrong_meanwhile_there_is_one_vm_and_the_truth() {
     log();
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(SEEDS),
-    };
     let histories = LED.map(|led| [EARLY, LATE].map(|at| (led, at, places(led, at))));
     let histories = histories.concat();
-    let cases: Vec<_> = seeds
+    let cases: Vec<_> = seeds(SEEDS)
         .map(|seed| {
             let mut random = Random::new(seed);
             let (led, at, places) = random.of(&histories);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::fault::Fault;
 use crate::judge::Operator;
-use crate::run::{Case, log, number, run_all};
+use crate::run::{Asked, Case, log, run_all};
 use crate::world::{Driven, Kind};
 
 pub const BY_LIBVIRTD: Kind = Kind {
@@ -43,8 +43,7 @@ const PARTS: [(&str, &str); 9] = [
 fn every_fault_at_every_place_ends_with_one_vm_and_the_truth() {
     log();
     let places = places(BY_LIBVIRTD);
-    let only = std::env::var("ONLY").ok();
-    let step = number("EVERY").map_or(STEP, |every| usize::try_from(every).unwrap());
+    let asked = Asked::one_in(STEP);
     let mut cases = Vec::new();
     let mut part = "calls";
     let mut parts = Vec::new();
@@ -52,8 +51,7 @@ fn every_fault_at_every_place_ends_with_one_vm_and_the_truth() {
         part = PARTS.iter().find(|(_, begins)| begins == place).map_or(part, |(name, _)| name);
         for (number, fault) in Fault::ALL.into_iter().enumerate() {
             let name = format!("{fault:?} at {place}");
-            let asked = only.as_ref().map_or((no + number) % step == 0, |only| name.contains(only));
-            if asked {
+            if asked.is(&name, (no, number)) {
                 let operator = if no % 2 == 0 { Operator::GoesOn } else { Operator::Ends };
                 let plan = vec![(place.clone(), fault)];
                 cases.push((name, Case { kind: BY_LIBVIRTD, plan, operator }));

@@ -24,10 +24,8 @@ pub enum Way {
     Wan,
     /// From the source's libvirt to its agent.
     Calls,
-    /// From the destination's agent to its libvirtd.
+    /// From an agent to its libvirtd.
     Daemon,
-    /// From the source's agent to its libvirtd.
-    Own,
     Data,
 }
 
@@ -36,7 +34,6 @@ impl Way {
         match (carries, to.ip().to_string().as_str()) {
             (Carries::Words, _) => Self::Wan,
             (Carries::Calls, "10.1.0.1") => Self::Calls,
-            (Carries::Calls, "10.1.0.2") => Self::Own,
             (Carries::Calls, _) => Self::Daemon,
             (Carries::Data, _) => Self::Data,
         }
@@ -47,7 +44,6 @@ impl Way {
             Self::Wan => "wan",
             Self::Calls => "calls",
             Self::Daemon => "daemon",
-            Self::Own => "own",
             Self::Data => "data",
         }
     }

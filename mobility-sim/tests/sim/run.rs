@@ -1,6 +1,7 @@
 //! One case, and many.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -78,8 +79,38 @@ pub fn run_all(cases: &[(String, Case)]) -> Vec<Done> {
 /// Of those that fail.
 const SHOWN: usize = 400;
 
+/// What is played: `ONLY` those whose name holds that, else one in so many, or in `EVERY`.
+pub struct Asked {
+    only: Option<String>,
+    step: usize,
+}
+
+impl Asked {
+    pub fn one_in(step: usize) -> Self {
+        let only = std::env::var("ONLY").ok();
+        let every = number("EVERY").map(|every| usize::try_from(every).unwrap());
+        Self { only, step: every.unwrap_or(step) }
+    }
+
+    /// A case by its name, and by the numbers of its place and its fault.
+    pub fn is(&self, name: &str, (place, fault): (usize, usize)) -> bool {
+        match &self.only {
+            Some(only) => name.contains(only),
+            None => (place + fault).is_multiple_of(self.step),
+        }
+    }
+}
+
+/// `SEED`, else so many, or `SEEDS`.
+pub fn seeds(usual: u64) -> Range<u64> {
+    match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(usual),
+    }
+}
+
 /// From the environment.
-pub fn number(name: &str) -> Option<u64> {
+fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 

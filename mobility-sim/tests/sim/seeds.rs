@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::fault::Fault;
 use crate::judge::Operator;
 use crate::matrix::places;
-use crate::run::{Case, log, number, run_all};
+use crate::run::{self, Case, log, run_all};
 use crate::world::{Driven, Kind};
 
 /// splitmix64
@@ -55,11 +55,7 @@ const SEEDS: u64 = 300;
 fn whatever_goes_wrong_there_is_one_vm_and_the_truth() {
     log();
     let places: Vec<_> = KINDS.iter().map(|kind| places(*kind)).collect();
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(SEEDS),
-    };
-    let cases: Vec<_> = seeds
+    let cases: Vec<_> = run::seeds(SEEDS)
         .map(|seed| {
             let mut random = Random::new(seed);
             let no = random.below(KINDS.len());

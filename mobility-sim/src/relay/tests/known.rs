@@ -94,11 +94,14 @@ async fn who_has_what_it_was_not_sent_is_refused() {
         let [sends, _] = parts(kind, &migration());
         sends
     };
-    for part in [Part::Opaque, of(StreamKind::Memory), of(StreamKind::Disk)] {
+    let parts = [0, 1].map(|blocks| {
+        [Part::Opaque, of(StreamKind::Memory), of(StreamKind::Disk)].map(|part| (part, blocks))
+    });
+    for (part, blocks) in parts.into_iter().flatten() {
         let (_source, local) = duplex(64 << 10);
         let (far, mut peer) = duplex(64 << 10);
         let relayed = tokio::spawn(async move { relay(local, far, part, &Meter::default()).await });
-        peer.write_all(&Encoder::kept(1)).await.unwrap();
+        peer.write_all(&Encoder::kept(blocks)).await.unwrap();
         let error = relayed.await.unwrap().unwrap_err();
         assert!(matches!(error, RelayError::Protocol { what } if what.contains("not sent")));
     }
