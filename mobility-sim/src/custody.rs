@@ -15,6 +15,8 @@
 mod destination;
 mod source;
 
+pub use source::Death;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;

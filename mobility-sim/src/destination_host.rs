@@ -14,6 +14,7 @@ mod left;
 mod settle;
 pub mod word;
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,9 @@ use rpc::flags::Flags;
 use rpc::params::{Name, Params};
 use rpc::procedures::{Domain, Finished, Prepared};
 use rpc::server::Event;
+use site::VmProcess;
 use site_ledger::NativePaper;
+use tokio::{join, select};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -102,6 +105,8 @@ struct Outgoing {
     broken: Broken,
     prepared: Prepared,
     attempt: Attempt,
+    /// The source's libvirtd leads it, and not a client of its.
+    is_p2p: bool,
 }
 
 /// The whole story of one migration.
@@ -115,7 +120,7 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             return line.answer_prepare(serial, Err(error.for_libvirt())).await;
         }
     };
-    let Outgoing { mut control, carrying, meters, broken, prepared, attempt } = outgoing;
+    let Outgoing { mut control, carrying, meters, broken, prepared, attempt, is_p2p } = outgoing;
     line.answer_prepare(serial, Ok(prepared)).await;
     meters.show("begins");
     let told = meters.told_to(&*agent.site, &attempt);
@@ -146,15 +151,18 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
         tidy(agent, id, Some(control)).await;
         return line.answer_finish(serial, Err(error)).await;
     }
-    let offered = offer(agent, &id, &attempt, &meters, &mut control, ask).await;
+    // Its libvirtd itself is asking: whoever resumes the VM has ended this connection before.
+    let process = if is_p2p && line.is_here { process(agent, &attempt).await } else { None };
+    let process = process.as_deref();
+    let offered = offer(agent, &id, &attempt, &meters, &mut control, ask, process).await;
     drop(carrying);
     match offered {
         Ok(finished) => {
             info!("the VM is whole at {} and stands still", agent.config.neighbour.name);
             line.answer_finish(serial, Ok(finished)).await;
-            let took_leave = goodbye(line).await;
+            let leave = goodbye(line, process).await;
             let decided = CancellationToken::new();
-            let watch = Watch { over: line.over.clone(), took_leave, is_new: true, decided };
+            let watch = Watch { over: line.over.clone(), leave, is_new: true, decided };
             settle::spawn(agent, id, Some(control), watch);
             meters.tell(&*agent.site, &attempt).await;
         }
@@ -231,7 +239,8 @@ async fn prepare(
     let prepared = Prepared { cookie, uri: doors.uri.clone() };
     let (meters, broken) = (Meters::default(), Broken::default());
     let carrying = doors.carry(agent, &token, answer.room, &meters, &broken);
-    Ok(Outgoing { control, carrying, meters, broken, prepared, attempt })
+    let is_p2p = flags.contains(Flags::PEER2PEER);
+    Ok(Outgoing { control, carrying, meters, broken, prepared, attempt, is_p2p })
 }
 
 struct Asking {
@@ -288,8 +297,13 @@ async fn offer(
     meters: &Meters,
     control: &mut Control,
     ask: message::Finish,
+    process: Option<&dyn VmProcess>,
 ) -> Result<Finished, OutgoingError> {
-    let (finished, arrived) = finish_there(agent, control, ask).await?;
+    let Attempt { paper, epoch } = attempt;
+    // The guest stands still: what can be done meanwhile is.
+    let captured = agent.custody.captures(paper, *epoch);
+    let (arrived, unfence) = join!(finish_there(agent, control, ask), captured);
+    let ((finished, arrived), unfence) = (arrived?, unfence?);
     all_written(meters).await?;
     let left = meters.taken();
     for (what, ours, theirs) in
@@ -299,10 +313,23 @@ async fn offer(
             return Err(OutgoingError::Short { what, ours, theirs });
         }
     }
-    agent.ledger.learn(id, move |entry| entry.carried = Some(arrived)).await?;
-    agent.custody.offers(&attempt.paper, attempt.epoch, arrived).await?;
-    agent.ledger.record(id, Stage::Source(Source::FenceIntent)).await?;
+    agent.custody.offers(paper, *epoch, arrived, unfence, process).await?;
+    let offered = move |entry: &mut Entry| {
+        (entry.carried, entry.stage) = (Some(arrived), Stage::Source(Source::FenceIntent));
+    };
+    agent.ledger.learn(id, offered).await?;
     Ok(finished)
+}
+
+/// Where it is not seen, its libvirt's word is waited for.
+async fn process(agent: &Agent, attempt: &Attempt) -> Option<Box<dyn VmProcess>> {
+    match agent.site.process(attempt.paper.vm).await {
+        Ok(process) => process,
+        Err(error) => {
+            debug!("its process is not seen: {}", chain(&error));
+            None
+        }
+    }
 }
 
 /// What the source's disks were told early has been answered by the destination's since. QEMU flushes before, and then
@@ -344,14 +371,46 @@ async fn finish_there(
     }
 }
 
+/// How the source's libvirt went, to which success was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// As one does whose VM is handed over.
+    Taken,
+    /// Its VM's process has ended, while it still held on to what it was told.
+    Ended { was_persistent: bool },
+    /// Without a word, or it is still there.
+    None,
+}
+
 /// Success was offered: the source's libvirt ends its VM, and then takes leave. Neither is waited
-/// for without end; what it did is seen in its VM. Answers whether it took leave.
-async fn goodbye(line: &mut Line) -> bool {
+/// for without end; what it did is seen in its VM.
+///
+/// A process that ends while the connection stands ended where it stood still: whoever resumes a VM has found the
+/// connection broken, and closed it, before. (A libvirtd that hears nothing for half a minute closes it as well;
+/// so long this does not wait.)
+async fn goodbye(line: &mut Line, process: Option<&dyn VmProcess>) -> Leave {
     let until = Instant::now() + GOODBYE_MAX;
+    let mut process = process;
     loop {
-        match timeout_at(until, line.next()).await {
-            Ok(Some(Event::Closing { after_handover: true, .. })) => return true,
-            Ok(Some(Event::Closed(_)) | None) | Err(_) => return false,
+        let ended = async {
+            match process {
+                Some(process) => process.ended().await,
+                None => pending().await,
+            }
+        };
+        let event = select! {
+            event = timeout_at(until, line.next()) => event,
+            () = ended => {
+                let was_persistent = process.take().is_some_and(VmProcess::is_persistent);
+                if line.stands().await {
+                    return Leave::Ended { was_persistent };
+                }
+                continue;
+            }
+        };
+        match event {
+            Ok(Some(Event::Closing { after_handover: true, .. })) => return Leave::Taken,
+            Ok(Some(Event::Closed(_)) | None) | Err(_) => return Leave::None,
             Ok(Some(_)) => {}
         }
     }
@@ -363,7 +422,7 @@ async fn tidy(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>) {
     let stands = control.as_ref().is_some_and(|control| !control.over.is_cancelled());
     let decided = CancellationToken::new();
     let over = CancellationToken::new();
-    let watch = Watch { over, took_leave: false, is_new: true, decided: decided.clone() };
+    let watch = Watch { over, leave: Leave::None, is_new: true, decided: decided.clone() };
     settle::spawn(agent, id, control, watch);
     if stands && timeout(TIDY_MAX, decided.cancelled()).await.is_err() {
         warn!("the destination does not answer; what is left there goes when it does");

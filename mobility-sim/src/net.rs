@@ -1,5 +1,6 @@
 //! How this agent reaches others, and is reached.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -34,8 +35,23 @@ pub trait Net: Send + Sync {
 
 #[async_trait]
 pub trait Listener: Send + Sync {
-    /// A connection, and whose it is, for the log.
-    async fn accept(&self) -> io::Result<(ByteStream, String)>;
+    async fn accept(&self) -> io::Result<(ByteStream, Peer)>;
+}
+
+/// Who connects.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// For the log.
+    pub name: String,
+    /// A program of this very machine, by the kernel alone: the connection's end is seen here before anything that
+    /// it did afterwards. (Where that program hands on what another one says, its word is no quicker than it is.)
+    pub is_here: bool,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 /// That of the machine that this program runs on.
@@ -73,12 +89,15 @@ struct Tcp(TcpListener, Carries);
 
 #[async_trait]
 impl Listener for Tcp {
-    async fn accept(&self) -> io::Result<(ByteStream, String)> {
+    async fn accept(&self) -> io::Result<(ByteStream, Peer)> {
         loop {
             let (stream, peer) = self.0.accept().await?;
             // One that is gone again cannot be tuned.
             if tune(&stream, self.1).is_ok() {
-                return Ok((read_at_once(stream, self.1), peer.to_string()));
+                // Nobody but a machine itself has its address.
+                let is_here = stream.local_addr().is_ok_and(|own| own.ip() == peer.ip());
+                let peer = Peer { name: peer.to_string(), is_here };
+                return Ok((read_at_once(stream, self.1), peer));
             }
         }
     }
@@ -86,9 +105,10 @@ impl Listener for Tcp {
 
 #[async_trait]
 impl Listener for UnixListener {
-    async fn accept(&self) -> io::Result<(ByteStream, String)> {
+    async fn accept(&self) -> io::Result<(ByteStream, Peer)> {
         let (stream, _) = Self::accept(self).await?;
-        Ok((Box::new(stream), "on this machine".to_owned()))
+        // An SSH server hands on what comes from elsewhere.
+        Ok((Box::new(stream), Peer { name: "on this machine".to_owned(), is_here: false }))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::ledger::{Ledger, LedgerError, Stage};
 use crate::libvirt::Endpoint;
 use crate::libvirt::server::Line;
 use crate::libvirt::tls::{Doorman, TlsError};
-use crate::net::{Carries, Listener, Machine, Net};
+use crate::net::{Carries, Listener, Machine, Net, Peer};
 use crate::relay::Budget;
 use crate::wan::message::{self, Purpose};
 use crate::wan::{self, Control, WanError};
@@ -201,8 +201,8 @@ async fn hear_hosts(
     while let Ok(place) = Arc::clone(&hosts).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                debug!(peer, "a host connects");
-                play_destination(&agent, stream, link, place);
+                debug!(%peer, "a host connects");
+                play_destination(&agent, stream, &peer, link, place);
             }
             Err(error) => out_of_breath(&error).await,
         }
@@ -228,10 +228,10 @@ async fn hear_known_hosts(
                         // Known by now: it waits for its place.
                         Ok(stream) => {
                             if let Ok(place) = hosts.acquire_owned().await {
-                                play_destination(&whose, stream, Link::Secure, place);
+                                play_destination(&whose, stream, &peer, Link::Secure, place);
                             }
                         }
-                        Err(error) => warn!(peer, %error, "a host was turned away"),
+                        Err(error) => warn!(%peer, %error, "a host was turned away"),
                     }
                 });
             }
@@ -243,6 +243,7 @@ async fn hear_known_hosts(
 fn play_destination(
     agent: &Arc<Agent>,
     stream: site::ByteStream,
+    peer: &Peer,
     link: Link,
     place: OwnedSemaphorePermit,
 ) {
@@ -259,7 +260,7 @@ fn play_destination(
         secure: link == Link::Secure,
         refused_flags: flags::REFUSED,
     };
-    let line = Line::serve(stream, |now| Session::new(host, Limits::default(), now));
+    let line = Line::serve(stream, peer, |now| Session::new(host, Limits::default(), now));
     let whose = Arc::clone(agent);
     agent.spawn(async move {
         destination_host::serve(whose, line).await;
@@ -282,9 +283,9 @@ async fn hear_neighbour(agent: Arc<Agent>, listener: Box<dyn Listener>) {
                     match answered {
                         Ok((stream, hello)) => play_source(&whose, stream, hello).await,
                         Err(error @ WanError::Secure(_)) => {
-                            warn!(peer, "a stranger was turned away: {}", chain(&error));
+                            warn!(%peer, "a stranger was turned away: {}", chain(&error));
                         }
-                        Err(error) => debug!(peer, "nobody there: {}", chain(&error)),
+                        Err(error) => debug!(%peer, "nobody there: {}", chain(&error)),
                     }
                 });
             }

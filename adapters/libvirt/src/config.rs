@@ -79,6 +79,11 @@ impl LibvirtConfig {
         }
     }
 
+    /// Whether it is the system's own libvirtd, on this machine, and nobody stands in between.
+    pub(crate) fn is_here(&self) -> bool {
+        self.uri == "qemu:///system"
+    }
+
     /// The URI as it is opened: an `ssh` of libvirt's own must not ask on the terminal.
     pub(crate) fn uri_to_open(&self) -> String {
         let scheme = self.uri.split("://").next().unwrap_or_default();

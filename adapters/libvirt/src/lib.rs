@@ -6,7 +6,7 @@
 //! | VMs as they are | `inventory`, `xml` |
 //! | VMs to come | `volumes`, `appliance`, `placeholder`, `channel` |
 //! | VMs that left | `fence` |
-//! | its own live migration | `live`, `belongings` |
+//! | its own live migration | `live`, `belongings`, `process` |
 //! | what is kept for a coordinator | `records` |
 //!
 //! Only the public API is used, over the connection that the operator has anyway. SSH to the host,
@@ -26,6 +26,7 @@ mod look;
 mod placeholder;
 mod power;
 mod probe;
+mod process;
 mod records;
 mod storage;
 mod sys;

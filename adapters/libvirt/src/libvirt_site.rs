@@ -8,7 +8,7 @@ use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
     ApplianceFiles, ApplianceRef, Belongings, ByteStream, CreatedDisk, Discarded, FenceStage,
     Leftover, LiveJob, LiveWish, Mark, NewDisk, PlaceholderSpec, PlaceholderState, RecordKey,
-    Remedy, Site, SiteError, SiteErrorKind, StoppedBy, Takeover, UnfenceRecord,
+    Remedy, Site, SiteError, SiteErrorKind, StoppedBy, Takeover, UnfenceRecord, VmProcess,
 };
 use units::{Epoch, MigrationId};
 use virt::connect::Connect;
@@ -20,7 +20,7 @@ use crate::fault::{Fault, Op};
 use crate::link::Link;
 use crate::{
     LibvirtConfig, appliance, belongings, fence, inventory, live, look, placeholder, power, probe,
-    records, volumes,
+    process, records, volumes,
 };
 
 /// A site that speaks libvirt. Makes no connection until it is asked something.
@@ -104,6 +104,23 @@ impl Site for LibvirtSite {
             look::stopped_by(connection, vm)
         })
         .await
+    }
+
+    async fn process(&self, vm: VmId) -> Result<Option<Box<dyn VmProcess>>, SiteError> {
+        let config = Arc::clone(&self.config);
+        let attempt = format!("see the process of VM {vm}");
+        let found = self.look(attempt.clone(), move |connection| {
+            process::find(connection, &config, vm)
+        });
+        let Some(found) = found.await? else { return Ok(None) };
+        match found.watched() {
+            Ok(process) => Ok(Some(Box::new(process))),
+            Err(cause) => {
+                let error =
+                    self.link.error(SiteErrorKind::Exhausted, attempt, "its end cannot be watched");
+                Err(SiteError { source: Some(Box::new(cause)), ..error })
+            }
+        }
     }
 
     async fn suspend(&self, vm: VmId) -> Result<(), SiteError> {

@@ -66,6 +66,12 @@ pub trait Site: Send + Sync {
     /// began anew).
     async fn stopped_by(&self, vm: VmId) -> Result<Option<StoppedBy>, SiteError>;
 
+    /// What runs a VM, where this program is on its machine and can see it: its end is seen sooner than the
+    /// platform tells of it. `None`: it cannot, or the VM is not loaded.
+    async fn process(&self, _vm: VmId) -> Result<Option<Box<dyn VmProcess>>, SiteError> {
+        Ok(None)
+    }
+
     /// Stops the virtual CPUs; nothing runs or writes until [`Site::resume`].
     async fn suspend(&self, vm: VmId) -> Result<(), SiteError>;
 
@@ -220,6 +226,16 @@ pub trait Site: Send + Sync {
     async fn cancel_live(&self, _vm: VmId) -> Result<(), SiteError> {
         Err(no_live_migration(self.name()))
     }
+}
+
+/// One life of a VM, from the machine that it is on.
+#[async_trait]
+pub trait VmProcess: Send + Sync {
+    /// Whether a definition outlives it, by which the VM can be started again.
+    fn is_persistent(&self) -> bool;
+
+    /// Returns once it has ended, by whatever: what it had open is closed, and it writes nothing any more.
+    async fn ended(&self);
 }
 
 fn no_live_migration(site: &SiteName) -> SiteError {

@@ -279,8 +279,31 @@ impl SiteLedger<DestinationRole> {
         request: DestinationRequest,
         mark: &MarkSeen,
     ) -> Result<Vec<DestinationEffect>, CustodyError> {
-        let actions = self.ask(|role| role.step(epoch, request, mark)).await?;
-        self.carry(actions).await
+        self.requests(epoch, [request], mark).await
+    }
+
+    /// Several at once, each as the one before leaves the role: they are on record together, and then all of
+    /// what is to be done on them is.
+    pub async fn requests(
+        &mut self,
+        epoch: Epoch,
+        requests: impl IntoIterator<Item = DestinationRequest>,
+        mark: &MarkSeen,
+    ) -> Result<Vec<DestinationEffect>, CustodyError> {
+        self.look().await?;
+        self.has_key()?;
+        let mut role = self.role.clone();
+        let (mut records, mut effects) = (Vec::new(), Vec::new());
+        for request in requests {
+            let (more, then) = split(role.step(epoch, request, mark)?)?;
+            for record in &more {
+                role.apply(record)?;
+            }
+            records.extend(more.into_iter().map(Action::Record));
+            effects.extend(then.into_iter().map(Action::Effect));
+        }
+        records.append(&mut effects);
+        self.carry(records).await
     }
 }
 

@@ -35,8 +35,11 @@ impl Custody {
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         let mark = own_mark(&*self.site, paper.vm).await;
         let id = paper.vm.to_string().as_str().into();
-        ledger.request(epoch, DestinationRequest::Placeholder { id }, &mark).await?;
-        ledger.request(epoch, DestinationRequest::Synced(carried.content()?), &mark).await?;
+        let has_it = [
+            DestinationRequest::Placeholder { id },
+            DestinationRequest::Synced(carried.content()?),
+        ];
+        ledger.requests(epoch, has_it, &mark).await?;
         Ok(())
     }
 
@@ -61,8 +64,8 @@ impl Custody {
             }
         }
         let mark = own_mark(&*self.site, paper.vm).await;
-        ledger.request(epoch, DestinationRequest::MarkWritten, &mark).await?;
-        ledger.request(epoch, DestinationRequest::Start, &mark).await?;
+        let may_start = [DestinationRequest::MarkWritten, DestinationRequest::Start];
+        ledger.requests(epoch, may_start, &mark).await?;
         granted(&ledger.role.state(epoch))
     }
 
@@ -71,8 +74,8 @@ impl Custody {
         let _turn = self.turn(paper.vm).await;
         let AsDestination { mut ledger, .. } = self.open(paper).await?;
         let mark = own_mark(&*self.site, paper.vm).await;
-        ledger.request(epoch, DestinationRequest::Started, &mark).await?;
-        ledger.request(epoch, DestinationRequest::Healthy, &mark).await?;
+        let runs = [DestinationRequest::Started, DestinationRequest::Healthy];
+        ledger.requests(epoch, runs, &mark).await?;
         Ok(())
     }
 

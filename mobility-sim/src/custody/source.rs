@@ -2,14 +2,25 @@
 
 use handover::{
     Attestation, ContentBasis, Established, Fence, FenceLevel, SourceEffect, SourceRequest,
-    SourceRole, SourceState,
+    SourceRole, SourceState, Unfence,
 };
 use model::Power;
-use site::FenceStage;
-use site_ledger::NativePaper;
+use site::{FenceStage, VmProcess};
+use site_ledger::{Folder, NativePaper, SiteLedger};
 use units::Epoch;
 
 use super::{AsSource, Carried, Custody, Fenced, HandoverError, follows};
+
+/// How it is known that the source's VM is dead.
+pub enum Death {
+    /// Its platform shows it.
+    Shown,
+    /// Its process was seen to end, by this agent, which has been there since success was said. What outlives it
+    /// was made start-proof before.
+    OfProcess { was_persistent: bool },
+    /// Its operator says so, for nobody saw it.
+    Attested(Attestation),
+}
 
 impl Custody {
     /// The attempt is on record, after the destination has it.
@@ -18,13 +29,31 @@ impl Custody {
         self.take_up::<SourceRole>(paper, epoch).await
     }
 
+    /// What would undo its fence is kept. Nothing is said by that.
+    pub async fn captures(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+    ) -> Result<Unfence, HandoverError> {
+        let _turn = self.turn(paper.vm).await;
+        let AsSource { shelf, mut ledger } = self.open(paper).await?;
+        let undone_by = self.site.fence_capture(paper.vm, FenceStage::Definition).await?;
+        ledger.look().await?;
+        Ok(ledger.keep_unfence(&shelf, epoch, &undone_by).await?)
+    }
+
     /// Success may be said to the source's libvirt once this returns, and there is no way back by
     /// ourselves.
+    ///
+    /// Nothing is powered off by us: libvirt ends the VM. Where the end of its process is to be seen, what
+    /// outlives that is made start-proof before, for libvirt does not let anybody do it in between.
     pub async fn offers(
         &self,
         paper: &NativePaper,
         epoch: Epoch,
         carried: Carried,
+        unfence: Unfence,
+        process: Option<&dyn VmProcess>,
     ) -> Result<(), HandoverError> {
         let _turn = self.turn(paper.vm).await;
         let AsSource { shelf, mut ledger } = self.open(paper).await?;
@@ -33,12 +62,16 @@ impl Custody {
             Power::Paused => {}
             found => return Err(HandoverError::NotAsItShould { found }),
         }
-        let undone_by = self.site.fence_capture(paper.vm, FenceStage::Definition).await?;
-        ledger.look().await?;
-        let unfence = ledger.keep_unfence(&shelf, epoch, &undone_by).await?;
         let content = Some(carried.content()?);
-        // Nothing is made start-proof or powered off by us: libvirt ends the VM.
         ledger.request(epoch, SourceRequest::Fence { unfence, content }).await?;
+        if process.is_some_and(VmProcess::is_persistent) {
+            let record = ledger.unfence_record(&shelf, epoch, FenceStage::Definition).await?;
+            let record = record.ok_or(HandoverError::Nothing { what: "an un-fence record" })?;
+            self.site.fence_apply(paper.vm, &record).await?;
+            if !self.site.fence_holds(paper.vm, &record).await? {
+                return Err(HandoverError::FenceOpen);
+            }
+        }
         Ok(())
     }
 
@@ -49,7 +82,7 @@ impl Custody {
         paper: &NativePaper,
         epoch: Epoch,
         carried: Carried,
-        word: Option<Attestation>,
+        death: Death,
     ) -> Result<Fenced, HandoverError> {
         let _turn = self.turn(paper.vm).await;
         let AsSource { shelf, mut ledger } = self.open(paper).await?;
@@ -66,37 +99,32 @@ impl Custody {
             SourceState::Fenced(receipt) => Some(receipt),
             _ => None,
         };
-        let level = match self.site.power(paper.vm).await? {
-            Power::Absent => FenceLevel::Destroyed,
-            found @ (Power::Running | Power::Paused) => {
-                return Err(HandoverError::NotAsItShould { found });
-            }
-            Power::Off => {
-                let record = ledger.unfence_record(&shelf, epoch, FenceStage::Definition).await?;
-                let record = record.ok_or(HandoverError::Nothing { what: "an un-fence record" })?;
-                if made.is_none() {
-                    self.site.fence_apply(paper.vm, &record).await?;
-                }
-                let power = self.site.power(paper.vm).await?;
-                if power.is_loaded() {
-                    return Err(HandoverError::NotAsItShould { found: power });
-                }
-                if !self.site.fence_holds(paper.vm, &record).await? {
-                    return Err(HandoverError::FenceOpen);
-                }
-                FenceLevel::StartProof
+        let level = match death {
+            Death::OfProcess { was_persistent: true } => FenceLevel::StartProof,
+            Death::OfProcess { was_persistent: false } => FenceLevel::Destroyed,
+            Death::Shown | Death::Attested(_) => {
+                let is_made = made.is_some();
+                self.look_at_fence(paper, epoch, (&shelf, &mut ledger), is_made).await?
             }
         };
         if let Some(receipt) = made {
             return Ok(Fenced::By(receipt));
         }
-        let means =
-            "its libvirt ended it after success was said; off, or gone, when it was looked at";
+        let means = match death {
+            Death::OfProcess { .. } => {
+                "its process was seen to end after success was said; no definition of it starts"
+            }
+            Death::Shown | Death::Attested(_) => {
+                "its libvirt ended it after success was said; off, or gone, when it was looked at"
+            }
+        };
         let fence = Fence {
             level,
-            established: match word {
-                Some(word) => Established::Attested(word),
-                None => Established::ByPlatform { means: means.into() },
+            established: match death {
+                Death::Attested(word) => Established::Attested(word),
+                Death::Shown | Death::OfProcess { .. } => {
+                    Established::ByPlatform { means: means.into() }
+                }
             },
             content: carried.content()?,
             // Suspended by its libvirt before the last byte left, and resumed by nobody.
@@ -108,6 +136,35 @@ impl Custody {
             _ => None,
         });
         receipt.map(Fenced::By).ok_or(HandoverError::Nothing { what: "a fence receipt" })
+    }
+
+    /// How firmly it is stopped. It is made start-proof, unless it is so already.
+    async fn look_at_fence(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+        (shelf, ledger): (&Folder, &mut SiteLedger<SourceRole>),
+        is_made: bool,
+    ) -> Result<FenceLevel, HandoverError> {
+        match self.site.power(paper.vm).await? {
+            Power::Absent => Ok(FenceLevel::Destroyed),
+            found @ (Power::Running | Power::Paused) => Err(HandoverError::NotAsItShould { found }),
+            Power::Off => {
+                let record = ledger.unfence_record(shelf, epoch, FenceStage::Definition).await?;
+                let record = record.ok_or(HandoverError::Nothing { what: "an un-fence record" })?;
+                if !is_made {
+                    self.site.fence_apply(paper.vm, &record).await?;
+                }
+                let power = self.site.power(paper.vm).await?;
+                if power.is_loaded() {
+                    return Err(HandoverError::NotAsItShould { found: power });
+                }
+                match self.site.fence_holds(paper.vm, &record).await? {
+                    true => Ok(FenceLevel::StartProof),
+                    false => Err(HandoverError::FenceOpen),
+                }
+            }
+        }
     }
 
     /// The destination's grant is known. What is left at the source stays as it is, start-proof.

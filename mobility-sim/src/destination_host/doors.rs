@@ -147,7 +147,7 @@ async fn carry_all(listener: Box<dyn Listener>, way: Way) {
         tokio::select! {
             accepted = listener.accept(), if carried.len() < CONNECTIONS_MAX => match accepted {
                 Ok((local, peer)) => {
-                    debug!(peer, leads_to = %way.leads_to, "a hypervisor connects");
+                    debug!(%peer, leads_to = %way.leads_to, "a hypervisor connects");
                     let one = carry_one(local, index, way.clone());
                     carried.spawn(one.instrument(Span::current()));
                     index += 1;

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use units::{MigrationId, chain};
 
-use super::{dial, left, word};
-use crate::custody::{Fenced, HandoverError};
+use super::{Leave, dial, left, word};
+use crate::custody::{Death, Fenced, HandoverError};
 use crate::ledger::{Attempt, Entry, LedgerError, Source, Stage};
 use crate::serve::Agent;
 use crate::wan::message::{Decided, Decision, Message, Purpose};
@@ -45,7 +45,7 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
     let over = CancellationToken::new();
     over.cancel();
     let decided = CancellationToken::new();
-    let watch = Watch { over, took_leave: false, is_new: false, decided };
+    let watch = Watch { over, leave: Leave::None, is_new: false, decided };
     spawn(agent, entry.id.clone(), None, watch);
 }
 
@@ -53,8 +53,7 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
 pub struct Watch {
     /// Its connection has ended, so that nothing more comes of what it was told.
     pub over: CancellationToken,
-    /// It took leave as one does whose VM is handed over.
-    pub took_leave: bool,
+    pub leave: Leave,
     /// This agent has been there since. One that was away does not know what the VM went through meanwhile: what
     /// was left paused then is its operator's.
     pub is_new: bool,
@@ -79,12 +78,14 @@ async fn settle(
     watch: &Watch,
 ) -> Result<(), LedgerError> {
     let mut may_wake = watch.is_new;
+    // Shown once more only where it is not at hand.
+    let mut fence = None;
     while let Some(entry) = agent.ledger.entry(id) {
         let Stage::Source(stage) = entry.stage else { return Ok(()) };
         let next = match stage {
             Source::AttemptKnown => Some(Source::Released),
-            Source::FenceIntent => fenced(agent, &entry, watch, &mut control).await,
-            Source::Fenced => granted(agent, &entry, &mut control).await,
+            Source::FenceIntent => fenced(agent, &entry, watch, &mut control, &mut fence).await,
+            Source::Fenced => granted(agent, &entry, &mut control, fence.take()).await,
             Source::Released => released(agent, &entry, watch, &mut control, &mut may_wake).await,
             Source::Ended => return Ok(()),
         };
@@ -103,20 +104,33 @@ async fn fenced(
     entry: &Entry,
     watch: &Watch,
     control: &mut Option<Control>,
+    fence: &mut Option<Fenced>,
 ) -> Option<Source> {
     let Entry { id, name, attempt, carried, .. } = entry;
     let (Some(Attempt { paper, epoch }), Some(carried)) = (attempt, carried) else {
         error!("success was said for {name}, and nothing is known of what came over");
         return None;
     };
-    let mut watched = watch.took_leave;
+    let mut watched = watch.leave != Leave::None;
+    let mut ended = match watch.leave {
+        Leave::Ended { was_persistent } => Some(Death::OfProcess { was_persistent }),
+        Leave::Taken | Leave::None => None,
+    };
     loop {
-        let Seen::Dead(word) = evidence(agent, entry, watch, &mut watched, control).await else {
-            return Some(Source::Released);
+        let death = match ended.take() {
+            Some(death) => {
+                info!("{name} has ended at the source");
+                death
+            }
+            None => match evidence(agent, entry, watch, &mut watched, control).await {
+                Seen::Dead(word) => word.map_or(Death::Shown, Death::Attested),
+                Seen::Alive => return Some(Source::Released),
+            },
         };
-        match agent.custody.is_fenced(paper, *epoch, *carried, word).await {
-            Ok(_) => {
+        match agent.custody.is_fenced(paper, *epoch, *carried, death).await {
+            Ok(made) => {
                 debug!("its fence is on record");
+                *fence = Some(made);
                 return Some(Source::Fenced);
             }
             // Somebody has started it meanwhile: it is looked at again.
@@ -135,11 +149,20 @@ async fn fenced(
 }
 
 /// With the receipt that the VM is dead here the destination decides; its grant ends it here.
-async fn granted(agent: &Agent, entry: &Entry, control: &mut Option<Control>) -> Option<Source> {
+async fn granted(
+    agent: &Agent,
+    entry: &Entry,
+    control: &mut Option<Control>,
+    fence: Option<Fenced>,
+) -> Option<Source> {
     let neighbour = &agent.config.neighbour.name;
     let Entry { id, name, attempt, carried, .. } = entry;
     let (Attempt { paper, epoch }, carried) = (attempt.as_ref()?, (*carried)?);
-    let fence = match agent.custody.is_fenced(paper, *epoch, carried, None).await {
+    let fence = match fence {
+        Some(fence) => Ok(fence),
+        None => agent.custody.is_fenced(paper, *epoch, carried, Death::Shown).await,
+    };
+    let fence = match fence {
         Ok(Fenced::By(fence)) => fence,
         // A crash came before that was recorded here.
         Ok(Fenced::Retired) => return Some(Source::Ended),

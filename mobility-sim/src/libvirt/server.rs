@@ -1,17 +1,23 @@
 //! One connection of somebody who takes us for a libvirtd. Pings are answered whatever else goes
 //! on: calls that take long are answered from elsewhere.
 
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use rpc::error::RemoteError;
 use rpc::procedures::{Finished, Prepared};
 use rpc::server::{Ended, Event, Session};
 use site::ByteStream;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, split};
 use tokio::select;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+
+use crate::net::Peer;
 
 /// The events of a connection and the way to answer them. Dropping it closes the connection.
 pub struct Line {
@@ -19,11 +25,15 @@ pub struct Line {
     answers: mpsc::Sender<Answer>,
     /// The connection is over, whatever events have not been taken yet.
     pub over: CancellationToken,
+    /// By whose end it is known at once: see [`Peer::is_here`].
+    pub is_here: bool,
 }
 
 enum Answer {
     Prepare(u32, Result<Prepared, RemoteError>),
     Finish(u32, Result<Finished, RemoteError>),
+    /// None: it is said whether the connection stands. Dropped where it does not.
+    Stands(oneshot::Sender<()>),
 }
 
 /// Events that nobody has taken yet; the session holds some more and then reads no further.
@@ -34,13 +44,17 @@ const FAREWELL_MAX: Duration = Duration::from_secs(5);
 pub(super) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Line {
-    pub fn serve(stream: ByteStream, session: impl FnOnce(Duration) -> Session) -> Self {
+    pub fn serve(
+        stream: ByteStream,
+        peer: &Peer,
+        session: impl FnOnce(Duration) -> Session,
+    ) -> Self {
         let (tell, events) = mpsc::channel(EVENTS_MAX);
         let (answers, answered) = mpsc::channel(1);
         let over = CancellationToken::new();
         let session = session(Duration::ZERO);
         tokio::spawn(drive(stream, session, tell, answered, over.clone()));
-        Self { events, answers, over }
+        Self { events, answers, over, is_here: peer.is_here }
     }
 
     /// `None` after the last one.
@@ -55,6 +69,13 @@ impl Line {
 
     pub async fn answer_finish(&self, serial: u32, answer: Result<Finished, RemoteError>) {
         let _ = self.answers.send(Answer::Finish(serial, answer)).await;
+    }
+
+    /// Whether the other end had not closed it, and it was not broken, before this was asked.
+    pub async fn stands(&self) -> bool {
+        let (tell, told) = oneshot::channel();
+        let asked = self.answers.send(Answer::Stands(tell)).await;
+        asked.is_ok() && told.await.is_ok()
     }
 }
 
@@ -88,7 +109,16 @@ async fn drive(
                 Err(_) => session.hang_up(),
             },
             answer = answers.recv() => match answer {
-                Some(answer) => answered(&mut session, answer),
+                Some(Answer::Prepare(serial, answer)) => {
+                    sent(session.answer_prepare(serial, answer));
+                }
+                Some(Answer::Finish(serial, answer)) => sent(session.answer_finish(serial, answer)),
+                Some(Answer::Stands(tell)) => match at_once(&mut from, &mut input).await {
+                    Poll::Pending => drop(tell.send(())),
+                    // What was said before comes first: whether there is more to come is not asked again.
+                    Poll::Ready(Ok(len)) if len > 0 => session.push(&input[..len], began.elapsed()),
+                    Poll::Ready(_) => session.hang_up(),
+                },
                 None => return,
             },
             room = tell.reserve(), if event.is_some() => match (room, event.take()) {
@@ -111,12 +141,18 @@ async fn drive(
     }
 }
 
-fn answered(session: &mut Session, answer: Answer) {
-    let sent = match answer {
-        Answer::Prepare(serial, answer) => session.answer_prepare(serial, answer),
-        Answer::Finish(serial, answer) => session.answer_finish(serial, answer),
-    };
+fn sent<E: std::fmt::Display>(sent: Result<(), E>) {
     if let Err(error) = sent {
         tracing::debug!(%error, "an answer was not sent");
     }
+}
+
+/// What there is to read now.
+async fn at_once(from: &mut (impl AsyncRead + Unpin), into: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut into = ReadBuf::new(into);
+    poll_fn(|context| {
+        let read = Pin::new(&mut *from).poll_read(context, &mut into);
+        Poll::Ready(read.map_ok(|()| into.filled().len()))
+    })
+    .await
 }

@@ -16,6 +16,7 @@ use rpc::params::{Name, Params};
 use rpc::procedures::{Call, Finish, Prepare, Prepared, Reply};
 use site::ByteStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::sleep;
 
 use crate::guest::Job;
 use crate::libvirtd::confirm;
@@ -25,6 +26,9 @@ use crate::world::{Driven, Place, Who, World};
 
 /// libvirt waits as long as pings are answered.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+/// `virProcessKillPainfullyDelay`
+const LOOKS_EVERY: Duration = Duration::from_millis(200);
 
 /// How it ended for whoever asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,9 +197,18 @@ impl Client {
         if cancelled {
             self.job(Job::None);
             self.world.guest().resumes(Place::East);
-        } else {
-            confirm(&self.world);
+            return true;
         }
+        if self.world.kind.near {
+            self.world.qemu_goes(Place::East);
+            self.at("has ended its QEMU").await;
+            sleep(LOOKS_EVERY).await;
+            self.at("looks whether it has gone").await;
+            if self.world.libvirtd(Place::East) != self.libvirtd {
+                return false;
+            }
+        }
+        confirm(&self.world);
         true
     }
 }

@@ -40,6 +40,8 @@ pub struct Domain {
     pub held: bool,
     /// libvirtd paused it to move it, and nobody has resumed it since.
     pub moves: bool,
+    /// Its QEMU has ended, and libvirtd does not know yet.
+    pub gone: bool,
 }
 
 /// How far libvirt's own migration is with a domain.
@@ -69,6 +71,7 @@ impl Domain {
             job: Job::None,
             held: false,
             moves: false,
+            gone: false,
         }
     }
 }
@@ -138,7 +141,7 @@ impl Guest {
 
     /// It goes on from its memory.
     pub fn resumes(&mut self, place: Place) {
-        if self.power(place) != Power::Paused {
+        if self.power(place) != Power::Paused || self.domain(place).is_some_and(|it| it.gone) {
             return;
         }
         if !self.has_all_memory(place) {
@@ -210,6 +213,7 @@ impl Guest {
         domain.stopped_by = Some(how);
         domain.job = Job::None;
         domain.held = false;
+        domain.gone = false;
         let persistent = domain.persistent;
         if !persistent {
             self.host(place).domain = None;

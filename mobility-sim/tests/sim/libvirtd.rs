@@ -152,6 +152,7 @@ async fn answer(
 ) -> Result<Reply, RemoteError> {
     let procedure = call.procedure();
     world.at(who, &format!("{} hears: {procedure:?}", who.name())).await;
+    world.libvirtd_looks(place).await;
     let answer = match call {
         Call::AuthList => Ok(Reply::AuthList(vec![Auth::None])),
         Call::SupportsFeature(_) => Ok(Reply::Supported(1)),

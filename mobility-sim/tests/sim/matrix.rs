@@ -15,7 +15,10 @@ pub const BY_LIBVIRTD: Kind = Kind {
     persistent: true,
     moves_definition: false,
     suspended: false,
+    near: false,
 };
+/// With an agent that sees the end of its VM's process.
+const NEAR: Kind = Kind { near: true, ..BY_LIBVIRTD };
 
 /// Places of a migration of this kind to which nothing happens, in order.
 pub fn places(kind: Kind) -> Vec<String> {
@@ -41,8 +44,17 @@ const PARTS: [(&str, &str); 9] = [
 
 #[test]
 fn every_fault_at_every_place_ends_with_one_vm_and_the_truth() {
+    play(BY_LIBVIRTD);
+}
+
+#[test]
+fn and_so_it_does_where_the_agent_sees_the_source_end() {
+    play(NEAR);
+}
+
+fn play(kind: Kind) {
     log();
-    let places = places(BY_LIBVIRTD);
+    let places = places(kind);
     let asked = Asked::one_in(STEP);
     let mut cases = Vec::new();
     let mut part = "calls";
@@ -54,7 +66,7 @@ fn every_fault_at_every_place_ends_with_one_vm_and_the_truth() {
             if asked.is(&name, (no, number)) {
                 let operator = if no % 2 == 0 { Operator::GoesOn } else { Operator::Ends };
                 let plan = vec![(place.clone(), fault)];
-                cases.push((name, Case { kind: BY_LIBVIRTD, plan, operator }));
+                cases.push((name, Case { kind, plan, operator }));
                 parts.push((fault, part));
             }
         }
@@ -79,3 +91,17 @@ fn every_fault_at_every_place_ends_with_one_vm_and_the_truth() {
 
 /// Of all cases one in so many is run by default.
 const STEP: usize = 3;
+
+#[test]
+fn it_runs_there_before_the_sources_libvirt_has_looked_whether_it_ended() {
+    let places = places(NEAR);
+    let at = |place: &str| places.iter().position(|passed| passed == place).unwrap();
+    let order = [
+        "E has done: fence apply #1",
+        "K: has heard of finish #1",
+        "K: has ended its QEMU #1",
+        "W has done: resume #1",
+        "K: looks whether it has gone #1",
+    ];
+    assert!(order.is_sorted_by_key(|place| at(place)), "{places:#?}");
+}

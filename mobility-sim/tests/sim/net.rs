@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use causeway_mobility::libvirt::Endpoint;
-use causeway_mobility::net::{Carries, Listener, Net};
+use causeway_mobility::net::{Carries, Listener, Net, Peer};
 use site::ByteStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
@@ -193,7 +193,7 @@ impl Drop for End {
     }
 }
 
-type Comer = (ByteStream, String);
+type Comer = (ByteStream, Peer);
 
 /// Who listens where, and every connection.
 #[derive(Default)]
@@ -329,7 +329,9 @@ impl Net for Reach {
             Box::new(End { world: Arc::clone(&self.world), link: Arc::clone(&link), side })
         };
         let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
-        door.try_send((end(1), self.who.name().to_owned())).map_err(refused)?;
+        let is_here = way == Way::Calls && self.world.kind.near;
+        let peer = Peer { name: self.who.name().to_owned(), is_here };
+        door.try_send((end(1), peer)).map_err(refused)?;
         Ok(end(0))
     }
 

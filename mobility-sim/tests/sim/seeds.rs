@@ -34,16 +34,24 @@ impl Random {
 }
 
 const fn kind(driven: Driven, persistent: bool, moves_definition: bool, suspended: bool) -> Kind {
-    Kind { driven, persistent, moves_definition, suspended }
+    Kind { driven, persistent, moves_definition, suspended, near: false }
 }
 
-const KINDS: [Kind; 6] = [
+const fn near(kind: Kind) -> Kind {
+    Kind { near: true, ..kind }
+}
+
+const KINDS: [Kind; 10] = [
     kind(Driven::ByLibvirtd, true, false, false),
     kind(Driven::ByLibvirtd, true, true, false),
     kind(Driven::ByLibvirtd, false, false, false),
     kind(Driven::ByLibvirtd, true, false, true),
     kind(Driven::ByVirsh, true, false, false),
     kind(Driven::ByVirsh, false, false, false),
+    near(kind(Driven::ByLibvirtd, true, false, false)),
+    near(kind(Driven::ByLibvirtd, true, true, false)),
+    near(kind(Driven::ByLibvirtd, false, false, false)),
+    near(kind(Driven::ByVirsh, true, false, false)),
 ];
 
 /// Faults of one history.

@@ -8,8 +8,9 @@ use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
     ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
     NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site, SiteError, SiteErrorKind,
-    StoppedBy, Takeover, UnfenceRecord,
+    StoppedBy, Takeover, UnfenceRecord, VmProcess,
 };
+use tokio::time::sleep;
 use units::MigrationId;
 
 use crate::guest::{By, Domain, Guest};
@@ -45,6 +46,9 @@ impl Sited {
         effect: impl FnOnce(&mut Guest) -> Result<T, SiteErrorKind> + Send,
     ) -> Done<T> {
         self.strikes(attempt, "asks").await;
+        if !OF_NO_DOMAIN.contains(&attempt) {
+            self.world.libvirtd_looks(self.place).await;
+        }
         let again = Remedy::RetryAfter(Duration::from_secs(1));
         let asked = self.world.libvirtd(self.place);
         if asked.is_none() {
@@ -79,6 +83,30 @@ impl Sited {
     }
 }
 
+/// What is asked of libvirtd and has nothing to do with the VM.
+const OF_NO_DOMAIN: [&str; 7] =
+    ["keep", "kept", "kept keys", "forget", "create disk", "leftovers", "remove"];
+
+/// A QEMU, for whoever is on its machine.
+struct Process {
+    world: Arc<World>,
+    qemu: Who,
+    is_persistent: bool,
+}
+
+#[async_trait]
+impl VmProcess for Process {
+    fn is_persistent(&self) -> bool {
+        self.is_persistent
+    }
+
+    async fn ended(&self) {
+        while !self.world.is_dead(self.qemu) {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
 #[async_trait]
 impl Site for Sited {
     fn name(&self) -> &SiteName {
@@ -94,6 +122,21 @@ impl Site for Sited {
         let place = self.place;
         let how = |guest: &mut Guest| Ok(guest.domain(place).and_then(|domain| domain.stopped_by));
         self.call("stopped by", how).await
+    }
+
+    async fn process(&self, _: VmId) -> Done<Option<Box<dyn VmProcess>>> {
+        let (place, world) = (self.place, Arc::clone(&self.world));
+        let is_persistent = self
+            .call("process", move |guest| {
+                let domain = guest.domain(place).filter(|domain| domain.power.is_loaded());
+                Ok(domain.map(|domain| domain.persistent))
+            })
+            .await?;
+        let qemu = world.alive(|no| Who::Qemu(place, no)).filter(|_| world.kind.near);
+        let seen = qemu.zip(is_persistent);
+        Ok(seen.map(|(qemu, is_persistent)| {
+            Box::new(Process { world, qemu, is_persistent }) as Box<dyn VmProcess>
+        }))
     }
 
     async fn resume(&self, _: VmId) -> Done<()> {

@@ -86,6 +86,8 @@ pub struct Kind {
     pub moves_definition: bool,
     /// `--suspend`
     pub suspended: bool,
+    /// The source's agent is on the source's machine.
+    pub near: bool,
 }
 
 pub struct World {
@@ -297,6 +299,24 @@ impl World {
 
     pub fn kill_qemu(&self, place: Place) {
         self.ends(place, StoppedBy::Crashed, By::Accident);
+    }
+
+    /// libvirt has sent its signal: the QEMU is no more, and libvirt has not looked yet.
+    pub fn qemu_goes(&self, place: Place) {
+        if let Some(domain) = self.guest().domain(place).filter(|it| it.power.is_loaded()) {
+            domain.gone = true;
+        }
+        if let Some(qemu) = self.alive(|no| Who::Qemu(place, no)) {
+            self.dies(qemu);
+        }
+    }
+
+    /// Until libvirtd has looked whether the QEMU that it ended has gone, it answers nobody.
+    pub async fn libvirtd_looks(&self, place: Place) {
+        let is_gone = || self.guest().domain(place).is_some_and(|domain| domain.gone);
+        while is_gone() && self.libvirtd(place).is_some() {
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// A VM ends, and its QEMU with all that it has open.

@@ -104,7 +104,7 @@ impl<'a> Agents<'a> {
 
     pub fn start_east(&mut self) -> Result<()> {
         let program = self.scene.programs.mobility().display().to_string();
-        self.east.start(self.scene.east().command(&program)?)
+        self.east.start(self.scene.east().service(&program)?)
     }
 
     pub fn start_west(&mut self) -> Result<()> {
@@ -270,14 +270,9 @@ impl Agent {
     /// As a power cut would end it.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
-            child.kill()?;
-            child.wait()?;
+            lab::run::end(&mut child)?;
         }
         Ok(())
-    }
-
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
     }
 }
 

@@ -1,9 +1,11 @@
 //! Running tools to their end, with what they said in the error.
 
+use std::fs;
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Runs `command` and returns its standard output; any exit code but 0 is an error.
 pub fn run(command: &mut Command) -> Result<String> {
@@ -27,6 +29,23 @@ pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     accept(command, &child.wait_with_output()?)
+}
+
+/// Kills a child at once, with whatever it has started and waits for; nothing of both is left then.
+pub fn end(child: &mut Child) -> Result<()> {
+    let waits_for = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()));
+    let pids = waits_for.unwrap_or_default();
+    let pids: Vec<_> = pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    for pid in pids.iter().copied().filter_map(Pid::from_raw) {
+        // Already gone is as good.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    // One that waits ends by itself, once what it waits for has.
+    if pids.is_empty() {
+        child.kill()?;
+    }
+    child.wait()?;
+    Ok(())
 }
 
 fn accept(command: &Command, output: &Output) -> Result<String> {

@@ -33,7 +33,7 @@ impl Agents {
             fs::write(&config, configuration(ground, at, &states[number], &others[number]))?;
             let program = ground.mobility.display().to_string();
             let mut command = match at {
-                At::East => ground.site(at).command(&program)?,
+                At::East => ground.site(at).service(&program)?,
                 At::West => ground.lab.operator().command(&program),
             };
             let log = states[number].with_extension("log");
@@ -60,8 +60,7 @@ impl Drop for Agents {
     fn drop(&mut self) {
         for child in &mut self.children {
             // The lab ends those that this does not.
-            let _ = child.kill();
-            let _ = child.wait();
+            let _ = lab::run::end(child);
         }
     }
 }

@@ -124,8 +124,8 @@ impl<'a> Guest<'a> {
             }
             // Where it lives, as its agents keep it there.
             let table = site.virsh(&["secret-list"])?;
-            // A headline and a rule; then UUID and usage.
-            for uuid in table.lines().skip(2).filter_map(|line| line.split_whitespace().next()) {
+            // UUID and usage; virsh is quiet, and prints no headline.
+            for uuid in table.lines().filter_map(|line| line.split_whitespace().next()) {
                 site.virsh(&["secret-undefine", uuid])?;
             }
             for file in fs::read_dir(site.pool_dir())? {

@@ -174,12 +174,20 @@ impl Site {
     /// `program` on the hypervisor host, with its files, network and name, but in the outer pid
     /// namespace: the child's pid is the program's own.
     pub fn command(&self, program: &str) -> Result<Command> {
+        self.enter(&["--mount", "--net", "--uts", "--ipc", "--", program])
+    }
+
+    /// `program` as one of the hypervisor host's own: it sees the host's processes, and ends with the host. The child
+    /// waits for it, and is ended by [`run::end`](crate::run::end).
+    pub fn service(&self, program: &str) -> Result<Command> {
+        let dies = ["setpriv", "--pdeathsig", "KILL"];
+        let all = ["--mount", "--net", "--uts", "--ipc", "--pid", "--"];
+        self.enter(&[&all[..], &dies, &[program]].concat())
+    }
+
+    fn enter(&self, words: &[&str]) -> Result<Command> {
         let mut command = Command::new("nsenter");
-        command
-            .args(["--target", &self.pid()?.to_string()])
-            .args(["--mount", "--net", "--uts", "--ipc", "--"])
-            .arg(program)
-            .current_dir("/");
+        command.args(["--target", &self.pid()?.to_string()]).args(words).current_dir("/");
         if let Some(lab) = self.dir.parent() {
             command.env(MARK, lab);
         }
