@@ -164,6 +164,9 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             let decided = CancellationToken::new();
             let watch = Watch { over: line.over.clone(), leave, is_new: true, decided };
             settle::spawn(agent, id, Some(control), watch);
+            // A guest stands still: what is kept for whoever asks how it went comes after what is asked of the site for
+            // it.
+            let _ = timeout(GOODBYE_MAX, line.over.cancelled()).await;
             meters.tell(&*agent.site, &attempt).await;
         }
         Err(error) => {
