@@ -152,15 +152,14 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
         return line.answer_finish(serial, Err(error)).await;
     }
     // Its libvirtd itself is asking: whoever resumes the VM has ended this connection before.
-    let process = if is_p2p && line.is_here { process(agent, &attempt).await } else { None };
-    let process = process.as_deref();
-    let offered = offer(agent, &id, &attempt, &meters, &mut control, ask, process).await;
+    let sees_it_end = is_p2p && line.is_here;
+    let offered = offer(agent, &id, &attempt, &meters, &mut control, ask, sees_it_end).await;
     drop(carrying);
     match offered {
-        Ok(finished) => {
+        Ok((finished, process)) => {
             info!("the VM is whole at {} and stands still", agent.config.neighbour.name);
             line.answer_finish(serial, Ok(finished)).await;
-            let leave = goodbye(line, process).await;
+            let leave = goodbye(line, process.as_deref()).await;
             let decided = CancellationToken::new();
             let watch = Watch { over: line.over.clone(), leave, is_new: true, decided };
             settle::spawn(agent, id, Some(control), watch);
@@ -300,12 +299,13 @@ async fn offer(
     meters: &Meters,
     control: &mut Control,
     ask: message::Finish,
-    process: Option<&dyn VmProcess>,
-) -> Result<Finished, OutgoingError> {
+    sees_it_end: bool,
+) -> Result<(Finished, Option<Box<dyn VmProcess>>), OutgoingError> {
     let Attempt { paper, epoch } = attempt;
     // The guest stands still: what can be done meanwhile is.
     let captured = agent.custody.captures(paper, *epoch);
-    let (arrived, unfence) = join!(finish_there(agent, control, ask), captured);
+    let process = async { if sees_it_end { process(agent, attempt).await } else { None } };
+    let (arrived, unfence, process) = join!(finish_there(agent, control, ask), captured, process);
     let ((finished, arrived), unfence) = (arrived?, unfence?);
     all_written(meters).await?;
     let left = meters.taken();
@@ -316,12 +316,12 @@ async fn offer(
             return Err(OutgoingError::Short { what, ours, theirs });
         }
     }
-    agent.custody.offers(paper, *epoch, arrived, unfence, process).await?;
+    agent.custody.offers(paper, *epoch, arrived, unfence, process.as_deref()).await?;
     let offered = move |entry: &mut Entry| {
         (entry.carried, entry.stage) = (Some(arrived), Stage::Source(Source::FenceIntent));
     };
     agent.ledger.learn(id, offered).await?;
-    Ok(finished)
+    Ok((finished, process))
 }
 
 /// Where it is not seen, its libvirt's word is waited for.
