@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::fault::Fault;
 use crate::judge::Operator;
 use crate::run::{Asked, Case, log, run_all};
-use crate::world::{Driven, Kind};
+use crate::world::{Driven, Kind, Place};
 
 pub const BY_LIBVIRTD: Kind = Kind {
     driven: Driven::ByLibvirtd,
@@ -91,6 +91,26 @@ fn play(kind: Kind) {
 
 /// Of all cases one in so many is run by default.
 const STEP: usize = 3;
+
+/// Its libvirt hears of no success, has it run again, and then its process ends: by that alone nothing is handed over.
+#[test]
+fn an_end_after_the_connection_broke_is_not_taken_for_a_handover() {
+    log();
+    let places = places(NEAR);
+    let at = |place: &str| places.iter().position(|passed| passed == place).unwrap();
+    let finish = at("K: has performed #1")..at("K: has heard of finish #1");
+    let cases: Vec<_> = places[finish]
+        .iter()
+        .map(|place| {
+            let ends = ("K: has confirmed #1".to_owned(), Fault::KillQemu(Place::East));
+            let plan = vec![(place.clone(), Fault::BreakCalls), ends];
+            (place.clone(), Case { kind: NEAR, plan, operator: Operator::Ends })
+        })
+        .collect();
+    let done = run_all(&cases);
+    let both = done.iter().filter(|done| done.struck.len() == 2).count();
+    assert!(both > 20, "{both} of {}", cases.len());
+}
 
 #[test]
 fn it_runs_there_before_the_sources_libvirt_has_looked_whether_it_ended() {
