@@ -20,6 +20,10 @@ fn a_guest_moves_live_and_loses_nothing() {
     let took = agents.migrate(&["--p2p", "--copy-storage-all"]).unwrap();
     agents.route_to_west().unwrap();
     agents.has_moved_whole().unwrap();
+    // The agent is on its machine, and did not wait until libvirt said so.
+    assert!(agents.east.log().contains("web1 has ended at the source"), "{}", agents.logs());
+    let left = scene.east().virsh(&["dumpxml", "--inactive", VM]).unwrap();
+    assert!(left.contains("/FENCED/by-causeway/"), "it could be started: {left}");
     // Whoever asks the sites learns it in the words of any other migration.
     for asked in [&["status", VM][..], &["status", "--from", "west"], &["recover", VM]] {
         let told = scene.causeway(asked).unwrap().must_exit(0).stdout;

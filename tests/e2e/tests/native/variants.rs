@@ -79,6 +79,8 @@ fn what_cannot_be_is_refused_in_virshs_words_and_a_direct_one_to_named_ports_arr
     println!("direct, over a unix socket, with named ports: {took:?}");
     agents.network_follows_to_west().unwrap();
     agents.has_moved_whole().unwrap();
+    // Who leads it may die alone: only libvirt's own word counts.
+    assert!(agents.east.log().contains("web1 is off at the source"), "{}", agents.logs());
 }
 
 /// The guest never stops writing. With a copy that waits for the far disk's answer to each of QEMU's 16 requests
