@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::destination_host::word;
 use crate::introduce::{self, IntroduceError};
 use crate::libvirt::tls::Doorman;
+use crate::relay::templates::Library;
 use crate::{key, serve};
 
 /// Lets VMs of one site move, live, to another: it plays the host next door.
@@ -115,10 +116,14 @@ pub fn main() -> ExitCode {
             Err(error) => failed(&error, USAGE),
         },
         Verb::Check { config } => match Config::load(&config) {
-            Ok(config) => match config.listen.tls.map(|tls| Doorman::new(&tls)) {
-                Some(Err(error)) => failed(&error, USAGE),
-                _ => ExitCode::SUCCESS,
-            },
+            Ok(config) => {
+                let tls = config.listen.tls.map(|tls| Doorman::new(&tls)).transpose();
+                match (tls, Library::open(&config.arrivals.templates)) {
+                    (Err(error), _) => failed(&error, USAGE),
+                    (_, Err(error)) => failed(&error, USAGE),
+                    (Ok(_), Ok(_)) => ExitCode::SUCCESS,
+                }
+            }
             Err(error) => failed(&error, USAGE),
         },
     }

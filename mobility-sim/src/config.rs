@@ -29,6 +29,7 @@
 //! loaders = { "/usr/share/edk2/ovmf/OVMF_CODE.fd" = "/usr/share/OVMF/OVMF_CODE_4M.fd" }
 //! nvram-dir = "/var/lib/libvirt/qemu/nvram"
 //! listen = "10.77.1.1"
+//! templates = ["/srv/templates/debian-12.raw"]
 //!
 //! [relay]
 //! memory-mib = 4096
@@ -182,6 +183,10 @@ pub struct Arrivals {
     /// Where consoles listen.
     #[serde(default = "loopback")]
     pub listen: IpAddr,
+    /// Raw images on this agent's machine that VMs are made from: what a VM has of them need not come. They may be
+    /// replaced at any time; 2 GiB of content are known at most, zeros left out.
+    #[serde(default)]
+    pub templates: Vec<PathBuf>,
     /// The hosts of both sites have the same processor.
     #[serde(default)]
     pub same_processor: bool,
@@ -260,6 +265,10 @@ impl Config {
                 "arrivals.loaders: give whole paths of firmware on this site's hypervisor",
             ),
             (
+                arrivals.templates.iter().any(|image| image.is_relative()),
+                "arrivals.templates: give whole paths of raw images on this agent's machine",
+            ),
+            (
                 arrivals.nvram_dir.as_ref().is_some_and(|dir| dir.is_relative()),
                 "arrivals.nvram-dir: give the whole path of a folder on this site's hypervisor",
             ),
@@ -336,8 +345,9 @@ mod tests {
             .replace("\"west\"", "\"east\"")
             .replace("data-address = \"10.77.1.1\"", "data-address = \"0.0.0.0\"")
             .replace("/usr/share/OVMF/", "")
-            .replace("/var/lib/libvirt/", "");
+            .replace("/var/lib/libvirt/", "")
+            .replace("/srv/templates/", "");
         let Err(ConfigError::Mistakes { mistakes, .. }) = load(&text) else { panic!("taken") };
-        assert_eq!(mistakes.len(), 5, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 6, "{mistakes:?}");
     }
 }

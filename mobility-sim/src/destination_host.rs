@@ -26,8 +26,8 @@ use rpc::procedures::{Domain, Finished, Prepared};
 use rpc::server::Event;
 use site::VmProcess;
 use site_ledger::NativePaper;
-use tokio::{join, select};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::{join, select};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 use units::{MigrationId, chain};
@@ -240,7 +240,8 @@ async fn prepare(
     let cookie = theirs.handed_on(&agent.config.host.in_cookies(), disks_port, None)?;
     let prepared = Prepared { cookie, uri: doors.uri.clone() };
     let (meters, broken) = (Meters::default(), Broken::default());
-    let carrying = doors.carry(agent, &token, answer.room, &meters, &broken);
+    let has = doors::Has { room: answer.room, templates: answer.templates };
+    let carrying = doors.carry(agent, &token, has, &meters, &broken);
     let is_p2p = flags.contains(Flags::PEER2PEER);
     Ok(Outgoing { control, carrying, meters, broken, prepared, attempt, is_p2p })
 }

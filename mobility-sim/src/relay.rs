@@ -26,6 +26,7 @@ mod pages;
 mod parse;
 mod ram;
 mod store;
+pub mod templates;
 #[cfg(test)]
 mod tests;
 mod toll;
@@ -75,6 +76,8 @@ pub enum RelayError {
     Far(#[source] io::Error),
     #[error("the other agent has said nothing for {} s", DEAD_AFTER.as_secs())]
     Silent,
+    #[error("a template of this site is not any more what it was when it was read")]
+    Template,
     #[error("the other agent broke the protocol: {what}")]
     Protocol { what: &'static str },
 }

@@ -24,6 +24,7 @@ use crate::libvirt::server::Line;
 use crate::libvirt::tls::{Doorman, TlsError};
 use crate::net::{Carries, Listener, Machine, Net, Peer};
 use crate::relay::Budget;
+use crate::relay::templates::{Library, TemplateError};
 use crate::wan::message::{self, Purpose};
 use crate::wan::{self, Control, WanError};
 use crate::{destination_host, flags, source_host};
@@ -36,6 +37,8 @@ pub enum ServeError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     #[error("cannot listen on {on}")]
     Listen { on: String, source: io::Error },
     #[error("the system gives no runtime")]
@@ -56,6 +59,8 @@ pub struct Agent {
     pub(crate) arrivals: source_host::Arrivals,
     /// What its relays may keep.
     pub(crate) budget: Budget,
+    /// What its site has already of VMs to come.
+    pub(crate) templates: Library,
     /// Its tasks end, wherever they are.
     ends: CancellationToken,
 }
@@ -112,7 +117,10 @@ impl Agent {
         let arrivals = source_host::Arrivals::default();
         let ends = CancellationToken::new();
         let budget = Budget::new(u64::from(config.relay.memory_mib) << 20);
-        Ok(Self { config, identity, site, net, ledger, custody, arrivals, budget, ends })
+        let templates = Library::open(&config.arrivals.templates)?;
+        // Nobody has asked yet: they are read until somebody does.
+        let _ = templates.index();
+        Ok(Self { config, identity, site, net, ledger, custody, arrivals, budget, templates, ends })
     }
 
     /// Until it is told to end.
@@ -305,6 +313,9 @@ async fn play_source(agent: &Arc<Agent>, stream: wan::Stream, hello: message::He
         }
         Purpose::Stream { token, leads_to, index } => {
             source_host::carry(agent, &token, leads_to, index, stream).await;
+        }
+        Purpose::Templates { token } => {
+            source_host::tell_templates(agent, &token, stream).await;
         }
         Purpose::Decision { id } => {
             source_host::hear_decisions(agent, &id, Control::new(stream), None).await;

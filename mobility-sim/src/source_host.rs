@@ -41,7 +41,7 @@ use error::ArrivalError;
 use hold::{Holds, Waiting};
 use place::{Placed, place};
 use streams::Streams;
-pub use streams::carry;
+pub use streams::{carry, tell_templates};
 
 /// How long a question may take to come.
 const ASK_MAX: Duration = Duration::from_secs(30);
@@ -145,7 +145,10 @@ async fn take_over(
     };
     let share = agent.budget.take(Room::default());
     // What was begun is ended before anybody undoes it, so nothing interrupts it.
-    let (placed, prepared) = match place(agent, id, ask, share.room()).await {
+    let templates = agent.templates.index();
+    let told = templates.as_ref().map_or(0, |index| index.hashes().len());
+    let told = u32::try_from(told).unwrap_or(0);
+    let (placed, prepared) = match place(agent, id, ask, share.room(), told).await {
         Ok(placed) => placed,
         Err(error) => {
             warn!("refused: {}", chain(&error));
@@ -153,7 +156,7 @@ async fn take_over(
             return None;
         }
     };
-    let streams = agent.arrivals.streams.open(token, placed.data, share, &entered.end);
+    let streams = agent.arrivals.streams.open(token, placed.data, share, templates, &entered.end);
     info!("{} may come: memory and disks are taken in", placed.name);
     let next = if control.say(Message::Prepared(prepared)).await.is_err() {
         Err("the line broke")

@@ -109,9 +109,8 @@ impl Site for LibvirtSite {
     async fn process(&self, vm: VmId) -> Result<Option<Box<dyn VmProcess>>, SiteError> {
         let config = Arc::clone(&self.config);
         let attempt = format!("see the process of VM {vm}");
-        let found = self.look(attempt.clone(), move |connection| {
-            process::find(connection, &config, vm)
-        });
+        let found =
+            self.look(attempt.clone(), move |connection| process::find(connection, &config, vm));
         let Some(found) = found.await? else { return Ok(None) };
         match found.watched() {
             Ok(process) => Ok(Some(Box::new(process))),

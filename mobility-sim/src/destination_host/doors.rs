@@ -1,11 +1,15 @@
 //! The ports that the source's hypervisor sends memory and disks to, and every connection to them
 //! carried to the other agent.
 
+use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use rpc::params::{Name, Params};
 use site::ByteStream;
+use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span, debug, warn};
 use units::chain;
@@ -14,8 +18,12 @@ use super::error::OutgoingError;
 use crate::net::Listener;
 use crate::ports::{self, DataUri};
 use crate::progress::Meters;
-use crate::relay::{Early, EarlyError, Meter, Migration, Part, RelayError, Room, relay};
+use crate::relay::templates::{BLOCKS_MAX, HASH_LEN};
+use crate::relay::{
+    DEAD_AFTER, Early, EarlyError, Meter, Migration, Part, RelayError, Room, relay,
+};
 use crate::serve::Agent;
+use crate::wan::WanError;
 use crate::wan::message::{Door, Purpose, Token};
 
 /// Open, with nobody behind them yet.
@@ -88,18 +96,34 @@ impl Doors {
     }
 
     /// `broken` is where the line to the other agent breaks, and closes everything where somebody else says so.
-    /// `room`: of the other agent.
     pub fn carry(
         self,
         agent: &Arc<Agent>,
         token: &Token,
-        room: Room,
+        Has { room, templates }: Has,
         meters: &Meters,
         broken: &Broken,
     ) -> Carrying {
         let stop = CancellationToken::new();
         // All connections of the migration know what the others have sent.
         let known = Arc::new(Migration::of(agent.budget.take(Room::default().at_most(room))));
+        if templates > 0 && self.disks.is_some() {
+            let (whose, token, stop) = (Arc::clone(agent), token.clone(), stop.clone());
+            let (known, meter) = (Arc::clone(&known), Arc::clone(&meters.disks));
+            let learned = async move {
+                let learn = learn_templates(&whose, token, templates, &known, &meter);
+                let learned = tokio::select! {
+                    learned = learn => learned,
+                    () = stop.cancelled() => return,
+                };
+                match learned {
+                    Ok(()) => debug!(blocks = templates, "what the other site has is known"),
+                    // All of it comes, then.
+                    Err(error) => warn!("what the other site has is not known: {}", chain(&error)),
+                }
+            };
+            agent.spawn(learned.instrument(Span::current()));
+        }
         let doors = [
             (Some(self.memory), Door::Memory, &meters.memory),
             (self.disks, Door::Disks, &meters.disks),
@@ -126,6 +150,51 @@ impl Doors {
         }
         Carrying { _stop: stop.drop_guard() }
     }
+}
+
+/// What the other end has.
+pub struct Has {
+    pub room: Room,
+    /// Blocks of templates.
+    pub templates: u32,
+}
+
+/// Asks for them. What is sent until they are known is sent.
+async fn learn_templates(
+    agent: &Agent,
+    token: Token,
+    blocks: u32,
+    known: &Migration,
+    meter: &Meter,
+) -> Result<(), LearnError> {
+    let mut far = super::dial(agent, Purpose::Templates { token }).await?;
+    let mut left = blocks.min(BLOCKS_MAX) as usize;
+    let mut hashes = vec![[0; HASH_LEN]; HASHES_AT_ONCE.min(left)];
+    while left > 0 {
+        let next = &mut hashes[..HASHES_AT_ONCE.min(left)];
+        left -= next.len();
+        let bytes = next.as_flattened_mut();
+        let read = timeout(DEAD_AFTER, far.stream.read_exact(bytes)).await;
+        let len = read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        meter.received.fetch_add(len as u64, Ordering::Relaxed);
+        if !known.add_templates(next) {
+            return Err(LearnError::Twice);
+        }
+    }
+    Ok(())
+}
+
+/// 64 KiB.
+const HASHES_AT_ONCE: usize = (64 << 10) / HASH_LEN;
+
+#[derive(Debug, thiserror::Error)]
+enum LearnError {
+    #[error(transparent)]
+    Line(#[from] WanError),
+    #[error("the line broke")]
+    Broken(#[from] io::Error),
+    #[error("the other agent tells of a block twice")]
+    Twice,
 }
 
 /// Where the connections of one door go.

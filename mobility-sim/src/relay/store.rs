@@ -5,7 +5,8 @@
 //! size, so that both forget the same page at the same moment. Blocks of disks are for all connections
 //! of a migration, which overtake each other: they are kept until nothing more fits and never
 //! forgotten, and one is named on another connection only after the other end has said that it has it.
-//! So nobody ever waits for another connection, and none can hold another up.
+//! So nobody ever waits for another connection, and none can hold another up. What the receiving end had before, its
+//! [templates](super::templates), may be named on any from when the other end has been told of it.
 //!
 //! **What it costs.** At most the [`Room`] at the receiving end, of the agent's [budget](super::Budget), plus indices. The sending end keeps pages of memory, against which it compares, and of the blocks of disks only
 //! their hashes. On a slow line zstd has 128 MiB of its own for each of the first connections of
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +28,11 @@ use super::codec::{PAGE, Page};
 use super::pace::Line;
 use super::pages::Pages;
 use super::ram::Progress;
+use super::templates::{self, Index};
 
 /// Of a page's content. Guests choose their content, so that it has to be one that they cannot forge.
 /// Whole, since blocks of disks are named by it alone.
-pub(super) type Hash = [u8; 32];
+pub type Hash = [u8; 32];
 
 pub(super) fn hash(page: &Page) -> Hash {
     *blake3::hash(page).as_bytes()
@@ -65,6 +67,9 @@ impl Room {
     }
 }
 
+/// Blocks of templates are named as those of a disk of that number, which there is not.
+const TEMPLATES: u16 = u16::MAX;
+
 /// What all connections of one migration share at one end.
 #[derive(Debug)]
 pub struct Migration {
@@ -77,6 +82,8 @@ pub struct Migration {
     line: Mutex<Line>,
     sent: Mutex<Sent>,
     received: Mutex<Received>,
+    /// Of the receiving end.
+    templates: Option<Arc<Index>>,
 }
 
 #[derive(Debug)]
@@ -87,6 +94,8 @@ struct Sent {
     blocks: HashMap<Hash, (u16, u32)>,
     /// By their numbers.
     disks: Vec<DiskSent>,
+    /// Number of each block that the other end has of its templates.
+    templates: HashMap<Hash, u32>,
 }
 
 /// Blocks of one disk.
@@ -115,16 +124,44 @@ impl Migration {
 
     pub fn new(room: Room) -> Self {
         let (memory_left, disks_left) = (Room::pages(room.memory), Room::pages(room.disks));
-        let (blocks, disks) = (HashMap::new(), Vec::new());
+        let (blocks, disks, templates) = (HashMap::new(), Vec::new(), HashMap::new());
         Self {
             room,
             _share: None,
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             connections: AtomicU64::new(0),
             line: Mutex::default(),
-            sent: Mutex::new(Sent { memory_left, disks_left, blocks, disks }),
+            sent: Mutex::new(Sent { memory_left, disks_left, blocks, disks, templates }),
             received: Mutex::new(Received { memory_left, disks: HashMap::new(), blocks: None }),
+            templates: None,
         }
+    }
+
+    /// The receiving end, with what it had before.
+    pub fn with_templates(self, templates: Option<Arc<Index>>) -> Self {
+        Self { templates, ..self }
+    }
+
+    pub fn templates(&self) -> Option<&Arc<Index>> {
+        self.templates.as_ref()
+    }
+
+    /// The other end has these blocks of templates as well; they may be named from now on. `false`: no end has so
+    /// many.
+    pub fn add_templates(&self, hashes: &[Hash]) -> bool {
+        let templates = &mut self.sent().templates;
+        for hash in hashes {
+            match u32::try_from(templates.len()) {
+                Ok(number) if number < templates::BLOCKS_MAX => {
+                    // One that is there twice would shift all others.
+                    if templates.insert(*hash, number).is_some() {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+        }
+        true
     }
 
     /// Whether it was made to keep anything.
@@ -179,7 +216,7 @@ impl Migration {
     /// A number for a disk that is sent; `None` where there are as many as can be counted.
     pub(super) fn add_disk(&self) -> Option<u16> {
         let disks = &mut self.sent().disks;
-        let number = u16::try_from(disks.len()).ok()?;
+        let number = u16::try_from(disks.len()).ok().filter(|number| *number != TEMPLATES)?;
         disks.push(DiskSent::default());
         Some(number)
     }
@@ -187,9 +224,11 @@ impl Migration {
     /// Disk and slot of a block that may be named on the connection of `disk`, or on one of none.
     pub(super) fn find(&self, hash: &Hash, disk: Option<u16>) -> Option<(u16, u32)> {
         let sent = self.sent();
-        let (of, slot) = *sent.blocks.get(hash)?;
-        let there = disk == Some(of) || slot < sent.disks[usize::from(of)].confirmed;
-        there.then_some((of, slot))
+        let there = |(of, slot): &(u16, u32)| {
+            disk == Some(*of) || *slot < sent.disks[usize::from(*of)].confirmed
+        };
+        let sent_before = sent.blocks.get(hash).copied().filter(there);
+        sent_before.or_else(|| Some((TEMPLATES, *sent.templates.get(hash)?)))
     }
 
     /// Whether the next slot of the disk takes this block; then it has to be sent as one to keep.
@@ -226,6 +265,9 @@ impl Migration {
 
     /// `false` where there is one of that number.
     pub(super) fn receive_disk(&self, number: u16) -> bool {
+        if number == TEMPLATES {
+            return false;
+        }
         match self.received().disks.entry(number) {
             Entry::Occupied(_) => false,
             Entry::Vacant(free) => {
@@ -249,19 +291,41 @@ impl Migration {
         Some(slot)
     }
 
-    /// Appends a block that came in; `false` where there is none.
-    pub(super) fn append_block(&self, disk: u16, slot: u32, to: &mut Vec<u8>) -> bool {
+    /// Appends a block that came in, or was there; `false` where there is none.
+    ///
+    /// # Errors
+    /// It was there, and is not any more.
+    pub(super) fn append_block(
+        &self,
+        disk: u16,
+        slot: u32,
+        to: &mut Vec<u8>,
+    ) -> Result<bool, Changed> {
+        if disk == TEMPLATES {
+            let Some(block) = self.templates.as_ref().and_then(|index| index.block(slot)) else {
+                return Ok(false);
+            };
+            let block = block.map_err(|error| {
+                tracing::warn!(%error, "a template cannot be used");
+                Changed
+            })?;
+            to.extend_from_slice(&block);
+            return Ok(true);
+        }
         let received = self.received();
         let find = || {
             let index = received.disks.get(&disk)?.get(usize::try_from(slot).ok()?)?;
             received.blocks.as_ref()?.get(*index)
         };
-        find().is_some_and(|block| {
-            to.extend_from_slice(block);
-            true
-        })
+        let found = find();
+        to.extend(found.into_iter().flatten());
+        Ok(found.is_some())
     }
 }
+
+/// A template that is not any more what it was when it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Changed;
 
 fn no_memory(error: &io::Error) {
     tracing::warn!(%error, "there is no memory for what is to be kept of a migration");

@@ -60,6 +60,7 @@ pub async fn place(
     id: &MigrationId,
     ask: Prepare,
     room: Room,
+    templates: u32,
 ) -> Result<(Placed, Prepared), ArrivalError> {
     let definition = Element::parse(&ask.xml, "domain")?;
     let theirs = Cookie::parse(ask.cookie.as_bytes())?;
@@ -140,7 +141,7 @@ pub async fn place(
     let cookie = cookie::text(&prepared.cookie)?.to_owned();
     let Translated { name, xml, .. } = translated;
     let key = agent.custody.key().await?.into();
-    let prepared = Prepared { cookie, key, epoch: attempt.epoch, room };
+    let prepared = Prepared { cookie, key, epoch: attempt.epoch, room, templates };
     Ok((Placed { name, daemon, data, attempt, mapping, xml, uri, flags }, prepared))
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use site::ByteStream;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use crate::destination_host::CONNECTIONS_MAX;
 use crate::libvirt::Endpoint;
 use crate::net::{Carries, Net};
 use crate::progress::Meters;
+use crate::relay::templates::{HASH_LEN, Index};
 use crate::relay::{InOrder, Migration, Part, RelayError, Share, relay};
 use crate::serve::Agent;
 use crate::wan;
@@ -85,17 +87,18 @@ impl Opened<'_> {
 }
 
 impl Streams {
-    /// `end` closes them all. `share`: what they keep of what came.
+    /// `end` closes them all. `share`: what they keep of what came; `templates`: what was there before.
     pub fn open(
         &self,
         token: Token,
         to: Data,
         share: Share,
+        templates: Option<Arc<Index>>,
         end: &CancellationToken,
     ) -> Opened<'_> {
         let (memory, disks) = (Turn::new(), Turn::new());
         let meters = Meters::default();
-        let known = Arc::new(Migration::of(share));
+        let known = Arc::new(Migration::of(share).with_templates(templates));
         let open = Open { to, end: end.clone(), meters: meters.clone(), known, memory, disks };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone(), open);
         Opened { streams: self, token, meters }
@@ -143,6 +146,26 @@ pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, index: u32, str
         Err(error) => warn!(%leads_to, "a data connection has ended: {}", chain(&error)),
     }
 }
+
+/// What this site has of templates, to whoever belongs to the migration.
+pub async fn tell_templates(agent: &Agent, token: &Token, mut stream: wan::Stream) {
+    let known = agent.arrivals.streams.find(token).map(|open| open.known);
+    let Some(index) = known.as_ref().and_then(|known| known.templates()) else {
+        return debug!("templates are asked for by no migration");
+    };
+    let told = async {
+        for hashes in index.hashes().chunks(HASHES_AT_ONCE) {
+            stream.stream.write_all(hashes.as_flattened()).await?;
+        }
+        stream.stream.shutdown().await
+    };
+    if let Err(error) = told.await {
+        debug!(%error, "templates were not told of");
+    }
+}
+
+/// 64 KiB.
+const HASHES_AT_ONCE: usize = (64 << 10) / HASH_LEN;
 
 #[cfg(test)]
 mod tests {

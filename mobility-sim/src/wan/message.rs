@@ -12,7 +12,7 @@ use uuid::Uuid;
 pub use crate::custody::Carried;
 use crate::relay::{Room, StreamKind};
 
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// The first message of a connection, in bytes.
 pub const HELLO_MAX: usize = 1 << 10;
@@ -34,6 +34,8 @@ pub enum Purpose {
     Migration { id: MigrationId, token: Token },
     /// One connection of the source's hypervisor: the one so many others to that door came before.
     Stream { token: Token, leads_to: Door, index: u32 },
+    /// What the destination has of templates: the hashes of its blocks, one after the other, and then the end.
+    Templates { token: Token },
     /// The source's word on a VM that waits here.
     Decision { id: MigrationId },
 }
@@ -130,6 +132,14 @@ pub struct Prepared {
     pub epoch: Epoch,
     /// What the destination keeps of what comes: the source names no more than that.
     pub room: Room,
+    /// Blocks of templates that it has and tells of to whoever asks.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub templates: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_none(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Of a site's role, hexadecimal.

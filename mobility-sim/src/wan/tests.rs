@@ -77,7 +77,7 @@ async fn two_agents_that_know_each_other_talk_and_a_stranger_does_not() {
 fn messages_are_written_as_released() {
     let id: units::MigrationId = "native-0011aabb".parse().unwrap();
     let token = Token::new([7; 16]);
-    let shown = token.clone();
+    let (shown, shown_again) = (token.clone(), token.clone());
     for (purpose, json) in [
         (
             Purpose::Migration { id: id.clone(), token },
@@ -86,6 +86,10 @@ fn messages_are_written_as_released() {
         (
             Purpose::Stream { token: shown, leads_to: Door::Memory, index: 2 },
             r#"{"stream":{"token":"07070707070707070707070707070707","leads_to":"memory","index":2}}"#,
+        ),
+        (
+            Purpose::Templates { token: shown_again },
+            r#"{"templates":{"token":"07070707070707070707070707070707"}}"#,
         ),
         (Purpose::Decision { id }, r#"{"decision":{"id":"native-0011aabb"}}"#),
     ] {
@@ -140,6 +144,7 @@ fn messages_are_written_as_released() {
                 key: key(),
                 epoch,
                 room: Room::NONE,
+                templates: 0,
             }),
             format!(
                 r#"{{"prepared":{{"cookie":"<qemu-migration/>","key":"{hex}","epoch":4,"room":{{"memory":0,"disks":0}}}}}}"#

@@ -2,8 +2,9 @@
 //! [`causeway_mobility::relay`]. Whatever a hypervisor writes arrives as it was; whatever the other agent
 //! says, an end keeps no more than it said that it would, and ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use causeway_mobility::relay::templates::Index;
 use causeway_mobility::relay::{Meter, Migration, Part, Room, StreamKind, relay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::runtime::Builder;
@@ -39,8 +40,14 @@ pub fn check(bytes: &[u8]) {
 
 /// Two agents, and connections of one migration: a disk's, then memory's.
 async fn carries(mut script: Script<'_>) {
-    let [from, to] = [(); 2].map(|()| Arc::new(Migration::new(ROOM)));
-    let first = if script.byte() & FAR == 0 { 0 } else { NEAR };
+    let from = Arc::new(Migration::new(ROOM));
+    let to = Arc::new(Migration::new(ROOM).with_templates(Some(template())));
+    let chosen = script.byte();
+    let first = if chosen & FAR == 0 { 0 } else { NEAR };
+    // It was told of so many of them by then.
+    let templates = template();
+    let told = templates.hashes().len().min(usize::from(chosen >> 5));
+    assert!(from.add_templates(&templates.hashes()[..told]));
     let memory = [first, first + 1].map(|index| (StreamKind::Memory, index));
     for (kind, index) in [(StreamKind::Disk, 0)].into_iter().chain(memory) {
         let said = spoken(kind, index - first.min(index), &mut script);
@@ -82,9 +89,23 @@ async fn carries(mut script: Script<'_>) {
     }
 }
 
+/// Of the pages that a hypervisor may write.
+fn template() -> Arc<Index> {
+    static TEMPLATE: OnceLock<Arc<Index>> = OnceLock::new();
+    let read = || {
+        let path = std::env::temp_dir().join(format!("causeway-fuzz-{}", std::process::id()));
+        let pages = (0..8).flat_map(|which| (0..PAGE).map(move |at| byte_of(which, at)));
+        std::fs::write(&path, pages.collect::<Vec<_>>()).expect("there is room for it");
+        let index = Index::read(std::slice::from_ref(&path)).expect("it was written");
+        std::fs::remove_file(&path).expect("it was written");
+        Arc::new(index)
+    };
+    Arc::clone(TEMPLATE.get_or_init(read))
+}
+
 /// One end, of any part, and another agent that says anything.
 async fn hears(mut script: Script<'_>) {
-    let migration = Arc::new(Migration::new(ROOM));
+    let migration = Arc::new(Migration::new(ROOM).with_templates(Some(template())));
     let kind = if script.byte() & 1 == 1 { StreamKind::Memory } else { StreamKind::Disk };
     let part = match script.below(3) {
         0 => Part::Opaque,

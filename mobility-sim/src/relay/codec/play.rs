@@ -4,11 +4,38 @@ use std::sync::Arc;
 
 use super::super::RelayError;
 use super::super::block::BLOCK_MAX;
-use super::super::store::{Migration, Ring};
+use super::super::store::{Changed, Migration, Ring};
 use super::{
     BLOCK, DELTA, DISK, ENCLOSED, HEADER, MEMORY, PAGE, PAGE_KEPT, Page, SAME, SHORT, STEP, ZEROS,
     absolute, take, take_varint, unzigzag,
 };
+
+/// Why a program is not played.
+enum Fault {
+    Broken(&'static str),
+    Changed,
+}
+
+impl From<&'static str> for Fault {
+    fn from(what: &'static str) -> Self {
+        Self::Broken(what)
+    }
+}
+
+impl From<Changed> for Fault {
+    fn from(_: Changed) -> Self {
+        Self::Changed
+    }
+}
+
+impl From<Fault> for RelayError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Broken(what) => Self::Protocol { what },
+            Fault::Changed => Self::Template,
+        }
+    }
+}
 
 /// What a page plays into.
 enum Playing {
@@ -44,21 +71,25 @@ impl Player {
     /// What it amounts to, at most [`BLOCK_MAX`] bytes.
     pub(in super::super) fn play(&mut self, program: &[u8]) -> Result<&[u8], RelayError> {
         self.out.clear();
-        self.run(program).map_err(|what| RelayError::Protocol { what })?;
+        self.run(program)?;
         Ok(&self.out)
     }
 
-    fn run(&mut self, mut program: &[u8]) -> Result<(), &'static str> {
+    fn run(&mut self, mut program: &[u8]) -> Result<(), Fault> {
         let len = usize::try_from(take_varint(&mut program)?).map_err(|_| SHORT)?;
         let (mut instructions, mut enclosed) = program.split_at_checked(len).ok_or(SHORT)?;
         while let Some((instruction, rest)) = instructions.split_first() {
             instructions = rest;
             self.step(*instruction, &mut instructions, &mut enclosed)?;
             if self.out.len() > BLOCK_MAX {
-                return Err("a program that amounts to more than a block");
+                return Err("a program that amounts to more than a block".into());
             }
         }
-        if enclosed.is_empty() { Ok(()) } else { Err("a program that leaves something over") }
+        if enclosed.is_empty() {
+            Ok(())
+        } else {
+            Err("a program that leaves something over".into())
+        }
     }
 
     fn step(
@@ -66,7 +97,7 @@ impl Player {
         instruction: u8,
         arguments: &mut &[u8],
         enclosed: &mut &[u8],
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), Fault> {
         const UNKNOWN: &str = "a page that was never sent";
         match instruction {
             ENCLOSED => {
@@ -102,38 +133,38 @@ impl Player {
                     }
                 };
                 if !kept {
-                    return Err("more pages to keep than there is room for");
+                    return Err("more pages to keep than there is room for".into());
                 }
             }
             SAME => {
                 let slot = absolute(take_varint(arguments)?, &mut self.slot);
-                let Playing::Memory(ring) = &self.kept else { return Err(UNKNOWN) };
+                let Playing::Memory(ring) = &self.kept else { return Err(UNKNOWN.into()) };
                 self.out.extend_from_slice(ring.get(slot).ok_or(UNKNOWN)?);
             }
             BLOCK => {
                 let disk = u16::try_from(take_varint(arguments)?).map_err(|_| UNKNOWN)?;
                 let slot = absolute(take_varint(arguments)?, &mut self.block);
                 let slot = u32::try_from(slot).map_err(|_| UNKNOWN)?;
-                if !self.migration.append_block(disk, slot, &mut self.out) {
-                    return Err(UNKNOWN);
+                if !self.migration.append_block(disk, slot, &mut self.out)? {
+                    return Err(UNKNOWN.into());
                 }
             }
             DELTA => {
                 let slot = absolute(take_varint(arguments)?, &mut self.slot);
                 let delta: &Page = take(enclosed)?;
-                let Playing::Memory(ring) = &mut self.kept else { return Err(UNKNOWN) };
+                let Playing::Memory(ring) = &mut self.kept else { return Err(UNKNOWN.into()) };
                 let page = ring.get_mut(slot).ok_or(UNKNOWN)?;
                 page.iter_mut().zip(delta).for_each(|(byte, delta)| *byte ^= delta);
                 self.out.extend_from_slice(page);
             }
             ZEROS => self.out.extend_from_slice(&[0; PAGE]),
             MEMORY | DISK if !matches!(self.kept, Playing::Nothing) => {
-                return Err("a connection of two kinds");
+                return Err("a connection of two kinds".into());
             }
             MEMORY => {
                 let room = u32::try_from(take_varint(arguments)?).map_err(|_| SHORT)?;
                 if !self.migration.grant_memory(room) {
-                    return Err("it wants more memory than it is given here");
+                    return Err("it wants more memory than it is given here".into());
                 }
                 let ring = Ring::new(room).ok_or("there is no memory to keep its pages in")?;
                 self.kept = Playing::Memory(ring);
@@ -141,11 +172,11 @@ impl Player {
             DISK => {
                 let number = u16::try_from(take_varint(arguments)?).map_err(|_| SHORT)?;
                 if !self.migration.receive_disk(number) {
-                    return Err("two disks of one number");
+                    return Err("two disks of one number".into());
                 }
                 self.kept = Playing::Disk { number, slots: 0 };
             }
-            _ => return Err("an instruction that there is not"),
+            _ => return Err("an instruction that there is not".into()),
         }
         Ok(())
     }

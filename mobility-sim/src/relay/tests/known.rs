@@ -4,6 +4,7 @@ use super::super::codec::{MEMORY, PAGE};
 use super::super::nbd::tests::Client;
 use super::super::pace::Level;
 use super::super::ram::tests::Stream;
+use super::super::templates::{BLOCKS_MAX, Index};
 use super::*;
 
 fn migration() -> [Arc<Migration>; 2] {
@@ -228,4 +229,89 @@ async fn it_is_packed_for_a_slow_line_and_not_for_another_end_that_is_slow() {
     // The first 8 or 16 MiB are packed.
     let end = share_sent(Duration::ZERO, pause).await;
     assert!(end > 0.75, "{end} of it were sent to a slow end");
+}
+
+/// A site whose template has this content, and another one that was told of it.
+fn with_template(content: &[u8]) -> ([Arc<Migration>; 2], tempfile::NamedTempFile) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), content).unwrap();
+    let index = Index::read(&[file.path().to_owned()]).unwrap();
+    let from = Migration::new(Room::default());
+    // As they come.
+    let (some, more) = index.hashes().split_at(index.hashes().len() / 3);
+    assert!(from.add_templates(some) && from.add_templates(more));
+    let to = Migration::new(Room::default()).with_templates(Some(Arc::new(index)));
+    ([Arc::new(from), Arc::new(to)], file)
+}
+
+#[tokio::test]
+async fn what_a_template_has_is_only_named() {
+    let content = noise(100 * PAGE, 6);
+    let (migration, _file) = with_template(&content);
+    let as_much = content.len() as u64;
+    // Elsewhere on the disk than in the template.
+    let mut client = Client::begin();
+    client.write(7 << 20, &content[PAGE..]);
+    client.write(1 << 20, &content);
+    client.write(3 << 20, &noise(PAGE, 99));
+    let mut disk = line_of(64 << 10, parts(StreamKind::Disk, &migration));
+    carry(&mut disk, &client.0).await;
+    assert!(sent(&disk) < as_much / 20, "{} of {as_much}", sent(&disk));
+    let mut memory = line_of(64 << 10, parts(StreamKind::Memory, &migration));
+    carry(&mut memory, &memory_of(&content)).await;
+    assert!(sent(&memory) < as_much / 50, "{} of {as_much}", sent(&memory));
+}
+
+#[tokio::test]
+async fn of_a_template_that_has_changed_nothing_is_passed_on() {
+    let content = noise(10 * PAGE, 6);
+    let (migration, file) = with_template(&content);
+    std::fs::write(file.path(), noise(10 * PAGE, 7)).unwrap();
+    let Line { mut source, mut destination, ends: [_, there], .. } =
+        line_of(64 << 10, parts(StreamKind::Disk, &migration));
+    let mut client = Client::begin();
+    client.write(0, &content);
+    source.write_all(&client.0).await.unwrap();
+    let mut arrived = Vec::new();
+    destination.read_to_end(&mut arrived).await.unwrap();
+    assert!(client.0.starts_with(&arrived) && arrived.len() < PAGE, "{}", arrived.len());
+    assert!(matches!(there.await.unwrap().unwrap_err(), RelayError::Template));
+}
+
+#[test]
+fn an_end_that_tells_of_a_block_twice_or_of_too_many_is_not_believed() {
+    let from = Migration::new(Room::NONE);
+    let hash = |number: u32| {
+        let mut hash = [0; 32];
+        hash[..4].copy_from_slice(&number.to_le_bytes());
+        hash
+    };
+    assert!(from.add_templates(&[hash(1), hash(2)]));
+    assert!(!from.add_templates(&[hash(3), hash(1)]));
+    let from = Migration::new(Room::NONE);
+    let most: Vec<_> = (0..BLOCKS_MAX).map(hash).collect();
+    assert!(from.add_templates(&most));
+    assert!(!from.add_templates(&[hash(BLOCKS_MAX)]));
+}
+
+/// By whoever says that it was told of them.
+#[tokio::test]
+async fn a_template_that_there_is_not_is_not_named() {
+    let (migration, _file) = with_template(&noise(2 * PAGE, 6));
+    let number = [0xff, 0xff, 0x03];
+    let none_there = [&[5, 5][..], &number, &[4]].concat();
+    let as_a_disk = [&[4, 9][..], &number].concat();
+    for (migration, program, said) in [
+        (Arc::new(Migration::new(Room::default())), none_there.clone(), "never sent"),
+        (Arc::clone(&migration[1]), none_there, "never sent"),
+        (Arc::clone(&migration[1]), as_a_disk, "of one number"),
+    ] {
+        let part = Part::Takes { kind: StreamKind::Disk, index: 0, migration };
+        let (_destination, local) = duplex(64 << 10);
+        let (far, mut peer) = duplex(64 << 10);
+        let relayed = tokio::spawn(async move { relay(local, far, part, &Meter::default()).await });
+        peer.write_all(Encoder::of_programs(Reach::Near).program(&program)).await.unwrap();
+        let error = relayed.await.unwrap().unwrap_err();
+        assert!(matches!(error, RelayError::Protocol { what } if what.contains(said)), "{error}");
+    }
 }

@@ -82,7 +82,9 @@ impl Step {
             Self::FinishAsked => (true, "asks to finish cancelled=false", 0),
             Self::Synced => (false, "is whole and stands still", 0),
             Self::Offered => (true, "and stands still", 0),
-            Self::SourceSeenDead => (true, "from the source\n|off at the source\n|has ended at the source\n", 0),
+            Self::SourceSeenDead => {
+                (true, "from the source\n|off at the source\n|has ended at the source\n", 0)
+            }
             Self::Fenced => (true, "its fence is on record", 0),
             Self::Granted => (false, ": granted\n", 0),
             Self::Runs => (false, "runs here", 0),

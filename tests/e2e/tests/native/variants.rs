@@ -15,11 +15,20 @@ fn two_disks_in_parallel_for_good_and_paused_are_equal_byte_by_byte() {
         ..SceneOptions::default()
     };
     let scene = Scene::start(Scenario::Relay.builder(), &options).unwrap();
-    let agents = Agents::start(&scene).unwrap();
+    // What west's own VMs are made from; this one as well.
+    let template = scene.dir().join("template.raw");
+    std::fs::copy(&scene.disks[0].path, &template).unwrap();
+    let arrivals = format!("networks = {{ br0 = \"bridge:br0\" }}\ntemplates = [{template:?}]");
+    let agents = Agents::start_with(&scene, &arrivals).unwrap();
+    agents.until("it is read", || Ok(agents.west.log().contains("templates are read"))).unwrap();
     let more = ["--persistent", "--undefinesource", "--suspend", "--parallel"];
     let connections = ["--parallel-connections", "2"];
     let took = agents.migrate(&[&WHOLE[..], &more, &connections].concat()).unwrap();
     println!("parallel, persistent, paused: {took:?}");
+    let log = agents.east.log();
+    assert!(log.contains("what the other site has is known"), "{log}");
+    let ended = log.lines().find(|line| line.contains("data has ended")).unwrap();
+    println!("{ended}");
     agents.until_state(scene.west(), "paused").unwrap();
     agents.until("it stays so", || Ok(agents.west.log().contains("stays paused"))).unwrap();
     assert!(agents.east.log().matches("leads_to=memory").count() > 2, "{}", agents.logs());
