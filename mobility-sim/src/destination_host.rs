@@ -151,8 +151,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
         tidy(agent, id, Some(control)).await;
         return line.answer_finish(serial, Err(error)).await;
     }
-    // Its libvirtd itself is asking: whoever resumes the VM has ended this connection before.
-    let sees_it_end = is_p2p && line.is_here;
+    // Its libvirtd itself is asking: before it resumes the VM it ends this connection.
+    let sees_it_end = is_p2p && line.is_own_libvirtd;
     let offered = offer(agent, &id, &attempt, &meters, &mut control, ask, sees_it_end).await;
     drop(carrying);
     match offered {
@@ -165,7 +165,9 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             settle::spawn(agent, id, Some(control), watch);
             // A guest stands still: what is kept for whoever asks how it went comes after what is asked of the site for
             // it.
-            let _ = timeout(GOODBYE_MAX, line.over.cancelled()).await;
+            if leave != Leave::None {
+                let _ = timeout(GOODBYE_MAX, line.over.cancelled()).await;
+            }
             meters.tell(&*agent.site, &attempt).await;
         }
         Err(error) => {
@@ -305,8 +307,7 @@ async fn offer(
     let Attempt { paper, epoch } = attempt;
     // The guest stands still: what can be done meanwhile is.
     let captured = agent.custody.captures(paper, *epoch);
-    let process = async { if sees_it_end { process(agent, attempt).await } else { None } };
-    let (arrived, unfence, process) = join!(finish_there(agent, control, ask), captured, process);
+    let (arrived, unfence) = join!(finish_there(agent, control, ask), captured);
     let ((finished, arrived), unfence) = (arrived?, unfence?);
     all_written(meters).await?;
     let left = meters.taken();
@@ -317,23 +318,13 @@ async fn offer(
             return Err(OutgoingError::Short { what, ours, theirs });
         }
     }
-    agent.custody.offers(paper, *epoch, arrived, unfence, process.as_deref()).await?;
+    let offers = agent.custody.offers(paper, *epoch, arrived, unfence, sees_it_end);
+    let process = offers.await?;
     let offered = move |entry: &mut Entry| {
         (entry.carried, entry.stage) = (Some(arrived), Stage::Source(Source::FenceIntent));
     };
     agent.ledger.learn(id, offered).await?;
     Ok((finished, process))
-}
-
-/// Where it is not seen, its libvirt's word is waited for.
-async fn process(agent: &Agent, attempt: &Attempt) -> Option<Box<dyn VmProcess>> {
-    match agent.site.process(attempt.paper.vm).await {
-        Ok(process) => process,
-        Err(error) => {
-            debug!("its process is not seen: {}", chain(&error));
-            None
-        }
-    }
 }
 
 /// What the source's disks were told early has been answered by the destination's since. QEMU flushes before, and then
@@ -389,9 +380,8 @@ pub enum Leave {
 /// Success was offered: the source's libvirt ends its VM, and then takes leave. Neither is waited
 /// for without end; what it did is seen in its VM.
 ///
-/// A process that ends while the connection stands ended where it stood still: whoever resumes a VM has found the
-/// connection broken, and closed it, before. (A libvirtd that hears nothing for half a minute closes it as well;
-/// so long this does not wait.)
+/// A process that ends while the connection stands ended where it stood still: a libvirtd that was not told of success has
+/// found the connection broken, and closed it, before it resumes the VM.
 async fn goodbye(line: &mut Line, process: Option<&dyn VmProcess>) -> Leave {
     let until = Instant::now() + GOODBYE_MAX;
     let mut process = process;
@@ -415,7 +405,11 @@ async fn goodbye(line: &mut Line, process: Option<&dyn VmProcess>) -> Leave {
         match event {
             Ok(Some(Event::Closing { after_handover: true, .. })) => return Leave::Taken,
             Ok(Some(Event::Closed(_)) | None) | Err(_) => return Leave::None,
-            Ok(Some(_)) => {}
+            Ok(Some(Event::Prepare { serial, .. })) => {
+                let busy = RemoteError::operation_failed("another VM was just handed over: again");
+                line.answer_prepare(serial, Err(busy)).await;
+            }
+            Ok(Some(Event::Finish { .. } | Event::Closing { .. })) => {}
         }
     }
 }

@@ -1,5 +1,7 @@
 //! How this agent reaches others, and is reached.
 
+mod owner;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -43,9 +45,9 @@ pub trait Listener: Send + Sync {
 pub struct Peer {
     /// For the log.
     pub name: String,
-    /// A program of this very machine, by the kernel alone: the connection's end is seen here before anything that
-    /// it did afterwards. (Where that program hands on what another one says, its word is no quicker than it is.)
-    pub is_here: bool,
+    /// The libvirtd of this very machine, with nobody in between: that it has closed the connection is seen here
+    /// before whatever it does afterwards.
+    pub is_own_libvirtd: bool,
 }
 
 impl fmt::Display for Peer {
@@ -94,9 +96,9 @@ impl Listener for Tcp {
             let (stream, peer) = self.0.accept().await?;
             // One that is gone again cannot be tuned.
             if tune(&stream, self.1).is_ok() {
-                // Nobody but a machine itself has its address.
-                let is_here = stream.local_addr().is_ok_and(|own| own.ip() == peer.ip());
-                let peer = Peer { name: peer.to_string(), is_here };
+                let is_own_libvirtd = self.1 == Carries::Calls
+                    && stream.local_addr().is_ok_and(|own| owner::is_libvirtd(peer, own));
+                let peer = Peer { name: peer.to_string(), is_own_libvirtd };
                 return Ok((read_at_once(stream, self.1), peer));
             }
         }
@@ -108,7 +110,8 @@ impl Listener for UnixListener {
     async fn accept(&self) -> io::Result<(ByteStream, Peer)> {
         let (stream, _) = Self::accept(self).await?;
         // An SSH server hands on what comes from elsewhere.
-        Ok((Box::new(stream), Peer { name: "on this machine".to_owned(), is_here: false }))
+        let peer = Peer { name: "on this machine".to_owned(), is_own_libvirtd: false };
+        Ok((Box::new(stream), peer))
     }
 }
 

@@ -80,7 +80,7 @@ impl LibvirtConfig {
     }
 
     /// Whether it is the system's own libvirtd, on this machine, and nobody stands in between.
-    pub(crate) fn is_here(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         self.uri == "qemu:///system"
     }
 

@@ -54,6 +54,12 @@ pub(crate) fn power(domain: &Domain) -> Result<Power, Fault> {
     })
 }
 
+/// Whether libvirt has it paused to move it.
+pub(crate) fn is_leaving(domain: &Domain) -> Result<bool, Fault> {
+    const MIGRATION: u32 = sys::VIR_DOMAIN_PAUSED_MIGRATION;
+    Ok(state(domain)? == (sys::VIR_DOMAIN_PAUSED, MIGRATION))
+}
+
 /// As above; [`Power::Absent`] where the VM vanished with its last breath, as transient ones do.
 pub(crate) fn power_of(connection: &Connect, vm: VmId) -> Result<Power, Fault> {
     match find(connection, vm)? {

@@ -35,7 +35,7 @@ pub(crate) fn find(
     config: &LibvirtConfig,
     vm: VmId,
 ) -> Result<Option<Found>, Fault> {
-    if !config.is_here() {
+    if !config.is_local() {
         return Ok(None);
     }
     let Some(domain) = look::find(connection, vm)? else { return Ok(None) };

@@ -293,17 +293,17 @@ impl SiteLedger<DestinationRole> {
         self.look().await?;
         self.has_key()?;
         let mut role = self.role.clone();
-        let (mut records, mut effects) = (Vec::new(), Vec::new());
+        let (mut actions, mut effects) = (Vec::new(), Vec::new());
         for request in requests {
             let (more, then) = split(role.step(epoch, request, mark)?)?;
             for record in &more {
                 role.apply(record)?;
             }
-            records.extend(more.into_iter().map(Action::Record));
+            actions.extend(more.into_iter().map(Action::Record));
             effects.extend(then.into_iter().map(Action::Effect));
         }
-        records.append(&mut effects);
-        self.carry(records).await
+        actions.append(&mut effects);
+        self.carry(actions).await
     }
 }
 

@@ -45,16 +45,17 @@ impl Custody {
     /// Success may be said to the source's libvirt once this returns, and there is no way back by
     /// ourselves.
     ///
-    /// Nothing is powered off by us: libvirt ends the VM. Where the end of its process is to be seen, what
-    /// outlives that is made start-proof before, for libvirt does not let anybody do it in between.
+    /// Nothing is powered off by us: libvirt ends the VM. `sees_it_end`: if the end of its process is to be seen, that
+    /// is what this answers with, and what outlives it was made start-proof, for libvirt does not let anybody do it in
+    /// between.
     pub async fn offers(
         &self,
         paper: &NativePaper,
         epoch: Epoch,
         carried: Carried,
         unfence: Unfence,
-        process: Option<&dyn VmProcess>,
-    ) -> Result<(), HandoverError> {
+        sees_it_end: bool,
+    ) -> Result<Option<Box<dyn VmProcess>>, HandoverError> {
         let _turn = self.turn(paper.vm).await;
         let AsSource { shelf, mut ledger } = self.open(paper).await?;
         // Where its libvirt has it stand still. Another one's VM is nothing that we could see die.
@@ -64,7 +65,8 @@ impl Custody {
         }
         let content = Some(carried.content()?);
         ledger.request(epoch, SourceRequest::Fence { unfence, content }).await?;
-        if process.is_some_and(VmProcess::is_persistent) {
+        let process = if sees_it_end { self.site.process(paper.vm).await? } else { None };
+        if process.as_ref().is_some_and(|process| process.is_persistent()) {
             let record = ledger.unfence_record(&shelf, epoch, FenceStage::Definition).await?;
             let record = record.ok_or(HandoverError::Nothing { what: "an un-fence record" })?;
             self.site.fence_apply(paper.vm, &record).await?;
@@ -72,11 +74,38 @@ impl Custody {
                 return Err(HandoverError::FenceOpen);
             }
         }
-        Ok(())
+        Ok(process)
     }
 
-    /// The VM was seen dead: what is left of it is kept from starting, and that is proven. Asked again, it
-    /// is looked at again; nothing is made anew.
+    /// Success was said in vain, or never: what was made start-proof is not so any more. Its destination need not be
+    /// asked, as long as no receipt was signed by which it could be granted.
+    pub async fn unfences(&self, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
+        let _turn = self.turn(paper.vm).await;
+        let AsSource { shelf, mut ledger } = self.open(paper).await?;
+        ledger.look().await?;
+        if ledger.role.state(epoch) != SourceState::Fencing {
+            return Ok(());
+        }
+        match ledger.unfence_record(&shelf, epoch, FenceStage::Definition).await? {
+            Some(record) => Ok(self.site.fence_undo(paper.vm, &record).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Looked at once more, after its libvirt has taken leave: what is left of the VM is start-proof.
+    pub async fn stays_fenced(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+    ) -> Result<(), HandoverError> {
+        let _turn = self.turn(paper.vm).await;
+        let AsSource { shelf, mut ledger } = self.open(paper).await?;
+        ledger.look().await?;
+        self.look_at_fence(paper, epoch, (&shelf, &mut ledger), false).await.map(drop)
+    }
+
+    /// The VM was seen dead: what is left of it is kept from starting, and that is proven; by the end of its process,
+    /// was made so before. Asked again, it is looked at again; nothing is made anew.
     pub async fn is_fenced(
         &self,
         paper: &NativePaper,

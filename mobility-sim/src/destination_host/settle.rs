@@ -9,7 +9,7 @@ use std::time::Duration;
 use handover::Attestation;
 use model::{Power, SiteName, VmId};
 use site::{SiteError, StoppedBy};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use units::{MigrationId, chain};
@@ -27,6 +27,8 @@ const DECIDE_MAX: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// libvirt looks every 200 ms whether the QEMU that it ended has gone, and says so once it has.
 const SHORT_PAUSES: u32 = 40;
+/// It has ended its VM.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 /// What takes longer is told.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -85,7 +87,7 @@ async fn settle(
         let next = match stage {
             Source::AttemptKnown => Some(Source::Released),
             Source::FenceIntent => fenced(agent, &entry, watch, &mut control, &mut fence).await,
-            Source::Fenced => granted(agent, &entry, &mut control, fence.take()).await,
+            Source::Fenced => granted(agent, &entry, watch, &mut control, fence.take()).await,
             Source::Released => released(agent, &entry, watch, &mut control, &mut may_wake).await,
             Source::Ended => return Ok(()),
         };
@@ -152,6 +154,7 @@ async fn fenced(
 async fn granted(
     agent: &Agent,
     entry: &Entry,
+    watch: &Watch,
     control: &mut Option<Control>,
     fence: Option<Fenced>,
 ) -> Option<Source> {
@@ -178,6 +181,9 @@ async fn granted(
     match tell(agent, id, Decision::Grant { fence: fence.to_string() }, control).await {
         Decided::Granted { receipt } => {
             info!("{name} has moved to {neighbour}");
+            if let Leave::Ended { .. } = watch.leave {
+                look_again(agent, entry, watch).await;
+            }
             let retires = || agent.custody.retires(paper, *epoch, &receipt);
             until_done("the grant", retires).await.map(|()| Source::Ended)
         }
@@ -186,6 +192,25 @@ async fn granted(
             Some(Source::Released)
         }
         Decided::Unknown | Decided::Waits | Decided::Lost => knows_nothing(neighbour, name),
+    }
+}
+
+/// What was made start-proof before the VM ended is looked at once its libvirt has done with it: somebody may have
+/// changed it in between.
+async fn look_again(agent: &Agent, entry: &Entry, watch: &Watch) {
+    let Entry { name, attempt, .. } = entry;
+    let Some(Attempt { paper, epoch }) = attempt else { return };
+    let _ = timeout(LEAVES_WITHIN, watch.over.cancelled()).await;
+    let mut pauses = Pauses::default();
+    while let Err(error) = agent.custody.stays_fenced(paper, *epoch).await {
+        if pauses.are_long() {
+            let neighbour = &agent.config.neighbour.name;
+            return error!(
+                "{name} is {neighbour}'s now, and may be started here as well: remove its definition: {}",
+                chain(&error)
+            );
+        }
+        pauses.pause().await;
     }
 }
 
@@ -198,6 +223,17 @@ async fn released(
     control: &mut Option<Control>,
     may_wake: &mut bool,
 ) -> Option<Source> {
+    // It runs, or may be started, whenever the destination answers.
+    if let Some(Attempt { paper, epoch }) = &entry.attempt
+        && let Err(error) = agent.custody.unfences(paper, *epoch).await
+    {
+        let name = &entry.name;
+        warn!(
+            "the definition of {name} may not start, until {} answers: {}",
+            agent.config.neighbour.name,
+            chain(&error)
+        );
+    }
     let given_up = tokio::select! {
         biased;
         given_up = given_up(agent, entry, control) => given_up,

@@ -14,7 +14,8 @@ use site::ByteStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf, split};
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::net::Peer;
@@ -25,8 +26,8 @@ pub struct Line {
     answers: mpsc::Sender<Answer>,
     /// The connection is over, whatever events have not been taken yet.
     pub over: CancellationToken,
-    /// By whose end it is known at once: see [`Peer::is_here`].
-    pub is_here: bool,
+    /// See [`Peer::is_own_libvirtd`].
+    pub is_own_libvirtd: bool,
 }
 
 enum Answer {
@@ -54,7 +55,7 @@ impl Line {
         let over = CancellationToken::new();
         let session = session(Duration::ZERO);
         tokio::spawn(drive(stream, session, tell, answered, over.clone()));
-        Self { events, answers, over, is_here: peer.is_here }
+        Self { events, answers, over, is_own_libvirtd: peer.is_own_libvirtd }
     }
 
     /// `None` after the last one.
@@ -73,9 +74,18 @@ impl Line {
 
     /// Whether the other end had not closed it, and it was not broken, before this was asked.
     pub async fn stands(&self) -> bool {
+        // By then the runtime has asked the kernel what has become of its connections.
+        sleep(Duration::from_millis(1)).await;
         let (tell, told) = oneshot::channel();
-        let asked = self.answers.send(Answer::Stands(tell)).await;
-        asked.is_ok() && told.await.is_ok()
+        let stands = async {
+            let asked = self.answers.send(Answer::Stands(tell)).await;
+            asked.is_ok() && told.await.is_ok()
+        };
+        select! {
+            biased;
+            () = self.over.cancelled() => false,
+            stands = stands => stands,
+        }
     }
 }
 
@@ -113,7 +123,7 @@ async fn drive(
                     sent(session.answer_prepare(serial, answer));
                 }
                 Some(Answer::Finish(serial, answer)) => sent(session.answer_finish(serial, answer)),
-                Some(Answer::Stands(tell)) => match at_once(&mut from, &mut input).await {
+                Some(Answer::Stands(tell)) => match unconstrained(at_once(&mut from, &mut input)).await {
                     Poll::Pending => drop(tell.send(())),
                     // What was said before comes first: whether there is more to come is not asked again.
                     Poll::Ready(Ok(len)) if len > 0 => session.push(&input[..len], began.elapsed()),
@@ -159,28 +169,34 @@ async fn at_once(from: &mut (impl AsyncRead + Unpin), into: &mut [u8]) -> Poll<i
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use rpc::server::{Host, Limits};
-    use tokio::io::duplex;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
+    fn line(stream: ByteStream) -> Line {
+        let host = Host {
+            hostname: "east".to_owned(),
+            uri: "qemu:///system".to_owned(),
+            hypervisor_version: 7_002_000,
+            libvirt_version: 9_000_000,
+            capabilities: String::new(),
+            secure: false,
+            refused_flags: rpc::flags::Flags::default(),
+        };
+        let peer = Peer { name: "here".to_owned(), is_own_libvirtd: true };
+        Line::serve(stream, &peer, |now| Session::new(host, Limits::default(), now))
+    }
+
     #[tokio::test]
     async fn a_connection_that_was_closed_does_not_stand() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         // Whichever of both is seen first.
         for _ in 0..50 {
-            let (ours, theirs) = duplex(1 << 10);
-            let host = Host {
-                hostname: "east".to_owned(),
-                uri: "qemu:///system".to_owned(),
-                hypervisor_version: 7_002_000,
-                libvirt_version: 9_000_000,
-                capabilities: String::new(),
-                secure: false,
-                refused_flags: rpc::flags::Flags::default(),
-            };
-            let peer = Peer { name: "here".to_owned(), is_here: true };
-            let session = |now| Session::new(host, Limits::default(), now);
-            let line = Line::serve(Box::new(ours), &peer, session);
+            let theirs = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let line = line(Box::new(listener.accept().await.unwrap().0));
             assert!(line.stands().await);
             assert!(line.stands().await, "asked again");
             // Asked before whoever reads has run.

@@ -4,11 +4,17 @@
 //! `CAUSEWAY_LOG`; `EVERY=1` runs all of them, where otherwise one in some is.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::Power;
+use tokio::time::sleep;
 
 use crate::fault::Fault;
 use crate::judge::Operator;
-use crate::run::{Asked, Case, log, run_all};
-use crate::world::{Driven, Kind, Place};
+use crate::run::{self, Asked, Case, log, run_all};
+use crate::stage::Stage;
+use crate::world::{Driven, Kind, Place, Who};
 
 pub const BY_LIBVIRTD: Kind = Kind {
     driven: Driven::ByLibvirtd,
@@ -110,6 +116,27 @@ fn an_end_after_the_connection_broke_is_not_taken_for_a_handover() {
     let done = run_all(&cases);
     let both = done.iter().filter(|done| done.struck.len() == 2).count();
     assert!(both > 20, "{both} of {}", cases.len());
+}
+
+/// Nothing could be granted by what it had said: it does not wait for the other agent with that.
+#[test]
+fn a_source_that_runs_on_may_be_started_again_before_the_destination_answers() {
+    log();
+    let at = || "E has done: fence apply #1".to_owned();
+    let (east, west) = (Fault::KillAgent(Place::East), Fault::KillAgentForLong(Place::West));
+    run::virtually(async {
+        let mut stage = Stage::set(NEAR, vec![(at(), east), (at(), west)]).await;
+        let world = Arc::clone(&stage.world);
+        tokio::select! {
+            () = stage.play() => panic!("it was over before the other agent was back"),
+            () = sleep(Duration::from_secs(60)) => {}
+        }
+        assert_eq!(world.struck().len(), 2);
+        assert!(world.alive(|no| Who::Agent(Place::West, no)).is_none(), "it is not away");
+        assert_eq!(world.guest().power(Place::East), Power::Running);
+        let domain = world.guest().domain(Place::East).cloned().unwrap();
+        assert!(!domain.fenced, "it does not start any more");
+    });
 }
 
 #[test]

@@ -329,8 +329,8 @@ impl Net for Reach {
             Box::new(End { world: Arc::clone(&self.world), link: Arc::clone(&link), side })
         };
         let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
-        let is_here = way == Way::Calls && self.world.kind.near;
-        let peer = Peer { name: self.who.name().to_owned(), is_here };
+        let is_own_libvirtd = way == Way::Calls && self.world.kind.near;
+        let peer = Peer { name: self.who.name().to_owned(), is_own_libvirtd };
         door.try_send((end(1), peer)).map_err(refused)?;
         Ok(end(0))
     }

@@ -26,12 +26,7 @@ pub struct Done {
 
 impl Case {
     pub fn run(&self) -> Done {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(async {
+        virtually(async {
             let mut stage = Stage::set(self.kind, self.plan.clone()).await;
             stage.play().await;
             let outcome = stage.conclude(self.operator).await;
@@ -43,6 +38,12 @@ impl Case {
             }
         })
     }
+}
+
+/// In virtual time.
+pub fn virtually<T>(done: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().start_paused(true).build().unwrap().block_on(done)
 }
 
 /// Runs them all, on every core; answers in their order. What is violated fails the test, with all that is

@@ -108,7 +108,10 @@ pub(super) fn apply(
     let fenced = xml::fenced(&fence).map_err(unwritable)?;
     // A transient VM becomes persistent by this, and so stays known once it is off.
     let domain = connection.define_domain_xml(&fenced)?;
-    domain.set_autostart(false)?;
+    // While libvirt has it paused to move it, it lets nobody do that; what is fenced does not start by itself either.
+    if !look::is_leaving(&domain)? {
+        domain.set_autostart(false)?;
+    }
     // libvirt (virFileRewrite) syncs the file that it writes, and not the folder in which it is
     // renamed and its autostart ends. Written once more, a file is synced behind both: on ext4 and
     // XFS, which log in order, that takes them along, and a power cut does not bring the old
@@ -137,7 +140,8 @@ pub(super) fn holds(connection: &Connect, vm: VmId, record: &Record) -> Result<b
     }
     let config = look::config_xml(&domain)?;
     let ours = config.fenced.as_ref().is_some_and(|note| note.id == record.id);
-    Ok(ours && is_start_proof(&config) && !domain.autostart()?)
+    let stays_off = !domain.autostart()? || look::is_leaving(&domain)?;
+    Ok(ours && is_start_proof(&config) && stays_off)
 }
 
 /// Does every disk point to nowhere, and is there one?

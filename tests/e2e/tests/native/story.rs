@@ -15,6 +15,7 @@ fn a_guest_moves_live_and_loses_nothing() {
     };
     assert!(reaches("10.77.1.1") && !reaches("10.77.2.1"), "the control, or no wall between");
 
+    scene.east().virsh(&["autostart", VM]).unwrap();
     agents.stretch_network().unwrap();
     let began = scene.witness.now_ms();
     let took = agents.migrate(&["--p2p", "--copy-storage-all"]).unwrap();
@@ -24,6 +25,9 @@ fn a_guest_moves_live_and_loses_nothing() {
     assert!(agents.east.log().contains("web1 has ended at the source"), "{}", agents.logs());
     let left = scene.east().virsh(&["dumpxml", "--inactive", VM]).unwrap();
     assert!(left.contains("/FENCED/by-causeway/"), "it could be started: {left}");
+    let alone =
+        || Ok(!scene.east().virsh(&["list", "--all", "--autostart", "--name"])?.contains(VM));
+    agents.until("it is not started by itself", alone).unwrap();
     // Whoever asks the sites learns it in the words of any other migration.
     for asked in [&["status", VM][..], &["status", "--from", "west"], &["recover", VM]] {
         let told = scene.causeway(asked).unwrap().must_exit(0).stdout;
