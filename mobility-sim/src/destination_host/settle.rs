@@ -113,21 +113,20 @@ async fn fenced(
         error!("success was said for {name}, and nothing is known of what came over");
         return None;
     };
-    let mut watched = watch.leave != Leave::None;
-    let mut ended = match watch.leave {
-        Leave::Ended { was_persistent } => Some(Death::OfProcess { was_persistent }),
-        Leave::Taken | Leave::None => None,
-    };
+    let mut watched = watch.leave == Leave::Taken;
+    if let Leave::Ended { .. } = watch.leave {
+        info!("{name} has ended at the source");
+    }
     loop {
-        let death = match ended.take() {
-            Some(death) => {
-                info!("{name} has ended at the source");
-                death
+        let death = match watch.leave {
+            // That stays so, whatever becomes of its libvirtd.
+            Leave::Ended { was_persistent } => Death::OfProcess { was_persistent },
+            Leave::Taken | Leave::None => {
+                match evidence(agent, entry, watch, &mut watched, control).await {
+                    Seen::Dead(word) => word.map_or(Death::Shown, Death::Attested),
+                    Seen::Alive => return Some(Source::Released),
+                }
             }
-            None => match evidence(agent, entry, watch, &mut watched, control).await {
-                Seen::Dead(word) => word.map_or(Death::Shown, Death::Attested),
-                Seen::Alive => return Some(Source::Released),
-            },
         };
         match agent.custody.is_fenced(paper, *epoch, *carried, death).await {
             Ok(made) => {
@@ -146,7 +145,8 @@ async fn fenced(
             }
             Err(error) => warn!("its fence is not on record yet: {}", chain(&error)),
         }
-        sleep(LONGEST_PAUSE).await;
+        // A guest stands still.
+        sleep(LONG_PAUSE).await;
     }
 }
 

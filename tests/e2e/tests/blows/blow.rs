@@ -60,8 +60,8 @@ impl Blow {
                     | Step::FinishAsked
                     | Step::Runs
             ),
-            // There is none yet.
-            Self::DestinationsQemu => step > Step::PrepareHeard,
+            // There is none before; and what becomes of a VM that runs is no migration's affair any more.
+            Self::DestinationsQemu => step > Step::PrepareHeard && step < Step::Runs,
             Self::DestinationsHost => {
                 matches!(step, Step::AmidMemory | Step::Synced | Step::Offered | Step::Granted)
             }
