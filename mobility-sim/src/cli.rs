@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::destination_host::word;
 use crate::introduce::{self, IntroduceError};
 use crate::libvirt::tls::Doorman;
-use crate::relay::templates::Library;
+use crate::relay::templates;
 use crate::{key, serve};
 
 /// Lets VMs of one site move, live, to another: it plays the host next door.
@@ -118,7 +118,7 @@ pub fn main() -> ExitCode {
         Verb::Check { config } => match Config::load(&config) {
             Ok(config) => {
                 let tls = config.listen.tls.map(|tls| Doorman::new(&tls)).transpose();
-                match (tls, Library::open(&config.arrivals.templates)) {
+                match (tls, templates::check(&config.arrivals.templates)) {
                     (Err(error), _) => failed(&error, USAGE),
                     (_, Err(error)) => failed(&error, USAGE),
                     (Ok(_), Ok(_)) => ExitCode::SUCCESS,

@@ -183,8 +183,9 @@ pub struct Arrivals {
     /// Where consoles listen.
     #[serde(default = "loopback")]
     pub listen: IpAddr,
-    /// Raw images on this agent's machine that VMs are made from: what a VM has of them need not come. They may be
-    /// replaced at any time; 2 GiB of content are known at most, zeros left out.
+    /// Raw images on this agent's machine that VMs are made from: what a VM has of them need not come. A new one takes
+    /// the old one's name (`mv`): one that is written into meanwhile ends migrations that need it. 2 GiB of content are
+    /// known at most, zeros left out.
     #[serde(default)]
     pub templates: Vec<PathBuf>,
     /// The hosts of both sites have the same processor.

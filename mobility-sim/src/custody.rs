@@ -10,8 +10,8 @@
 //!  at the destination:  begins ──► has it whole ──► grants ──► started
 //!                         └────────────┴──► revokes
 //! ```
-//! *Offers* is the fence's intent: from then on the source's own libvirt may end its VM. What outlives that is made
-//! start-proof then, where the end of its process is to be seen, else once its VM is off.
+//! *Offers* is the fence's intent: from then on the source's own libvirt may end its VM. Where its agent is going to see
+//! the end of its process, its definition is made start-proof with that; elsewhere once it is off.
 
 mod destination;
 mod source;

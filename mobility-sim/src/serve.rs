@@ -24,7 +24,7 @@ use crate::libvirt::server::Line;
 use crate::libvirt::tls::{Doorman, TlsError};
 use crate::net::{Carries, Listener, Machine, Net, Peer};
 use crate::relay::Budget;
-use crate::relay::templates::{Library, TemplateError};
+use crate::relay::templates::{self, Library};
 use crate::wan::message::{self, Purpose};
 use crate::wan::{self, Control, WanError};
 use crate::{destination_host, flags, source_host};
@@ -37,8 +37,6 @@ pub enum ServeError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
     #[error("cannot listen on {on}")]
     Listen { on: String, source: io::Error },
     #[error("the system gives no runtime")]
@@ -117,7 +115,11 @@ impl Agent {
         let arrivals = source_host::Arrivals::default();
         let ends = CancellationToken::new();
         let budget = Budget::new(u64::from(config.relay.memory_mib) << 20);
-        let templates = Library::open(&config.arrivals.templates)?;
+        // What is wrong with one is no reason not to be there for VMs.
+        if let Err(error) = templates::check(&config.arrivals.templates) {
+            warn!("{error}");
+        }
+        let templates = Library::new(config.arrivals.templates.clone());
         // Nobody has asked yet: they are read until somebody does.
         let _ = templates.index();
         Ok(Self { config, identity, site, net, ledger, custody, arrivals, budget, templates, ends })

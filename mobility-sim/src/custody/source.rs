@@ -86,10 +86,23 @@ impl Custody {
         if ledger.role.state(epoch) != SourceState::Fencing {
             return Ok(());
         }
-        match ledger.unfence_record(&shelf, epoch, FenceStage::Definition).await? {
-            Some(record) => Ok(self.site.fence_undo(paper.vm, &record).await?),
-            None => Ok(()),
+        self.undo(paper, epoch, (&shelf, &mut ledger)).await
+    }
+
+    /// Of the definition that bears this attempt's fence, if it is there: one that was removed, or made anew, is its
+    /// operator's.
+    async fn undo(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+        (shelf, ledger): (&Folder, &mut SiteLedger<SourceRole>),
+    ) -> Result<(), HandoverError> {
+        let record = ledger.unfence_record(shelf, epoch, FenceStage::Definition).await?;
+        let Some(record) = record else { return Ok(()) };
+        if self.site.fence_holds(paper.vm, &record).await? {
+            self.site.fence_undo(paper.vm, &record).await?;
         }
+        Ok(())
     }
 
     /// Looked at once more, after its libvirt has taken leave: what is left of the VM is start-proof.
@@ -101,11 +114,33 @@ impl Custody {
         let _turn = self.turn(paper.vm).await;
         let AsSource { shelf, mut ledger } = self.open(paper).await?;
         ledger.look().await?;
-        self.look_at_fence(paper, epoch, (&shelf, &mut ledger), false).await.map(drop)
+        // What came after it is not this attempt's to fence.
+        let state = ledger.role.state(epoch);
+        let is_its_own = matches!(state, SourceState::Fenced(_) | SourceState::Retired { .. });
+        if !is_its_own || ledger.role.last_epoch() > epoch {
+            return Ok(());
+        }
+        self.look_at_fence(paper, epoch, (&shelf, &mut ledger)).await.map(drop)
     }
 
-    /// The VM was seen dead: what is left of it is kept from starting, and that is proven; by the end of its process,
-    /// was made so before. Asked again, it is looked at again; nothing is made anew.
+    /// Whether a receipt was signed already that its VM is dead.
+    pub async fn has_receipt(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+    ) -> Result<bool, HandoverError> {
+        let _turn = self.turn(paper.vm).await;
+        let AsSource { mut ledger, .. } = self.open(paper).await?;
+        ledger.look().await?;
+        let state = ledger.role.state(epoch);
+        Ok(matches!(
+            state,
+            SourceState::Fenced(_) | SourceState::Retired { .. } | SourceState::Destroyed
+        ))
+    }
+
+    /// The VM is known to be dead, and what is left of it is start-proof; where the end of its process was seen, it has
+    /// been so before. Asked again, it is looked at again.
     pub async fn is_fenced(
         &self,
         paper: &NativePaper,
@@ -132,8 +167,7 @@ impl Custody {
             Death::OfProcess { was_persistent: true } => FenceLevel::StartProof,
             Death::OfProcess { was_persistent: false } => FenceLevel::Destroyed,
             Death::Shown | Death::Attested(_) => {
-                let is_made = made.is_some();
-                self.look_at_fence(paper, epoch, (&shelf, &mut ledger), is_made).await?
+                self.look_at_fence(paper, epoch, (&shelf, &mut ledger)).await?
             }
         };
         if let Some(receipt) = made {
@@ -167,13 +201,13 @@ impl Custody {
         receipt.map(Fenced::By).ok_or(HandoverError::Nothing { what: "a fence receipt" })
     }
 
-    /// How firmly it is stopped. It is made start-proof, unless it is so already.
+    /// How firmly it is stopped. It is made start-proof, unless it is so already: of one that was, while libvirt had it
+    /// paused, whether it starts by itself could not be changed then.
     async fn look_at_fence(
         &self,
         paper: &NativePaper,
         epoch: Epoch,
         (shelf, ledger): (&Folder, &mut SiteLedger<SourceRole>),
-        is_made: bool,
     ) -> Result<FenceLevel, HandoverError> {
         match self.site.power(paper.vm).await? {
             Power::Absent => Ok(FenceLevel::Destroyed),
@@ -181,7 +215,7 @@ impl Custody {
             Power::Off => {
                 let record = ledger.unfence_record(shelf, epoch, FenceStage::Definition).await?;
                 let record = record.ok_or(HandoverError::Nothing { what: "an un-fence record" })?;
-                if !is_made {
+                if !self.site.fence_holds(paper.vm, &record).await? {
                     self.site.fence_apply(paper.vm, &record).await?;
                 }
                 let power = self.site.power(paper.vm).await?;
@@ -227,10 +261,7 @@ impl Custody {
             return Ok(());
         }
         ledger.request(epoch, SourceRequest::Release(revoked.parse()?)).await?;
-        // In whole, or what there is of it.
-        if let Some(record) = ledger.unfence_record(&shelf, epoch, FenceStage::Definition).await? {
-            self.site.fence_undo(paper.vm, &record).await?;
-        }
+        self.undo(paper, epoch, (&shelf, &mut ledger)).await?;
         ledger.request(epoch, SourceRequest::Settled).await?;
         Ok(())
     }

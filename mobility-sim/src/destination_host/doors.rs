@@ -18,7 +18,7 @@ use super::error::OutgoingError;
 use crate::net::Listener;
 use crate::ports::{self, DataUri};
 use crate::progress::Meters;
-use crate::relay::templates::{BLOCKS_MAX, HASH_LEN};
+use crate::relay::templates::{BLOCKS_MAX, HASH_LEN, HASHES_AT_ONCE};
 use crate::relay::{
     DEAD_AFTER, Early, EarlyError, Meter, Migration, Part, RelayError, Room, relay,
 };
@@ -107,7 +107,7 @@ impl Doors {
         let stop = CancellationToken::new();
         // All connections of the migration know what the others have sent.
         let known = Arc::new(Migration::of(agent.budget.take(Room::default().at_most(room))));
-        if templates > 0 && self.disks.is_some() {
+        if templates > 0 && self.disks.is_some() && known.has_room() {
             let (whose, token, stop) = (Arc::clone(agent), token.clone(), stop.clone());
             let (known, meter) = (Arc::clone(&known), Arc::clone(&meters.disks));
             let learned = async move {
@@ -183,9 +183,6 @@ async fn learn_templates(
     }
     Ok(())
 }
-
-/// 64 KiB.
-const HASHES_AT_ONCE: usize = (64 << 10) / HASH_LEN;
 
 #[derive(Debug, thiserror::Error)]
 enum LearnError {

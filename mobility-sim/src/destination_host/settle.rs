@@ -9,13 +9,14 @@ use std::time::Duration;
 use handover::Attestation;
 use model::{Power, SiteName, VmId};
 use site::{SiteError, StoppedBy};
+use site_ledger::NativePaper;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
-use units::{MigrationId, chain};
+use units::{Epoch, MigrationId, chain};
 
 use super::{Leave, dial, left, word};
-use crate::custody::{Death, Fenced, HandoverError};
+use crate::custody::{Carried, Death, Fenced, HandoverError};
 use crate::ledger::{Attempt, Entry, LedgerError, Source, Stage};
 use crate::serve::Agent;
 use crate::wan::message::{Decided, Decision, Message, Purpose};
@@ -114,6 +115,12 @@ async fn fenced(
         return None;
     };
     let mut watched = watch.leave == Leave::Taken;
+    match agent.custody.has_receipt(paper, *epoch).await {
+        // A crash came before that was recorded here.
+        Ok(true) => return Some(Source::Fenced),
+        Ok(false) => {}
+        Err(error) => debug!("whether it is fenced already is not seen: {}", chain(&error)),
+    }
     if let Leave::Ended { .. } = watch.leave {
         info!("{name} has ended at the source");
     }
@@ -163,7 +170,7 @@ async fn granted(
     let (Attempt { paper, epoch }, carried) = (attempt.as_ref()?, (*carried)?);
     let fence = match fence {
         Some(fence) => Ok(fence),
-        None => agent.custody.is_fenced(paper, *epoch, carried, Death::Shown).await,
+        None => shown(agent, name, (paper, *epoch, carried)).await,
     };
     let fence = match fence {
         Ok(Fenced::By(fence)) => fence,
@@ -181,17 +188,42 @@ async fn granted(
     match tell(agent, id, Decision::Grant { fence: fence.to_string() }, control).await {
         Decided::Granted { receipt } => {
             info!("{name} has moved to {neighbour}");
+            let retires = || agent.custody.retires(paper, *epoch, &receipt);
+            until_done("the grant", retires).await?;
             if let Leave::Ended { .. } = watch.leave {
                 look_again(agent, entry, watch).await;
             }
-            let retires = || agent.custody.retires(paper, *epoch, &receipt);
-            until_done("the grant", retires).await.map(|()| Source::Ended)
+            Some(Source::Ended)
         }
         Decided::Revoked { .. } => {
             error!("{name} is off here, and {neighbour} has given it up: start it here");
             Some(Source::Released)
         }
         Decided::Unknown | Decided::Waits | Decided::Lost => knows_nothing(neighbour, name),
+    }
+}
+
+/// Its fence, looked at once more. A libvirtd that comes back may have a VM for paused whose process has ended, until it
+/// has looked itself.
+async fn shown(
+    agent: &Agent,
+    name: &str,
+    (paper, epoch, carried): (&NativePaper, Epoch, Carried),
+) -> Result<Fenced, HandoverError> {
+    let mut pauses = Pauses::default();
+    let mut told = false;
+    loop {
+        match agent.custody.is_fenced(paper, epoch, carried, Death::Shown).await {
+            Err(HandoverError::NotAsItShould { found: Power::Paused }) => {
+                if pauses.are_long() && !std::mem::replace(&mut told, true) {
+                    warn!(
+                        "{name} is paused here, and was known to be dead: it waits until that is so again"
+                    );
+                }
+                pauses.pause().await;
+            }
+            shown => return shown,
+        }
     }
 }
 
@@ -229,7 +261,7 @@ async fn released(
     {
         let name = &entry.name;
         warn!(
-            "the definition of {name} may not start, until {} answers: {}",
+            "if the definition of {name} is fenced, it is so until {} answers: {}",
             agent.config.neighbour.name,
             chain(&error)
         );

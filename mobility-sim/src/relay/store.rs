@@ -147,25 +147,22 @@ impl Migration {
     }
 
     /// The other end has these blocks of templates as well; they may be named from now on. `false`: no end has so
-    /// many.
+    /// many, or one of them twice; then none is named any more.
     pub fn add_templates(&self, hashes: &[Hash]) -> bool {
         let templates = &mut self.sent().templates;
         for hash in hashes {
-            match u32::try_from(templates.len()) {
-                Ok(number) if number < templates::BLOCKS_MAX => {
-                    // One that is there twice would shift all others.
-                    if templates.insert(*hash, number).is_some() {
-                        return false;
-                    }
-                }
-                _ => return false,
+            let number = u32::try_from(templates.len()).unwrap_or(u32::MAX);
+            // One that is there twice would shift all others.
+            if number >= templates::BLOCKS_MAX || templates.insert(*hash, number).is_some() {
+                templates.clear();
+                return false;
             }
         }
         true
     }
 
     /// Whether it was made to keep anything.
-    pub(super) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         self.room != Room::NONE
     }
 
@@ -305,10 +302,7 @@ impl Migration {
             let Some(block) = self.templates.as_ref().and_then(|index| index.block(slot)) else {
                 return Ok(false);
             };
-            let block = block.map_err(|error| {
-                tracing::warn!(%error, "a template cannot be used");
-                Changed
-            })?;
+            let block = block.map_err(|_| Changed)?;
             to.extend_from_slice(&block);
             return Ok(true);
         }

@@ -6,20 +6,25 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 
 use super::codec::{PAGE, Page};
 use super::store::{Hash, hash};
 
-/// Of all images together, without zeros and what is there twice: 2 GiB of content. The other end is sent 16 MiB
-/// for that, and takes 45 MiB of memory.
+/// Of all images together, without zeros and what is there twice: 2 GiB of content. For each migration the other end is
+/// sent up to 16 MiB for that, and takes up to 60 MiB of memory.
 pub const BLOCKS_MAX: u32 = 1 << 19;
 /// On the line.
 pub const HASH_LEN: usize = size_of::<Hash>();
+/// So many are told at a time, 64 KiB.
+pub const HASHES_AT_ONCE: usize = (64 << 10) / HASH_LEN;
 
 /// At the beginning of what is no raw image.
 const FORMATS: [(&[u8], &str); 4] =
@@ -47,36 +52,53 @@ struct Read {
 }
 
 /// A file's content is the same while this is.
-type Stamp = Option<(u64, u64, u64, i64, i64)>;
+type Stamp = Option<(u64, u64, u64, [i64; 4])>;
 
 fn stamp(path: &Path) -> Stamp {
     let it = fs::metadata(path).ok()?;
-    Some((it.dev(), it.ino(), it.size(), it.mtime(), it.mtime_nsec()))
+    let times = [it.mtime(), it.mtime_nsec(), it.ctime(), it.ctime_nsec()];
+    Some((it.dev(), it.ino(), it.size(), times))
+}
+
+/// What may take as long as a disk, or a network, does: others of the runtime's tasks go on meanwhile.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// What is wrong with them, before any is read.
+///
+/// # Errors
+/// One is not there, or is no raw image.
+pub fn check(paths: &[PathBuf]) -> Result<(), TemplateError> {
+    paths.iter().try_for_each(|path| open(path).map(drop))
+}
+
+fn open(path: &Path) -> Result<File, TemplateError> {
+    let wrong = |what: String| TemplateError { path: path.to_owned(), what };
+    let cannot = |error: io::Error| wrong(format!("cannot be read: {error}"));
+    // Opening a pipe would wait for whoever writes to it; what a device holds changes without a trace.
+    if !fs::metadata(path).map_err(cannot)?.is_file() {
+        return Err(wrong("is no image: name a file".to_owned()));
+    }
+    let file = File::open(path).map_err(cannot)?;
+    let mut head = [0; 8];
+    let len = file.read_at(&mut head, 0).map_err(cannot)?;
+    match FORMATS.iter().find(|(magic, _)| head[..len].starts_with(magic)) {
+        Some((_, format)) => {
+            let raw = "make a raw image of it (`qemu-img convert -O raw`), and name that";
+            Err(wrong(format!("is an image in {format}: {raw}")))
+        }
+        None => Ok(file),
+    }
 }
 
 impl Library {
     /// Reads nothing yet.
-    ///
-    /// # Errors
-    /// One is not there, or is no raw image.
-    pub fn open(paths: &[PathBuf]) -> Result<Self, TemplateError> {
-        for path in paths {
-            let wrong = |what: String| TemplateError { path: path.clone(), what };
-            let cannot = |error: io::Error| wrong(format!("cannot be read: {error}"));
-            let file = File::open(path).map_err(cannot)?;
-            let kind = file.metadata().map_err(cannot)?.file_type();
-            if !kind.is_file() && !kind.is_block_device() {
-                return Err(wrong("is no image: name a file or a block device".to_owned()));
-            }
-            let mut head = [0; 8];
-            let len = file.read_at(&mut head, 0).map_err(cannot)?;
-            let format = FORMATS.iter().find(|(magic, _)| head[..len].starts_with(magic));
-            if let Some((_, format)) = format {
-                let raw = "make a raw image of it (`qemu-img convert -O raw`), and name that";
-                return Err(wrong(format!("is an image in {format}: {raw}")));
-            }
-        }
-        Ok(Self { paths: paths.to_vec(), read: Arc::default() })
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        Self { paths, read: Arc::default() }
     }
 
     /// What is known of them now. Where that is not what they are any more, or nothing yet, they are read, on a thread of
@@ -85,25 +107,21 @@ impl Library {
         if self.paths.is_empty() {
             return None;
         }
-        let now: Vec<_> = self.paths.iter().map(|path| stamp(path)).collect();
+        let now: Vec<_> = aside(|| self.paths.iter().map(|path| stamp(path)).collect());
         let mut read = held(&self.read);
         match &read.index {
-            Some((then, index)) if *then == now => return Some(Arc::clone(index)),
+            Some((then, index)) if *then == now && !index.has_changed() => {
+                return Some(Arc::clone(index));
+            }
             _ => read.index = None,
         }
         if !std::mem::replace(&mut read.is_under_way, true) {
             let (paths, whose) = (self.paths.clone(), Arc::clone(&self.read));
             let read_all = move || {
                 let index = Index::read(&paths);
+                tracing::info!(blocks = index.hashes.len(), "templates are read");
                 let mut read = held(&whose);
-                read.is_under_way = false;
-                match index {
-                    Ok(index) => {
-                        tracing::info!(blocks = index.hashes.len(), "templates are read");
-                        read.index = Some((now, Arc::new(index)));
-                    }
-                    Err(error) => tracing::warn!(%error, "templates cannot be read"),
-                }
+                *read = Read { index: Some((now, Arc::new(index))), is_under_way: false };
             };
             let thread = std::thread::Builder::new().name("templates".to_owned()).spawn(read_all);
             read.is_under_way = thread.is_ok();
@@ -117,52 +135,72 @@ fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Images as they were when they were read. A block is known by its number among them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Index {
-    files: Vec<File>,
+    files: Vec<(PathBuf, File)>,
     hashes: Vec<Hash>,
     /// File and place of each, in blocks.
     places: Vec<(usize, u64)>,
+    /// One was found to be another than it was.
+    has_changed: AtomicBool,
 }
 
 impl Index {
-    /// # Errors
-    /// One cannot be read.
-    pub fn read(paths: &[PathBuf]) -> io::Result<Self> {
-        const AT_ONCE: usize = 256 * PAGE;
-        let (mut files, mut hashes, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        let mut seen = HashSet::new();
-        let mut buffer = vec![0; AT_ONCE];
+    /// Those that can be read, as far as there is room.
+    pub fn read(paths: &[PathBuf]) -> Self {
+        let (mut index, mut seen) = (Self::default(), HashSet::new());
         for path in paths {
-            let file = File::open(path)?;
-            let mut at = 0;
-            loop {
-                let len = fill(&file, &mut buffer, at)?;
-                // What is left over at the end is no block.
-                for (block, place) in
-                    buffer[..len].as_chunks::<PAGE>().0.iter().zip(at / PAGE as u64..)
-                {
-                    if block.iter().any(|byte| *byte != 0) && hashes.len() < BLOCKS_MAX as usize {
-                        let hash = hash(block);
-                        if seen.insert(hash) {
-                            hashes.push(hash);
-                            places.push((files.len(), place));
-                        }
+            let read = open(path).map_err(|error| error.to_string());
+            let read = read.and_then(|file| {
+                let number = index.files.len();
+                index.take_in(number, &file, &mut seen).map_err(|error| error.to_string())?;
+                index.files.push((path.clone(), file));
+                Ok(())
+            });
+            if let Err(why) = read {
+                tracing::warn!(template = %path.display(), "it is left out: {why}");
+                let files = index.files.len();
+                let kept = index.places.partition_point(|(file, _)| *file < files);
+                index.places.truncate(kept);
+                index.hashes.truncate(kept);
+            }
+        }
+        index
+    }
+
+    fn take_in(&mut self, number: usize, file: &File, seen: &mut HashSet<Hash>) -> io::Result<()> {
+        let mut buffer = vec![0; AT_ONCE];
+        let mut at = 0;
+        loop {
+            let len = fill(file, &mut buffer, at)?;
+            // What is left over at the end is no block.
+            let blocks = buffer[..len].as_chunks::<PAGE>().0;
+            for (block, place) in blocks.iter().zip(at / PAGE as u64..) {
+                if self.hashes.len() == BLOCKS_MAX as usize {
+                    return Ok(());
+                }
+                if block.iter().any(|byte| *byte != 0) {
+                    let hash = hash(block);
+                    if seen.insert(hash) {
+                        self.hashes.push(hash);
+                        self.places.push((number, place));
                     }
                 }
-                at += len as u64;
-                if len < AT_ONCE {
-                    break;
-                }
             }
-            files.push(file);
+            at += len as u64;
+            if len < AT_ONCE {
+                return Ok(());
+            }
         }
-        Ok(Self { files, hashes, places })
     }
 
     /// By their numbers.
     pub fn hashes(&self) -> &[Hash] {
         &self.hashes
+    }
+
+    fn has_changed(&self) -> bool {
+        self.has_changed.load(Ordering::Relaxed)
     }
 
     /// The block of that number; `None` where there is none.
@@ -172,14 +210,21 @@ impl Index {
     pub(super) fn block(&self, number: u32) -> Option<io::Result<Page>> {
         let number = usize::try_from(number).ok()?;
         let (file, place) = *self.places.get(number)?;
+        let (path, file) = &self.files[file];
         let mut block = [0; PAGE];
-        let read = self.files[file].read_exact_at(&mut block, place * PAGE as u64);
-        Some(read.and_then(|()| match hash(&block) == self.hashes[number] {
+        let read = aside(|| file.read_exact_at(&mut block, place * PAGE as u64));
+        let block = read.and_then(|()| match hash(&block) == self.hashes[number] {
             true => Ok(block),
-            false => Err(io::Error::other("the template has changed")),
+            false => Err(io::Error::other("it is not what it was when it was read")),
+        });
+        Some(block.inspect_err(|error| {
+            tracing::warn!(template = %path.display(), "it cannot be used: {error}");
+            self.has_changed.store(true, Ordering::Relaxed);
         }))
     }
 }
+
+const AT_ONCE: usize = 256 * PAGE;
 
 /// As much as there is.
 fn fill(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
@@ -211,7 +256,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let one = image(dir.path(), "one", &[1, 0, 2, 1], 100);
         let other = image(dir.path(), "other", &[2, 3], 0);
-        let index = Index::read(&[one.clone(), other]).unwrap();
+        let missing = dir.path().join("missing");
+        let index = Index::read(&[one.clone(), missing, other]);
         let known: Vec<_> = [1, 2, 3].iter().map(|byte| hash(&[*byte; PAGE])).collect();
         assert_eq!(index.hashes(), known);
         for (number, byte) in [1, 2, 3].into_iter().enumerate() {
@@ -219,10 +265,12 @@ mod tests {
             assert_eq!(block, [byte; PAGE]);
         }
         assert!(index.block(3).is_none());
+        assert!(!index.has_changed());
         // What has changed, or is gone, is not passed on.
         image(dir.path(), "one", &[1, 0, 7], 0);
         assert_eq!(index.block(0).unwrap().unwrap(), [1; PAGE]);
         assert!(index.block(1).unwrap().is_err());
+        assert!(index.has_changed());
         fs::write(one, []).unwrap();
         assert!(index.block(0).unwrap().is_err());
     }
@@ -231,17 +279,22 @@ mod tests {
     fn they_are_read_for_whoever_asks_later_and_again_when_they_are_others() {
         let dir = tempfile::tempdir().unwrap();
         let path = image(dir.path(), "one", &[1], 0);
-        let library = Library::open(std::slice::from_ref(&path)).unwrap();
+        let library = Library::new(vec![path.clone()]);
         let until = |blocks: usize| {
-            loop {
+            for _ in 0..10_000 {
                 match library.index() {
-                    Some(index) if index.hashes().len() == blocks => break,
+                    Some(index) if index.hashes().len() == blocks => return index,
                     Some(index) => panic!("{} blocks", index.hashes().len()),
                     None => std::thread::sleep(std::time::Duration::from_millis(1)),
                 }
             }
+            panic!("they are never read");
         };
         assert!(library.index().is_none(), "nothing was read yet");
+        let index = until(1);
+        // One that was found out to be another is read anew, also where it looks the same.
+        index.has_changed.store(true, Ordering::Relaxed);
+        assert!(library.index().is_none());
         until(1);
         image(dir.path(), "one", &[1, 2], 0);
         until(2);
@@ -252,13 +305,13 @@ mod tests {
     fn what_is_no_raw_image_is_refused_with_what_helps() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
-        let refused = |path: &Path| Library::open(&[path.to_owned()]).unwrap_err().to_string();
+        let refused = |path: &Path| check(&[path.to_owned()]).unwrap_err().to_string();
         assert!(refused(&path).contains("cannot be read"));
         assert!(refused(dir.path()).contains("is no image"));
         fs::write(&path, b"QFI\xfb\0\0\0\x03").unwrap();
         let said = refused(&path);
         assert!(said.contains("in qcow2") && said.contains("qemu-img convert -O raw"), "{said}");
         fs::write(&path, b"").unwrap();
-        Library::open(&[path]).unwrap();
+        check(&[path]).unwrap();
     }
 }

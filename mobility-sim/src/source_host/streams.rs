@@ -18,8 +18,8 @@ use crate::destination_host::CONNECTIONS_MAX;
 use crate::libvirt::Endpoint;
 use crate::net::{Carries, Net};
 use crate::progress::Meters;
-use crate::relay::templates::{HASH_LEN, Index};
-use crate::relay::{InOrder, Migration, Part, RelayError, Share, relay};
+use crate::relay::templates::{HASHES_AT_ONCE, Index};
+use crate::relay::{DEAD_AFTER, InOrder, Migration, Part, RelayError, Share, relay};
 use crate::serve::Agent;
 use crate::wan;
 use crate::wan::message::{Door, Token};
@@ -149,23 +149,28 @@ pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, index: u32, str
 
 /// What this site has of templates, to whoever belongs to the migration.
 pub async fn tell_templates(agent: &Agent, token: &Token, mut stream: wan::Stream) {
-    let known = agent.arrivals.streams.find(token).map(|open| open.known);
-    let Some(index) = known.as_ref().and_then(|known| known.templates()) else {
+    let open = agent.arrivals.streams.find(token);
+    // No more of the migration: that ends when it does.
+    let Some((index, end)) =
+        open.and_then(|open| Some((open.known.templates()?.clone(), open.end)))
+    else {
         return debug!("templates are asked for by no migration");
     };
     let told = async {
         for hashes in index.hashes().chunks(HASHES_AT_ONCE) {
-            stream.stream.write_all(hashes.as_flattened()).await?;
+            let written = timeout(DEAD_AFTER, stream.stream.write_all(hashes.as_flattened())).await;
+            written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         }
         stream.stream.shutdown().await
     };
-    if let Err(error) = told.await {
+    let told = tokio::select! {
+        told = told => told,
+        () = end.cancelled() => return,
+    };
+    if let Err(error) = told {
         debug!(%error, "templates were not told of");
     }
 }
-
-/// 64 KiB.
-const HASHES_AT_ONCE: usize = (64 << 10) / HASH_LEN;
 
 #[cfg(test)]
 mod tests {

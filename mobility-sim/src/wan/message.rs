@@ -133,13 +133,7 @@ pub struct Prepared {
     /// What the destination keeps of what comes: the source names no more than that.
     pub room: Room,
     /// Blocks of templates that it has and tells of to whoever asks.
-    #[serde(default, skip_serializing_if = "is_none")]
     pub templates: u32,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-const fn is_none(number: &u32) -> bool {
-    *number == 0
 }
 
 /// Of a site's role, hexadecimal.

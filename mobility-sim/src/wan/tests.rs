@@ -147,7 +147,7 @@ fn messages_are_written_as_released() {
                 templates: 0,
             }),
             format!(
-                r#"{{"prepared":{{"cookie":"<qemu-migration/>","key":"{hex}","epoch":4,"room":{{"memory":0,"disks":0}}}}}}"#
+                r#"{{"prepared":{{"cookie":"<qemu-migration/>","key":"{hex}","epoch":4,"room":{{"memory":0,"disks":0}},"templates":0}}}}"#
             ),
         ),
         (

@@ -31,6 +31,8 @@ pub struct Domain {
     pub persistent: bool,
     /// That definition does not start.
     pub fenced: bool,
+    /// It starts by itself, as far as it starts.
+    pub autostart: bool,
     pub stopped_by: Option<StoppedBy>,
     pub ours: Option<(MigrationId, Epoch)>,
     pub mark: Option<Mark>,
@@ -65,6 +67,7 @@ impl Domain {
             memory: Some(memory),
             persistent,
             fenced: false,
+            autostart: persistent,
             stopped_by: None,
             ours: None,
             mark: None,

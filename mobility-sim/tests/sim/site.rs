@@ -222,13 +222,18 @@ impl Site for Sited {
     async fn fence_apply(&self, _: VmId, _: &UnfenceRecord) -> Done<()> {
         self.on_domain("fence apply", |domain| {
             domain.fenced = true;
+            // A job of libvirt's is in the way as long as it moves it.
+            domain.autostart &= domain.moves && domain.power.is_loaded();
             Ok(())
         })
         .await
     }
 
     async fn fence_holds(&self, _: VmId, _: &UnfenceRecord) -> Done<bool> {
-        self.on_domain("fence holds", |domain| Ok(domain.fenced)).await
+        let holds = |domain: &mut Domain| {
+            Ok(domain.fenced && (!domain.autostart || domain.power.is_loaded()))
+        };
+        self.on_domain("fence holds", holds).await
     }
 
     async fn fence_undo(&self, _: VmId, _: &UnfenceRecord) -> Done<()> {
@@ -237,6 +242,7 @@ impl Site for Sited {
         self.call("fence undo", move |guest| {
             if let Some(domain) = guest.domain(place) {
                 domain.fenced = false;
+                domain.autostart = domain.persistent;
             }
             Ok(())
         })

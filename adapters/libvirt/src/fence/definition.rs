@@ -140,7 +140,8 @@ pub(super) fn holds(connection: &Connect, vm: VmId, record: &Record) -> Result<b
     }
     let config = look::config_xml(&domain)?;
     let ours = config.fenced.as_ref().is_some_and(|note| note.id == record.id);
-    let stays_off = !domain.autostart()? || look::is_leaving(&domain)?;
+    // One that is loaded is not started, and is looked at once more when it is off.
+    let stays_off = !domain.autostart()? || look::power(&domain)?.is_loaded();
     Ok(ours && is_start_proof(&config) && stays_off)
 }
 
