@@ -279,7 +279,7 @@ mod tests {
     fn they_are_read_for_whoever_asks_later_and_again_when_they_are_others() {
         let dir = tempfile::tempdir().unwrap();
         let path = image(dir.path(), "one", &[1], 0);
-        let library = Library::new(vec![path.clone()]);
+        let library = Library::new(vec![path]);
         let until = |blocks: usize| {
             for _ in 0..10_000 {
                 match library.index() {

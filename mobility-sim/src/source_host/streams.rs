@@ -151,9 +151,8 @@ pub async fn carry(agent: &Agent, token: &Token, leads_to: Door, index: u32, str
 pub async fn tell_templates(agent: &Agent, token: &Token, mut stream: wan::Stream) {
     let open = agent.arrivals.streams.find(token);
     // No more of the migration: that ends when it does.
-    let Some((index, end)) =
-        open.and_then(|open| Some((open.known.templates()?.clone(), open.end)))
-    else {
+    let its = open.and_then(|open| Some((Arc::clone(open.known.templates()?), open.end)));
+    let Some((index, end)) = its else {
         return debug!("templates are asked for by no migration");
     };
     let told = async {
