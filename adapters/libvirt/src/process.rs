@@ -104,6 +104,7 @@ impl VmProcess for Watched {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::thread;
     use std::time::Duration;
 
     use uuid::Uuid;
@@ -134,7 +135,15 @@ mod tests {
         fs::write(file.path(), format!("{}\n", child.id())).unwrap();
         let another = VmId(Uuid::nil());
         assert!(open(file.path(), another).is_err());
-        let found = Found { pidfd: open(file.path(), VM).unwrap(), is_persistent: true };
+        // Its words are there a moment after it has begun.
+        let pidfd = loop {
+            match open(file.path(), VM) {
+                Ok(pidfd) => break pidfd,
+                Err(_) if child.try_wait().unwrap().is_none() => thread::yield_now(),
+                Err(error) => panic!("it ended: {error}"),
+            }
+        };
+        let found = Found { pidfd, is_persistent: true };
         let process = found.watched().unwrap();
         let soon = tokio::time::timeout(Duration::from_millis(50), process.ended());
         assert!(soon.await.is_err(), "it has not ended");
