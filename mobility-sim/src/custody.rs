@@ -194,6 +194,13 @@ impl Custody {
         Ok(Open { shelf, ledger })
     }
 
+    /// With all that the site knows of it.
+    async fn looked_at<R: Role>(&self, paper: &NativePaper) -> Result<Open<R>, HandoverError> {
+        let mut open = self.open(paper).await?;
+        open.ledger.look().await?;
+        Ok(open)
+    }
+
     /// The attempt is in this site's ledger, in whichever role, and its papers lie beside.
     async fn take_up<R: Role>(
         &self,

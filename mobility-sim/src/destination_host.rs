@@ -382,9 +382,8 @@ pub enum Leave {
 ///
 /// A process that ends while the connection stands ended where it stood still: a libvirtd that was not told of success has
 /// found the connection broken, and closed it, before it resumes the VM.
-async fn goodbye(line: &mut Line, process: Option<&dyn VmProcess>) -> Leave {
+async fn goodbye(line: &mut Line, mut process: Option<&dyn VmProcess>) -> Leave {
     let until = Instant::now() + GOODBYE_MAX;
-    let mut process = process;
     loop {
         let ended = async {
             match process {

@@ -82,6 +82,12 @@ pub enum RelayError {
     Protocol { what: &'static str },
 }
 
+impl From<&'static str> for RelayError {
+    fn from(what: &'static str) -> Self {
+        Self::Protocol { what }
+    }
+}
+
 /// Bytes so far, of one connection or of several.
 #[derive(Debug, Default)]
 pub struct Meter {

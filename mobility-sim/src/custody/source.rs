@@ -81,8 +81,7 @@ impl Custody {
     /// asked, as long as no receipt was signed by which it could be granted.
     pub async fn unfences(&self, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
         let _turn = self.turn(paper.vm).await;
-        let AsSource { shelf, mut ledger } = self.open(paper).await?;
-        ledger.look().await?;
+        let AsSource { shelf, mut ledger } = self.looked_at(paper).await?;
         if ledger.role.state(epoch) != SourceState::Fencing {
             return Ok(());
         }
@@ -112,8 +111,7 @@ impl Custody {
         epoch: Epoch,
     ) -> Result<(), HandoverError> {
         let _turn = self.turn(paper.vm).await;
-        let AsSource { shelf, mut ledger } = self.open(paper).await?;
-        ledger.look().await?;
+        let AsSource { shelf, mut ledger } = self.looked_at(paper).await?;
         // What came after it is not this attempt's to fence.
         let state = ledger.role.state(epoch);
         let is_its_own = matches!(state, SourceState::Fenced(_) | SourceState::Retired { .. });
@@ -130,8 +128,7 @@ impl Custody {
         epoch: Epoch,
     ) -> Result<bool, HandoverError> {
         let _turn = self.turn(paper.vm).await;
-        let AsSource { mut ledger, .. } = self.open(paper).await?;
-        ledger.look().await?;
+        let AsSource { ledger, .. } = self.looked_at(paper).await?;
         let state = ledger.role.state(epoch);
         Ok(matches!(
             state,
@@ -149,8 +146,7 @@ impl Custody {
         death: Death,
     ) -> Result<Fenced, HandoverError> {
         let _turn = self.turn(paper.vm).await;
-        let AsSource { shelf, mut ledger } = self.open(paper).await?;
-        ledger.look().await?;
+        let AsSource { shelf, mut ledger } = self.looked_at(paper).await?;
         let made = match ledger.role.state(epoch) {
             SourceState::Retired { settled: true } | SourceState::Destroyed => {
                 return Ok(Fenced::Retired);
@@ -253,8 +249,7 @@ impl Custody {
         revoked: &str,
     ) -> Result<(), HandoverError> {
         let _turn = self.turn(paper.vm).await;
-        let AsSource { shelf, mut ledger } = self.open(paper).await?;
-        ledger.look().await?;
+        let AsSource { shelf, mut ledger } = self.looked_at(paper).await?;
         let state = ledger.role.state(epoch);
         let is_settled = state == (SourceState::Released { settled: true });
         if state == SourceState::Unknown || is_settled || ledger.role.last_epoch() > epoch {

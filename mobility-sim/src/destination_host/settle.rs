@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use units::{Epoch, MigrationId, chain};
 
-use super::{Leave, dial, left, word};
+use super::{GOODBYE_MAX, Leave, dial, left, word};
 use crate::custody::{Carried, Death, Fenced, HandoverError};
 use crate::ledger::{Attempt, Entry, LedgerError, Source, Stage};
 use crate::serve::Agent;
@@ -28,8 +28,6 @@ const DECIDE_MAX: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// libvirt looks every 200 ms whether the QEMU that it ended has gone, and says so once it has.
 const SHORT_PAUSES: u32 = 40;
-/// It has ended its VM.
-const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 /// What takes longer is told.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -115,11 +113,18 @@ async fn fenced(
         return None;
     };
     let mut watched = watch.leave == Leave::Taken;
-    match agent.custody.has_receipt(paper, *epoch).await {
-        // A crash came before that was recorded here.
-        Ok(true) => return Some(Source::Fenced),
-        Ok(false) => {}
-        Err(error) => debug!("whether it is fenced already is not seen: {}", chain(&error)),
+    // A crash came before that was recorded here. As long as it is not known, nothing is concluded from how the VM is.
+    let has_receipt = || agent.custody.has_receipt(paper, *epoch);
+    let known = match has_receipt().await {
+        Ok(known) => known,
+        Err(_) => {
+            // Nobody has looked at it meanwhile.
+            watched = false;
+            until_done("what became of its fence", has_receipt).await?
+        }
+    };
+    if known {
+        return Some(Source::Fenced);
     }
     if let Leave::Ended { .. } = watch.leave {
         info!("{name} has ended at the source");
@@ -150,7 +155,11 @@ async fn fenced(
                 error!("{id} stops here, since its fence is refused: {}", chain(&error));
                 return None;
             }
-            Err(error) => warn!("its fence is not on record yet: {}", chain(&error)),
+            Err(error) => {
+                // Nobody looks at it until it is tried again.
+                watched = false;
+                warn!("its fence is not on record yet: {}", chain(&error));
+            }
         }
         // A guest stands still.
         sleep(LONG_PAUSE).await;
@@ -232,7 +241,7 @@ async fn shown(
 async fn look_again(agent: &Agent, entry: &Entry, watch: &Watch) {
     let Entry { name, attempt, .. } = entry;
     let Some(Attempt { paper, epoch }) = attempt else { return };
-    let _ = timeout(LEAVES_WITHIN, watch.over.cancelled()).await;
+    let _ = timeout(GOODBYE_MAX, watch.over.cancelled()).await;
     let mut pauses = Pauses::default();
     while let Err(error) = agent.custody.stays_fenced(paper, *epoch).await {
         if pauses.are_long() {

@@ -23,12 +23,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::Share;
 use super::codec::{PAGE, Page};
 use super::pace::Line;
 use super::pages::Pages;
 use super::ram::Progress;
 use super::templates::{self, Index};
+use super::{RelayError, Share};
 
 /// Of a page's content. Guests choose their content, so that it has to be one that they cannot forge.
 /// Whole, since blocks of disks are named by it alone.
@@ -297,12 +297,13 @@ impl Migration {
         disk: u16,
         slot: u32,
         to: &mut Vec<u8>,
-    ) -> Result<bool, Changed> {
+    ) -> Result<bool, RelayError> {
         if disk == TEMPLATES {
             let Some(block) = self.templates.as_ref().and_then(|index| index.block(slot)) else {
                 return Ok(false);
             };
-            let block = block.map_err(|_| Changed)?;
+            // Why, its index has said.
+            let block = block.map_err(|_| RelayError::Template)?;
             to.extend_from_slice(&block);
             return Ok(true);
         }
@@ -311,15 +312,12 @@ impl Migration {
             let index = received.disks.get(&disk)?.get(usize::try_from(slot).ok()?)?;
             received.blocks.as_ref()?.get(*index)
         };
-        let found = find();
-        to.extend(found.into_iter().flatten());
-        Ok(found.is_some())
+        Ok(find().is_some_and(|block| {
+            to.extend_from_slice(block);
+            true
+        }))
     }
 }
-
-/// A template that is not any more what it was when it was read.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Changed;
 
 fn no_memory(error: &io::Error) {
     tracing::warn!(%error, "there is no memory for what is to be kept of a migration");

@@ -4,38 +4,11 @@ use std::sync::Arc;
 
 use super::super::RelayError;
 use super::super::block::BLOCK_MAX;
-use super::super::store::{Changed, Migration, Ring};
+use super::super::store::{Migration, Ring};
 use super::{
     BLOCK, DELTA, DISK, ENCLOSED, HEADER, MEMORY, PAGE, PAGE_KEPT, Page, SAME, SHORT, STEP, ZEROS,
     absolute, take, take_varint, unzigzag,
 };
-
-/// Why a program is not played.
-enum Fault {
-    Broken(&'static str),
-    Changed,
-}
-
-impl From<&'static str> for Fault {
-    fn from(what: &'static str) -> Self {
-        Self::Broken(what)
-    }
-}
-
-impl From<Changed> for Fault {
-    fn from(_: Changed) -> Self {
-        Self::Changed
-    }
-}
-
-impl From<Fault> for RelayError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Broken(what) => Self::Protocol { what },
-            Fault::Changed => Self::Template,
-        }
-    }
-}
 
 /// What a page plays into.
 enum Playing {
@@ -75,7 +48,7 @@ impl Player {
         Ok(&self.out)
     }
 
-    fn run(&mut self, mut program: &[u8]) -> Result<(), Fault> {
+    fn run(&mut self, mut program: &[u8]) -> Result<(), RelayError> {
         let len = usize::try_from(take_varint(&mut program)?).map_err(|_| SHORT)?;
         let (mut instructions, mut enclosed) = program.split_at_checked(len).ok_or(SHORT)?;
         while let Some((instruction, rest)) = instructions.split_first() {
@@ -97,7 +70,7 @@ impl Player {
         instruction: u8,
         arguments: &mut &[u8],
         enclosed: &mut &[u8],
-    ) -> Result<(), Fault> {
+    ) -> Result<(), RelayError> {
         const UNKNOWN: &str = "a page that was never sent";
         match instruction {
             ENCLOSED => {
