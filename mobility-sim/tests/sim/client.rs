@@ -55,6 +55,7 @@ pub async fn migrate(world: Arc<World>, who: Who) -> Ended {
 impl Client {
     async fn at(&self, place: &str) {
         self.world.at(self.who, &format!("K: {place}")).await;
+        self.world.unless_stopped().await;
     }
 
     /// What the VM's libvirtd has on its job, if it is still there.

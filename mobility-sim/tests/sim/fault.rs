@@ -24,6 +24,10 @@ pub enum Fault {
     BreakDaemon,
     /// virsh alone.
     KillClient,
+    /// Whoever drives the source's migration stands still for a while, and keeps its connections.
+    StopClient,
+    /// As quick as a service manager has it back.
+    RestartLibvirtd(Place),
     /// By the source's operator.
     Operator(Deed),
 }
@@ -50,6 +54,7 @@ impl Fault {
     ];
 
     pub fn strike(self, world: &Arc<World>) {
+        const AT_ONCE: Duration = Duration::from_millis(500);
         const SOON: Duration = Duration::from_secs(2);
         const LATE: Duration = Duration::from_secs(100);
         match self {
@@ -67,6 +72,8 @@ impl Fault {
             Self::BreakCalls => world.breaks(Way::Calls),
             Self::BreakDaemon => world.breaks(Way::Daemon),
             Self::KillClient => world.kill_client(),
+            Self::StopClient => world.stop_client(LATE),
+            Self::RestartLibvirtd(place) => world.kill_libvirtd(place, AT_ONCE),
             Self::Operator(deed) => world.operator(Place::East, deed),
         }
     }

@@ -44,6 +44,8 @@ pub struct Domain {
     pub moves: bool,
     /// Its QEMU has ended, and libvirtd does not know yet.
     pub gone: bool,
+    /// libvirtd has ended its QEMU, and looks whether it has gone.
+    pub awaited: bool,
 }
 
 /// How far libvirt's own migration is with a domain.
@@ -75,6 +77,7 @@ impl Domain {
             held: false,
             moves: false,
             gone: false,
+            awaited: false,
         }
     }
 }
@@ -164,6 +167,13 @@ impl Guest {
         self.runs(place);
     }
 
+    /// An operator defines it anew, where it has a definition. A job that moves it is not in the way of that.
+    pub fn defines(&mut self, place: Place) {
+        if let Some(domain) = self.domain(place).filter(|it| it.persistent) {
+            domain.fenced = false;
+        }
+    }
+
     /// An operator has it start from its disks, whatever is left of its definition.
     pub fn creates(&mut self, place: Place) {
         if self.power(place).is_loaded() {
@@ -216,7 +226,7 @@ impl Guest {
         domain.stopped_by = Some(how);
         domain.job = Job::None;
         domain.held = false;
-        domain.gone = false;
+        (domain.gone, domain.awaited) = (false, false);
         let persistent = domain.persistent;
         if !persistent {
             self.host(place).domain = None;

@@ -14,6 +14,7 @@ use site_ledger::natives;
 use units::MigrationId;
 
 use crate::client::Ended;
+use crate::guest::Domain;
 use crate::stage::{Stage, sited};
 use crate::world::{Deed, Place, World};
 
@@ -228,6 +229,10 @@ impl Stage {
             });
             if !retired {
                 self.violated("granted, and not retired at the source");
+            }
+            let starts = |domain: &mut Domain| domain.persistent && !domain.fenced;
+            if self.world.guest().domain(Place::East).is_some_and(starts) {
+                self.violated("moved, and what is left of it at the source starts");
             }
             return;
         }

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use causeway_mobility::libvirt::Endpoint;
 use causeway_mobility::net::{Carries, Listener, Net};
@@ -16,6 +17,7 @@ use rpc::procedures::{
 };
 use site::{ByteStream, StoppedBy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::sleep;
 use units::Epoch;
 
 use crate::guest::{By, Domain, Job};
@@ -43,9 +45,30 @@ const CAPABILITIES: &str = "<capabilities><host><cpu><arch>x86_64</arch></cpu></
 /// It comes up, and goes on with what it finds.
 pub fn start(world: &Arc<World>, place: Place) {
     let who = world.begins(|no| Who::Libvirtd(place, no));
-    recover(world, place);
+    let is_gone = world.guest().domain(place).is_some_and(|domain| {
+        // Why a VM is off is not kept; nor what it held, and looked for.
+        (domain.stopped_by, domain.held, domain.awaited) = (None, false, false);
+        domain.gone
+    });
+    if is_gone {
+        let reconnected = reconnects(Arc::clone(world), place);
+        world.has_task(who, tokio::spawn(reconnected).abort_handle());
+    } else {
+        recover(world, place);
+    }
+    if !matches!(who, Who::Libvirtd(_, 1)) {
+        world.hit(&format!("{} is back", who.name()));
+    }
     let task = tokio::spawn(serve(Arc::clone(world), who, place));
     world.has_task(who, task.abort_handle());
+}
+
+/// `qemuProcessReconnect`: until it has found that there is no QEMU, it has the VM for what it was when it was ended.
+async fn reconnects(world: Arc<World>, place: Place) {
+    const TAKES: Duration = Duration::from_secs(6);
+    sleep(TAKES).await;
+    recover(&world, place);
+    world.ends(place, StoppedBy::Crashed, By::Program);
 }
 
 /// `qemuProcessRecoverMigration`: by how far it was.
@@ -53,10 +76,6 @@ fn recover(world: &World, place: Place) {
     let job = {
         let mut guest = world.guest();
         let Some(domain) = guest.domain(place) else { return };
-        // Why a VM is off is not kept.
-        domain.stopped_by = None;
-        // Nor what it held.
-        domain.held = false;
         std::mem::replace(&mut domain.job, Job::None)
     };
     match job {

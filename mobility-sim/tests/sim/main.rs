@@ -19,6 +19,7 @@ mod judge;
 mod left;
 mod libvirtd;
 mod matrix;
+mod near;
 mod net;
 mod run;
 mod seeds;

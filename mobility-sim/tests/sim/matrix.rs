@@ -4,17 +4,11 @@
 //! `CAUSEWAY_LOG`; `EVERY=1` runs all of them, where otherwise one in some is.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
-
-use model::Power;
-use tokio::time::sleep;
 
 use crate::fault::Fault;
 use crate::judge::Operator;
-use crate::run::{self, Asked, Case, log, run_all};
-use crate::stage::Stage;
-use crate::world::{Driven, Kind, Place, Who};
+use crate::run::{Asked, Case, log, run_all};
+use crate::world::{Driven, Kind};
 
 pub const BY_LIBVIRTD: Kind = Kind {
     driven: Driven::ByLibvirtd,
@@ -24,7 +18,7 @@ pub const BY_LIBVIRTD: Kind = Kind {
     near: false,
 };
 /// With an agent that sees the end of its VM's process.
-const NEAR: Kind = Kind { near: true, ..BY_LIBVIRTD };
+pub const NEAR: Kind = Kind { near: true, ..BY_LIBVIRTD };
 
 /// Places of a migration of this kind to which nothing happens, in order.
 pub fn places(kind: Kind) -> Vec<String> {
@@ -97,58 +91,3 @@ fn play(kind: Kind) {
 
 /// Of all cases one in so many is run by default.
 const STEP: usize = 3;
-
-/// Its libvirt hears of no success, has it run again, and then its process ends: by that alone nothing is handed over.
-#[test]
-fn an_end_after_the_connection_broke_is_not_taken_for_a_handover() {
-    log();
-    let places = places(NEAR);
-    let at = |place: &str| places.iter().position(|passed| passed == place).unwrap();
-    let finish = at("K: has performed #1")..at("K: has heard of finish #1");
-    let cases: Vec<_> = places[finish]
-        .iter()
-        .map(|place| {
-            let ends = ("K: has confirmed #1".to_owned(), Fault::KillQemu(Place::East));
-            let plan = vec![(place.clone(), Fault::BreakCalls), ends];
-            (place.clone(), Case { kind: NEAR, plan, operator: Operator::Ends })
-        })
-        .collect();
-    let done = run_all(&cases);
-    let both = done.iter().filter(|done| done.struck.len() == 2).count();
-    assert!(both > 20, "{both} of {}", cases.len());
-}
-
-/// Nothing could be granted by what it had said: it does not wait for the other agent with that.
-#[test]
-fn a_source_that_runs_on_may_be_started_again_before_the_destination_answers() {
-    log();
-    let at = || "E has done: fence apply #1".to_owned();
-    let (east, west) = (Fault::KillAgent(Place::East), Fault::KillAgentForLong(Place::West));
-    run::virtually(async {
-        let mut stage = Stage::set(NEAR, vec![(at(), east), (at(), west)]).await;
-        let world = Arc::clone(&stage.world);
-        tokio::select! {
-            () = stage.play() => panic!("it was over before the other agent was back"),
-            () = sleep(Duration::from_secs(60)) => {}
-        }
-        assert_eq!(world.struck().len(), 2);
-        assert!(world.alive(|no| Who::Agent(Place::West, no)).is_none(), "it is not away");
-        assert_eq!(world.guest().power(Place::East), Power::Running);
-        let domain = world.guest().domain(Place::East).cloned().unwrap();
-        assert!(!domain.fenced, "it does not start any more");
-    });
-}
-
-#[test]
-fn it_runs_there_before_the_sources_libvirt_has_looked_whether_it_ended() {
-    let places = places(NEAR);
-    let at = |place: &str| places.iter().position(|passed| passed == place).unwrap();
-    let order = [
-        "E has done: fence apply #1",
-        "K: has heard of finish #1",
-        "K: has ended its QEMU #1",
-        "W has done: resume #1",
-        "K: looks whether it has gone #1",
-    ];
-    assert!(order.is_sorted_by_key(|place| at(place)), "{places:#?}");
-}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::Power;
 use site::StoppedBy;
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::fault::Fault;
 use crate::guest::{By, Domain, Guest, Job};
@@ -113,6 +113,8 @@ struct Plan {
     waiting: Vec<(String, Fault)>,
     /// The source's client was killed: nobody waits for an answer.
     killed: bool,
+    /// It does nothing before then.
+    stopped_until: Option<Instant>,
     /// Every place that was passed, in order.
     passed: Vec<String>,
     counts: BTreeMap<String, u32>,
@@ -281,6 +283,18 @@ impl World {
         self.plan().killed
     }
 
+    pub fn stop_client(&self, long: Duration) {
+        self.plan().stopped_until = Some(Instant::now() + long);
+    }
+
+    /// As long as whoever drives the source's migration is stopped.
+    pub async fn unless_stopped(&self) {
+        let until = self.plan().stopped_until;
+        if let Some(until) = until {
+            sleep_until(until).await;
+        }
+    }
+
     /// virsh is killed: its libvirtd goes on alone, as far as that is.
     pub fn kill_client(&self) {
         if self.kind.driven != Driven::ByVirsh || !self.client_dies() {
@@ -304,17 +318,18 @@ impl World {
     /// libvirt has sent its signal: the QEMU is no more, and libvirt has not looked yet.
     pub fn qemu_goes(&self, place: Place) {
         if let Some(domain) = self.guest().domain(place).filter(|it| it.power.is_loaded()) {
-            domain.gone = true;
+            (domain.gone, domain.awaited) = (true, true);
         }
         if let Some(qemu) = self.alive(|no| Who::Qemu(place, no)) {
             self.dies(qemu);
         }
     }
 
-    /// Until libvirtd has looked whether the QEMU that it ended has gone, it answers nobody.
+    /// Until libvirtd has looked whether the QEMU that it ended has gone, it answers nobody. One that was started since
+    /// does.
     pub async fn libvirtd_looks(&self, place: Place) {
-        let is_gone = || self.guest().domain(place).is_some_and(|domain| domain.gone);
-        while is_gone() && self.libvirtd(place).is_some() {
+        let is_awaited = || self.guest().domain(place).is_some_and(|domain| domain.awaited);
+        while is_awaited() && self.libvirtd(place).is_some() {
             sleep(Duration::from_millis(10)).await;
         }
     }
@@ -344,6 +359,7 @@ impl World {
             }
             Deed::Destroy => {}
             Deed::Start => self.guest().starts(place),
+            Deed::Define => self.guest().defines(place),
             Deed::MoveInVain => {
                 self.guest().resumes(place);
                 self.guest().pauses(place, true);
@@ -379,6 +395,8 @@ pub enum Deed {
     Resume,
     Destroy,
     Start,
+    /// Anew, as it was once: a fence of its definition is gone.
+    Define,
     /// Resumes it, and begins another migration, which leaves it paused as well.
     MoveInVain,
 }
