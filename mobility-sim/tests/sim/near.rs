@@ -62,17 +62,22 @@ fn agent_and_libvirtd_that_come_back_go_on_by_what_was_signed() {
     let places = places(NEAR);
     let at = |place: &str| places.iter().position(|passed| passed == place).unwrap();
     let (ended, signed) = (at("K: has ended its QEMU #1"), at("E has done: keep #6"));
-    // Before it has looked; and after.
-    let libvirtd = [(ended, places[ended].as_str()), (signed, "K: has confirmed #1")];
-    let cases = libvirtd.map(|(since, goes)| {
-        places[since..].iter().map(move |place| {
-            let libvirtd = (goes.to_owned(), Fault::KillLibvirtd(Place::East));
-            let agent = (place.clone(), Fault::KillAgent(Place::East));
-            let plan = vec![libvirtd, agent];
-            (place.clone(), Case { kind: NEAR, plan, operator: Operator::GoesOn })
-        })
+    // Its libvirtd goes at once, with the agent before it has looked, and after.
+    let confirmed = at("K: has confirmed #1");
+    let goes: [(usize, &dyn Fn(usize) -> usize); 3] =
+        [(ended, &|_| ended), (signed, &|agent| agent), (signed, &|_| confirmed)];
+    let cases = goes.map(|(since, goes)| {
+        let case = |agent: usize| {
+            let plan = [
+                (places[goes(agent)].clone(), Fault::KillLibvirtd(Place::East)),
+                (places[agent].clone(), Fault::KillAgent(Place::East)),
+            ];
+            let case = Case { kind: NEAR, plan: plan.to_vec(), operator: Operator::GoesOn };
+            (places[agent].clone(), case)
+        };
+        (since..places.len()).map(case).collect::<Vec<_>>()
     });
-    let cases: Vec<_> = cases.into_iter().flatten().collect();
+    let cases = cases.concat();
     let done = run_all(&cases);
     let moved = Outcome { moved: true, deeds: Vec::new() };
     for ((place, _), done) in cases.iter().zip(&done) {
