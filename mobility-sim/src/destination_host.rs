@@ -8,6 +8,7 @@
 //!                                 are closed        VM runs on           VM; `settle` sees that
 //! ```
 
+mod allowance;
 mod doors;
 mod error;
 mod left;
@@ -43,6 +44,7 @@ use crate::progress::Meters;
 use crate::serve::{Agent, new_id};
 use crate::wan::message::{self, Failed, Leaving, Message, Purpose, Token};
 use crate::wan::{self, Control};
+use allowance::Allowance;
 pub use doors::CONNECTIONS_MAX;
 use doors::{Broken, Carrying, Doors};
 use error::OutgoingError;
@@ -107,6 +109,7 @@ struct Outgoing {
     attempt: Attempt,
     /// The source's libvirtd leads it, and not a client of its.
     is_p2p: bool,
+    allowed: Option<Allowance>,
 }
 
 /// The whole story of one migration.
@@ -120,7 +123,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             return line.answer_prepare(serial, Err(error.for_libvirt())).await;
         }
     };
-    let Outgoing { mut control, carrying, meters, broken, prepared, attempt, is_p2p } = outgoing;
+    let Outgoing { mut control, carrying, meters, broken, prepared, attempt, is_p2p, allowed } =
+        outgoing;
     line.answer_prepare(serial, Ok(prepared)).await;
     meters.show("begins");
     let told = meters.told_to(&*agent.site, &attempt);
@@ -128,7 +132,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
         meters.show("has ended");
         drop(carrying);
         warn!("the source's connection has ended before the VM was handed over: it stays there");
-        return tidy(agent, id, Some(control)).await;
+        tidy(agent, id, Some(control)).await;
+        return stays(agent, allowed).await;
     };
     meters.show("has ended");
     let Asking { serial, cancelled, ask } = finish;
@@ -149,7 +154,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
         };
         warn!("cancelled: {error}");
         tidy(agent, id, Some(control)).await;
-        return line.answer_finish(serial, Err(error)).await;
+        line.answer_finish(serial, Err(error)).await;
+        return stays(agent, allowed).await;
     }
     // Its libvirtd itself is asking: before it resumes the VM it ends this connection.
     let sees_it_end = is_p2p && line.is_own_libvirtd;
@@ -176,7 +182,14 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             drop(control);
             tidy(agent, id, None).await;
             line.answer_finish(serial, Err(error.for_libvirt())).await;
+            stays(agent, allowed).await;
         }
+    }
+}
+
+async fn stays(agent: &Agent, allowed: Option<Allowance>) {
+    if let Some(allowed) = allowed {
+        allowed.put_back(agent).await;
     }
 }
 
@@ -245,7 +258,8 @@ async fn prepare(
     let has = doors::Has { room: answer.room, templates: answer.templates };
     let carrying = doors.carry(agent, &token, has, &meters, &broken);
     let is_p2p = flags.contains(Flags::PEER2PEER);
-    Ok(Outgoing { control, carrying, meters, broken, prepared, attempt, is_p2p })
+    let allowed = allowance::lower(agent, vm).await;
+    Ok(Outgoing { control, carrying, meters, broken, prepared, attempt, is_p2p, allowed })
 }
 
 struct Asking {

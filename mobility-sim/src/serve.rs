@@ -2,9 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rpc::server::{Host, Limits, Session};
 use site::Site;
+use site_ledger::AgentPaper;
 use site_libvirt::{Acceleration, LibvirtConfig, LibvirtSite};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,6 +71,13 @@ const STRANGERS_MAX: usize = 64;
 /// Connections of this site's hosts at once: each migration has one.
 const HOSTS_MAX: usize = 256;
 
+/// A libvirtd that is away comes back.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// The longest call of a host, in bytes. A definition has some kilobytes; 256 hosts that are not asked who they are have
+/// half a GiB on their way in by that.
+const CALL_MAX: usize = 2 << 20;
+
 pub fn run(config: Config) -> Result<(), ServeError> {
     let libvirt = LibvirtConfig {
         acceleration: if config.arrivals.emulate {
@@ -86,6 +95,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         .build()
         .map_err(ServeError::Runtime)?;
     runtime.block_on(async {
+        agent.spawn(tell_of_itself(Arc::clone(&agent)));
         let terminated = async {
             match signal(SignalKind::terminate()) {
                 Ok(mut signal) => drop(signal.recv().await),
@@ -100,6 +110,19 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         info!("ends; what is not settled is gone on with at the next start");
         Ok(())
     })
+}
+
+/// Whoever begins a migration may see with whom it is paired.
+async fn tell_of_itself(agent: Arc<Agent>) {
+    let Config { site, neighbour, .. } = &agent.config;
+    let paper = AgentPaper::new(
+        (site.name.clone(), agent.identity.public().to_string()),
+        (neighbour.name.clone(), neighbour.key.to_string()),
+    );
+    while let Err(error) = paper.keep(&*agent.site).await {
+        debug!("with whom it is paired is not kept at its site yet: {}", chain(&error));
+        tokio::time::sleep(TELL_AGAIN_AFTER).await;
+    }
 }
 
 impl Agent {
@@ -270,7 +293,8 @@ fn play_destination(
         secure: link == Link::Secure,
         refused_flags: flags::REFUSED,
     };
-    let line = Line::serve(stream, peer, |now| Session::new(host, Limits::default(), now));
+    let limits = Limits { frame: CALL_MAX, ..Limits::default() };
+    let line = Line::serve(stream, peer, |now| Session::new(host, limits, now));
     let whose = Arc::clone(agent);
     agent.spawn(async move {
         destination_host::serve(whose, line).await;
@@ -328,7 +352,7 @@ async fn play_source(agent: &Arc<Agent>, stream: wan::Stream, hello: message::He
 /// Out of descriptors or memory: others will end.
 async fn out_of_breath(error: &io::Error) {
     warn!(%error, "a connection was not taken");
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
 }
 
 /// A name for a new migration.

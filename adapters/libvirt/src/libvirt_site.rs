@@ -379,6 +379,20 @@ impl Site for LibvirtSite {
             .await
     }
 
+    async fn max_downtime_ms(&self, vm: VmId) -> Result<u64, SiteError> {
+        self.look(format!("see how long VM {vm} may stand still"), move |connection| {
+            live::downtime_allowed(connection, vm)
+        })
+        .await
+    }
+
+    async fn allow_downtime_ms(&self, vm: VmId, most: u64) -> Result<(), SiteError> {
+        self.change(format!("say how long VM {vm} may stand still"), move |connection| {
+            live::allow_downtime(connection, vm, most)
+        })
+        .await
+    }
+
     async fn live_job(&self, vm: VmId) -> Result<Option<LiveJob>, SiteError> {
         self.look(format!("see how VM {vm} migrates"), move |connection| live::job(connection, vm))
             .await

@@ -48,6 +48,15 @@ pub(crate) fn migrate(connection: &Connect, vm: VmId, wish: &LiveWish) -> Result
     Ok(ended?)
 }
 
+pub(crate) fn downtime_allowed(connection: &Connect, vm: VmId) -> Result<u64, Fault> {
+    Ok(max_downtime(&look::require(connection, vm)?)?)
+}
+
+pub(crate) fn allow_downtime(connection: &Connect, vm: VmId, most_ms: u64) -> Result<(), Fault> {
+    look::require(connection, vm)?.migrate_set_max_downtime(most_ms, 0)?;
+    Ok(())
+}
+
 /// `None`: none is under way.
 pub(crate) fn job(connection: &Connect, vm: VmId) -> Result<Option<LiveJob>, Fault> {
     let Some(domain) = look::find(connection, vm)? else { return Ok(None) };

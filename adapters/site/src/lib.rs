@@ -212,6 +212,16 @@ pub trait Site: Send + Sync {
         Err(no_live_migration(self.name()))
     }
 
+    /// How long a running VM may stand still at the end of one, in milliseconds, as its hypervisor has it.
+    async fn max_downtime_ms(&self, _vm: VmId) -> Result<u64, SiteError> {
+        Err(no_live_migration(self.name()))
+    }
+
+    /// Also while one is under way. The hypervisor keeps it for as long as the VM runs there.
+    async fn allow_downtime_ms(&self, _vm: VmId, _most: u64) -> Result<(), SiteError> {
+        Err(no_live_migration(self.name()))
+    }
+
     /// How it gets on; `None`: none is under way.
     async fn live_job(&self, _vm: VmId) -> Result<Option<LiveJob>, SiteError> {
         Err(no_live_migration(self.name()))

@@ -4,6 +4,7 @@
 //! Every question of who may run goes to the roles of crate `handover`; here their records are made
 //! durable, at the site ([`copy`]) and on this machine ([`shelf`]), before anything is done on them.
 
+mod agents;
 mod copy;
 mod error;
 mod mark;
@@ -14,6 +15,7 @@ mod stories;
 mod unfence;
 mod word;
 
+pub use agents::{AgentPaper, Unpaired, paired};
 pub use copy::{CopyError, copy_of_ledger, decode as decode_copy, forget, key, of_key};
 pub use error::CustodyError;
 pub use mark::{mark_of, mark_seen, own_mark};

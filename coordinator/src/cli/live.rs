@@ -9,7 +9,7 @@ use model::{Power, SiteName, Vm, VmId};
 use plan::Refusal;
 use serde_json::json;
 use site::{LiveWish, Remedy, Site, SiteError};
-use site_ledger::{LiveWire, kept_job, kept_wire};
+use site_ledger::{LiveWire, Unpaired, kept_job, kept_wire};
 use units::{Bytes, Epoch, chain};
 
 use super::args::Ask;
@@ -44,9 +44,12 @@ const SILENT_FOR: Duration = Duration::from_secs(120);
 
 /// What is to be done if it is to move live. If it is not, why is told where somebody may wonder.
 pub async fn chosen(context: &Context, ask: &Ask) -> Result<Option<Live>, Failure> {
-    let Choice { way, why } = choose(context, ask)?;
+    let Choice { way, why } = choose(context, ask).await?;
     match way {
-        Way::Native { neighbour } => draw_up(context, ask, neighbour, why).await.map(Some),
+        Way::Native { neighbour, unpaired } => {
+            let against = unpaired.map(|unpaired| not_paired(&unpaired));
+            draw_up(context, ask, neighbour, (why, against)).await.map(Some)
+        }
         Way::Guest => {
             if let Some(why) = why {
                 show::error(&format!("method: guest, since {why}"));
@@ -62,7 +65,7 @@ async fn draw_up(
     context: &Context,
     ask: &Ask,
     neighbour: String,
-    why: Option<String>,
+    (why, against): (Option<String>, Option<Refusal>),
 ) -> Result<Live, Failure> {
     let (from, to) = (site_name(&ask.from)?, site_name(&ask.to)?);
     if from == to {
@@ -70,7 +73,7 @@ async fn draw_up(
     }
     let (source, destination) = (context.site(&from)?, context.site(&to)?);
     let vm = source.vm(&ask.vm).await.map_err(|error| refused(&error))?;
-    let mut refusals = Vec::new();
+    let mut refusals = Vec::from_iter(against);
     if vm.power != Power::Running {
         refusals.push(Refusal {
             code: "not-running".to_owned(),
@@ -112,6 +115,19 @@ async fn draw_up(
     let limit_rate = ask.limit_rate.filter(|limit| *limit > 0).map(Bytes);
     let wish = LiveWish { neighbour, limit_rate, max_downtime_ms: ask.max_downtime };
     Ok(Live { vm, from, to, wish, why })
+}
+
+fn not_paired(unpaired: &Unpaired) -> Refusal {
+    let remedy = match unpaired {
+        Unpaired::NoAgent { .. } => {
+            "causeway-mobility serve --config FILE; the names of both sites in it are those that they are registered under"
+                .to_owned()
+        }
+        Unpaired::OtherKey { at, neighbour } => format!(
+            "at {neighbour}, causeway-mobility introduce --config FILE prints the section for the agent of {at}; start that anew with it"
+        ),
+    };
+    Refusal { code: "agents-not-paired".to_owned(), text: unpaired.to_string(), remedy }
 }
 
 /// For people by `say`.
@@ -313,7 +329,7 @@ async fn settled(context: &Context, sites: &Sites, attempt: &Attempt) -> Result<
     }
 }
 
-fn refused(error: &SiteError) -> Failure {
+pub fn refused(error: &SiteError) -> Failure {
     let problem = problem(error);
     Failure::refused(vec![Refusal { code: problem.code, text: problem.text, remedy: problem.hint }])
 }

@@ -1,8 +1,10 @@
 //! By which way a VM moves: copied by an agent inside it, or live by its site's own migration.
 
 use model::SiteName;
+use site_ledger::{Unpaired, paired};
 
 use super::args::{Ask, Format, MethodArg, TrackerArg};
+use super::live::refused;
 use super::site::site_name;
 use crate::clouds::neighbour;
 use crate::context::Context;
@@ -19,10 +21,12 @@ pub enum Way {
     Native {
         /// The source's mobility agent, as the source's hypervisors reach it.
         neighbour: String,
+        /// What stands against it.
+        unpaired: Option<Unpaired>,
     },
 }
 
-pub fn choose(context: &Context, ask: &Ask) -> Result<Choice, Failure> {
+pub async fn choose(context: &Context, ask: &Ask) -> Result<Choice, Failure> {
     let guest = |why| Ok(Choice { way: Way::Guest, why });
     if matches!(ask.method, Some(MethodArg::Guest)) {
         return guest(None);
@@ -40,7 +44,8 @@ pub fn choose(context: &Context, ask: &Ask) -> Result<Choice, Failure> {
                 format!("causeway site add {from} --uri URI --mobility qemu+tcp://AGENT/system"),
             )
         })?;
-        return Ok(Choice { way: Way::Native { neighbour }, why: None });
+        let unpaired = unpaired(context, &from, &to).await?;
+        return Ok(Choice { way: Way::Native { neighbour, unpaired }, why: None });
     }
     let asked = ask.method.is_some();
     let missing = |site| asked.then(|| format!("no mobility agent is registered for {site}"));
@@ -52,8 +57,22 @@ pub fn choose(context: &Context, ask: &Ask) -> Result<Choice, Failure> {
     if let Some(option) = of_guest.first() {
         return guest(Some(format!("{option} is of it alone")));
     }
-    let why = Some("both sites have a mobility agent".to_owned());
-    Ok(Choice { way: Way::Native { neighbour }, why })
+    if let Some(unpaired) = unpaired(context, &from, &to).await? {
+        return guest(Some(unpaired.to_string()));
+    }
+    let why = Some("both sites have a mobility agent, paired with the other's".to_owned());
+    Ok(Choice { way: Way::Native { neighbour, unpaired: None }, why })
+}
+
+/// By what both agents say of themselves.
+async fn unpaired(
+    context: &Context,
+    from: &SiteName,
+    to: &SiteName,
+) -> Result<Option<Unpaired>, Failure> {
+    let (source, destination) = (context.site(from)?, context.site(to)?);
+    let paired = paired((from, &*source), (to, &*destination)).await;
+    Ok(paired.map_err(|error| refused(&error))?.err())
 }
 
 fn mobility(context: &Context, site: &SiteName) -> Result<Option<String>, Failure> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{DiskBus, DiskFormat};
+use model::{DiskBus, DiskFormat, PoolOffer};
 use rpc::flags::Flags;
 use rpc::params::{Name, Params};
 use site::{NewDisk, SiteError};
@@ -91,6 +91,25 @@ pub fn attempt(id: &MigrationId) -> &str {
     id.as_str().rsplit('-').next().unwrap_or_default()
 }
 
+/// Room for the whole of every disk: one that is sparse grows, and running out in the last round is the worst moment.
+///
+/// # Errors
+/// What is wrong with the pool.
+pub fn fit(wanted: &[Wanted], name: &str, pools: &[PoolOffer]) -> Result<(), String> {
+    let Some(pool) = pools.iter().find(|pool| pool.name == name && pool.active) else {
+        return Err(format!("there is no active pool {name}: virsh pool-start {name}"));
+    };
+    let sizes = wanted.iter().map(|one| one.size);
+    let needed = Bytes(sizes.fold(0, u64::saturating_add));
+    if needed > pool.available {
+        let available = pool.available;
+        return Err(format!(
+            "pool {name} has {available} free, and the disks may grow to {needed}: make room there (virsh pool-refresh {name} counts anew)"
+        ));
+    }
+    Ok(())
+}
+
 /// Makes them, all zeros.
 pub async fn make(
     agent: &Agent,
@@ -169,6 +188,25 @@ mod tests {
         let both = vec![disk("vda", 1 << 20, Format::Qcow2), disk("vdb", 2 << 20, Format::Raw)];
         assert_eq!(of(TWO, Flags::NON_SHARED_DISK, &[]), Ok(both.clone()));
         assert_eq!(of(TWO, Flags::NON_SHARED_DISK, &["vdb", "vda"]), Ok(both));
+    }
+
+    #[test]
+    fn a_pool_without_room_for_all_of_every_disk_refuses_the_vm() {
+        let both = of(TWO, Flags::NON_SHARED_DISK, &[]).unwrap();
+        let pool = |available, active| PoolOffer {
+            name: "default".to_owned(),
+            capacity: Bytes(1 << 40),
+            available: Bytes(available),
+            active,
+            kind: "dir".to_owned(),
+        };
+        let fit = |available, active| fit(&both, "default", &[pool(available, active)]);
+        assert_eq!(fit(3 << 20, true), Ok(()));
+        let refused = fit((3 << 20) - 1, true).unwrap_err();
+        assert!(refused.contains("may grow to 3.0 MiB"), "{refused}");
+        assert!(fit(3 << 20, false).unwrap_err().contains("no active pool default"));
+        let huge = [Wanted { size: u64::MAX, ..both[0].clone() }, both[1].clone()];
+        assert!(super::fit(&huge, "default", &[pool(1 << 40, true)]).is_err());
     }
 
     #[test]

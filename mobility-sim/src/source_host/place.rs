@@ -87,6 +87,8 @@ pub async fn place(
     if power == Power::Off && !asked.contains(Flags::PERSIST_DEST) {
         return Err(ArrivalError::IsDefined);
     }
+    let pools = agent.site.probe().await?.pools;
+    disks::fit(&wanted, &agent.config.arrivals.pool, &pools).map_err(ArrivalError::Disks)?;
     let entry = Entry {
         id: id.clone(),
         vm: VmId(vm),

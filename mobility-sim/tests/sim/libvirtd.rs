@@ -17,7 +17,7 @@ use rpc::procedures::{
 };
 use site::{ByteStream, StoppedBy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use units::Epoch;
 
 use crate::guest::{By, Domain, Job};
@@ -33,6 +33,9 @@ pub const fn at(place: Place) -> SocketAddr {
     };
     SocketAddr::new(host, 16509)
 }
+
+/// `VIR_JOB_WAIT_TIME`
+const JOB_WAIT: Duration = Duration::from_secs(30);
 
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 2, 0, 2));
 const MEMORY: u16 = 49152;
@@ -193,13 +196,22 @@ async fn answer(
             }
         }
         // Change protection: it lasts until it is cancelled, or the connection is over.
-        Call::Begin(_) => match world.guest().domain(place) {
-            Some(domain) if domain.power.is_loaded() && domain.job == Job::None && !domain.held => {
-                (domain.held, *holds) = (true, true);
-                Ok(Reply::Begun(Begun { cookie: Vec::new(), xml: "<domain/>".to_owned() }))
+        Call::Begin(_) => {
+            let is_busy = |domain: &mut Domain| domain.job != Job::None;
+            let until = Instant::now() + JOB_WAIT;
+            while world.guest().domain(place).is_some_and(is_busy) && Instant::now() < until {
+                sleep(Duration::from_millis(100)).await;
             }
-            _ => Err(RemoteError::operation_failed("domain is not running, or a job has it")),
-        },
+            let mut guest = world.guest();
+            let domain = guest.domain(place);
+            match domain.filter(|it| it.power.is_loaded() && it.job == Job::None && !it.held) {
+                Some(domain) => {
+                    (domain.held, *holds) = (true, true);
+                    Ok(Reply::Begun(Begun { cookie: Vec::new(), xml: "<domain/>".to_owned() }))
+                }
+                None => Err(RemoteError::operation_failed("it does not run, or a job has it")),
+            }
+        }
         Call::Confirm(_) => {
             if std::mem::take(holds)
                 && let Some(domain) = world.guest().domain(place)

@@ -25,4 +25,5 @@ mod run;
 mod seeds;
 mod site;
 mod stage;
+mod waiting;
 mod world;
