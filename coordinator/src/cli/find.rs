@@ -15,6 +15,9 @@ pub fn find(context: &Context, which: &str) -> Result<Stored, Failure> {
 }
 
 pub fn not_known(which: &str) -> Failure {
+    if is_live(which) {
+        return of_agents(which);
+    }
     Failure::new(Kind::Refused, format!("no migration {which}, and none of a VM of that name"))
         .hint("causeway status lists them; `causeway recover` asks the sites for others")
 }
@@ -49,9 +52,21 @@ pub fn lookup(context: &Context, which: &str) -> Result<Option<Stored>, Failure>
 
 /// By its id alone: for what cannot be undone.
 pub fn by_id(context: &Context, id: &str) -> Result<Stored, Failure> {
-    context.store.migration(id)?.ok_or_else(|| {
-        Failure::new(Kind::Refused, format!("no migration {id}")).hint("causeway status lists them")
+    context.store.migration(id)?.ok_or_else(|| match is_live(id) {
+        true => of_agents(id),
+        false => Failure::new(Kind::Refused, format!("no migration {id}"))
+            .hint("causeway status lists them"),
     })
+}
+
+/// As mobility agents name theirs.
+fn is_live(which: &str) -> bool {
+    which.starts_with("native-")
+}
+
+fn of_agents(id: &str) -> Failure {
+    Failure::new(Kind::Refused, format!("{id} is a live migration: its mobility agents settle it"))
+        .hint("while it is under way, virsh domjobabort VM at its source calls it off; causeway status VM says how it stands")
 }
 
 pub fn state_of(stored: &Stored) -> Result<State, Failure> {

@@ -317,7 +317,9 @@ async fn given_up(agent: &Agent, entry: &Entry, control: &mut Option<Control>) -
 
 /// It had the attempt, or this agent would not: what it says is no answer.
 fn knows_nothing<T>(neighbour: &SiteName, name: &str) -> Option<T> {
-    error!("{neighbour} knows nothing of {name}: has its agent lost its state directory?");
+    error!(
+        "{neighbour} knows nothing of {name}: has its agent lost its state directory? Put that back; if there is none to put back, see at both sites where the VM is, and start it at one (LIVE.md)"
+    );
     None
 }
 
