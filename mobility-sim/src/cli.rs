@@ -11,8 +11,6 @@ use units::{MigrationId, chain};
 use crate::config::Config;
 use crate::destination_host::word;
 use crate::introduce::{self, IntroduceError};
-use crate::libvirt::tls::Doorman;
-use crate::relay::templates;
 use crate::{key, serve};
 
 /// Lets VMs of one site move, live, to another: it plays the host next door.
@@ -115,14 +113,13 @@ pub fn main() -> ExitCode {
             },
             Err(error) => failed(&error, USAGE),
         },
-        Verb::Check { config } => match Config::load(&config) {
+        Verb::Check { config } => match Config::check(&config) {
             Ok(config) => {
-                let tls = config.listen.tls.map(|tls| Doorman::new(&tls)).transpose();
-                match (tls, templates::check(&config.arrivals.templates)) {
-                    (Err(error), _) => failed(&error, USAGE),
-                    (_, Err(error)) => failed(&error, USAGE),
-                    (Ok(_), Ok(_)) => ExitCode::SUCCESS,
+                for warning in config.warnings() {
+                    eprintln!("warning: {warning}");
                 }
+                println!("ok; not looked at: libvirt, its pool and networks, the other agent");
+                ExitCode::SUCCESS
             }
             Err(error) => failed(&error, USAGE),
         },

@@ -35,13 +35,17 @@
 //! memory-mib = 4096
 //! ```
 
+mod mistakes;
+pub(crate) mod sections;
+pub(crate) mod values;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use model::{NetworkRef, SiteName};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use thiserror::Error;
 use transfer::secure::PublicKey;
 use uuid::Uuid;
@@ -49,31 +53,32 @@ use uuid::Uuid;
 use crate::domain::cookie;
 use crate::libvirt::Endpoint;
 use crate::ports::PortRange;
+use sections::Sections;
 
 #[derive(Debug, Error)]
 pub enum ConfigError {
     #[error("cannot read the configuration {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    /// With the line, and what is wrong in it.
+    /// No TOML: with the line, and what is wrong in it.
     #[error("the configuration {} is not right: {}", path.display(), source.to_string().trim_end())]
     Text { path: PathBuf, source: Box<toml::de::Error> },
     #[error("the configuration {} is not right:\n{}", path.display(), listed(.mistakes))]
     Mistakes { path: PathBuf, mistakes: Vec<String> },
 }
 
+/// Each with a mark; its further lines stand under the first.
 fn listed(mistakes: &[String]) -> String {
-    mistakes.iter().map(|one| format!("  - {one}")).collect::<Vec<_>>().join("\n")
+    let one = |one: &String| format!("  - {}", one.trim_end().replace('\n', "\n    "));
+    mistakes.iter().map(one).collect::<Vec<_>>().join("\n")
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub site: Site,
     pub listen: Listen,
     pub host: Host,
     pub neighbour: Neighbour,
     pub arrivals: Arrivals,
-    #[serde(default)]
     pub relay: Relay,
 }
 
@@ -83,7 +88,7 @@ pub struct Config {
 pub struct Relay {
     /// All migrations keep at most so much together of what went, 1 GiB each. One that finds none left
     /// keeps nothing. The smaller of both agents' counts.
-    #[serde(default = "memory_mib")]
+    #[serde(default = "memory_mib", deserialize_with = "values::mib")]
     pub memory_mib: u32,
 }
 
@@ -102,7 +107,7 @@ pub struct Site {
     /// Of its libvirt, as `virsh -c` takes it: volumes are made and power is looked at through it.
     pub uri: String,
     /// Of the same libvirt: VMs arrive through it.
-    #[serde(deserialize_with = "parsed")]
+    #[serde(deserialize_with = "values::parsed")]
     pub socket: Endpoint,
 }
 
@@ -111,13 +116,14 @@ pub struct Site {
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// By libvirtds and virsh of the site, `qemu+tcp://`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "values::addresses")]
     pub libvirt: Vec<SocketAddr>,
     /// ... `qemu+tls://`: those that show a certificate.
     pub tls: Option<Tls>,
     /// By those that come over SSH, `qemu+ssh://…?socket=`.
     pub unix: Option<PathBuf>,
     /// By the other agent.
+    #[serde(deserialize_with = "values::address")]
     pub wan: SocketAddr,
 }
 
@@ -125,6 +131,7 @@ pub struct Listen {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
+    #[serde(deserialize_with = "values::addresses")]
     pub at: Vec<SocketAddr>,
     /// This agent's, with whatever leads to the authority; in it the address or name by which hosts
     /// connect.
@@ -139,10 +146,12 @@ pub struct Tls {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Host {
     pub hostname: String,
+    #[serde(deserialize_with = "values::uuid")]
     pub uuid: Uuid,
     /// To which the source's hosts send memory and disks.
+    #[serde(deserialize_with = "values::ip")]
     pub data_address: IpAddr,
-    #[serde(default, deserialize_with = "parsed")]
+    #[serde(default, deserialize_with = "values::parsed")]
     pub ports: PortRange,
 }
 
@@ -158,8 +167,9 @@ impl Host {
 #[serde(deny_unknown_fields)]
 pub struct Neighbour {
     pub name: SiteName,
+    #[serde(deserialize_with = "values::address")]
     pub address: SocketAddr,
-    #[serde(deserialize_with = "parsed")]
+    #[serde(deserialize_with = "values::key")]
     pub key: PublicKey,
 }
 
@@ -181,12 +191,12 @@ pub struct Arrivals {
     /// Folder on the hypervisor's host for the variables of their firmware; it has to be there.
     pub nvram_dir: Option<PathBuf>,
     /// Where consoles listen.
-    #[serde(default = "loopback")]
+    #[serde(default = "loopback", deserialize_with = "values::ip")]
     pub listen: IpAddr,
     /// Raw images on this agent's machine that VMs are made from: what a VM has of them need not come. A new one takes
     /// the old one's name (`mv`): one that is written into meanwhile ends migrations that need it. 2 GiB of content are
     /// known at most, zeros left out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "values::paths")]
     pub templates: Vec<PathBuf>,
     /// The hosts of both sites have the same processor.
     #[serde(default)]
@@ -215,67 +225,49 @@ impl Arrivals {
 
 impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Text {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+        let config = Self::read(path)?;
         let mistakes = config.mistakes();
+        config.unless(mistakes, path)
+    }
+
+    /// Looks also at the files that it names.
+    pub fn check(path: &Path) -> Result<Self, ConfigError> {
+        let config = Self::read(path)?;
+        let mistakes = [config.mistakes(), config.files()].concat();
+        config.unless(mistakes, path)
+    }
+
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = text(path)?;
+        let mut sections = Sections::of(&text, path)?;
+        let site = sections.take("site", "give it `name`, `state-dir`, `uri` and `socket`");
+        let listen = sections.take("listen", "give it `wan`, and `libvirt`, `tls` or `unix`");
+        let host = sections.take("host", "give it `hostname`, `uuid` and `data-address`");
+        let neighbour = sections
+            .take("neighbour", "take what `causeway-mobility introduce` prints at the other agent");
+        let arrivals = sections.take("arrivals", "give it `pool`, a storage pool of this site");
+        let relay = sections.take_if_there("relay");
+        let mistakes = sections.rest();
+        match (site, listen, host, neighbour, arrivals, mistakes.is_empty()) {
+            (Some(site), Some(listen), Some(host), Some(neighbour), Some(arrivals), true) => {
+                let relay = relay.unwrap_or_default();
+                Ok(Self { site, listen, host, neighbour, arrivals, relay })
+            }
+            _ => Err(ConfigError::Mistakes { path: path.to_owned(), mistakes }),
+        }
+    }
+
+    fn unless(self, mistakes: Vec<String>, path: &Path) -> Result<Self, ConfigError> {
         if mistakes.is_empty() {
-            return Ok(config);
+            return Ok(self);
         }
         Err(ConfigError::Mistakes { path: path.to_owned(), mistakes })
     }
+}
 
-    /// What each value alone does not show.
-    fn mistakes(&self) -> Vec<String> {
-        let Self { site, listen, host, neighbour, arrivals, relay: _ } = self;
-        let wrong = [
-            (
-                listen.libvirt.is_empty() && listen.unix.is_none() && listen.tls.is_none(),
-                "listen: nobody can migrate to it: give `libvirt` or `tls` an address, or `unix` a path",
-            ),
-            (
-                listen.tls.as_ref().is_some_and(|tls| tls.at.is_empty()),
-                "listen.tls.at: nobody reaches it: give it an address",
-            ),
-            (
-                host.hostname.is_empty() || host.hostname.starts_with("localhost"),
-                "host.hostname: libvirt refuses a neighbour of that name: give it one of its own",
-            ),
-            (
-                host.uuid.is_nil(),
-                "host.uuid: a host has one: take what `uuidgen` prints, not a real host's",
-            ),
-            (
-                host.data_address.is_unspecified(),
-                "host.data-address: hypervisors connect to it: give this agent's own address",
-            ),
-            (
-                neighbour.name == site.name,
-                "neighbour.name: it is this site's own: name the other one",
-            ),
-            (
-                neighbour.address.ip().is_unspecified() || neighbour.address.port() == 0,
-                "neighbour.address: nobody is there: give the other agent's address and port",
-            ),
-            (arrivals.pool.is_empty(), "arrivals.pool: name a storage pool of this site"),
-            (
-                arrivals.loaders.values().any(|code| !code.starts_with('/')),
-                "arrivals.loaders: give whole paths of firmware on this site's hypervisor",
-            ),
-            (
-                arrivals.templates.iter().any(|image| image.is_relative()),
-                "arrivals.templates: give whole paths of raw images on this agent's machine",
-            ),
-            (
-                arrivals.nvram_dir.as_ref().is_some_and(|dir| dir.is_relative()),
-                "arrivals.nvram-dir: give the whole path of a folder on this site's hypervisor",
-            ),
-        ];
-        wrong.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned()).collect()
-    }
+pub(crate) fn text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
 const fn memory_mib() -> u32 {
@@ -286,69 +278,5 @@ const fn loopback() -> IpAddr {
     IpAddr::V4(Ipv4Addr::LOCALHOST)
 }
 
-fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(serde::de::Error::custom)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn example() -> String {
-        include_str!("config.rs")
-            .lines()
-            .skip_while(|line| *line != "//! ```toml")
-            .skip(1)
-            .take_while(|line| *line != "//! ```")
-            .map(|line| format!("{}\n", line.trim_start_matches("//!").trim_start()))
-            .collect()
-    }
-
-    fn load(text: &str) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("mobility.toml");
-        std::fs::write(&path, text).unwrap();
-        Config::load(&path)
-    }
-
-    #[test]
-    fn the_example_above_is_a_configuration() {
-        let config = load(&example()).unwrap();
-        assert_eq!(config.site.name.as_str(), "east");
-        let networks = config.arrivals.networks();
-        assert_eq!(networks["br0"], NetworkRef::Network("default".to_owned()));
-        assert_eq!(networks["br1"], NetworkRef::Bridge("br-lan".to_owned()));
-    }
-
-    #[test]
-    fn a_wrong_line_is_shown_with_its_number() {
-        for (right, wrong, said) in [
-            ("[arrivals]", "[arrivals]\nhots = 1", "hots"),
-            ("49152-49215", "49152", "49152"),
-            ("unix:/run", "/run", "unix:PATH"),
-            ("302a3005", "302a3006", "public key"),
-        ] {
-            let error = load(&example().replace(right, wrong)).unwrap_err().to_string();
-            assert!(error.contains("mobility.toml") && error.contains("line"), "{error}");
-            assert!(error.contains(said), "{error}");
-        }
-    }
-
-    #[test]
-    fn all_mistakes_are_told_at_once() {
-        let text = example()
-            .replace("neighbour-of-east", "localhost")
-            .replace("\"west\"", "\"east\"")
-            .replace("data-address = \"10.77.1.1\"", "data-address = \"0.0.0.0\"")
-            .replace("/usr/share/OVMF/", "")
-            .replace("/var/lib/libvirt/", "")
-            .replace("/srv/templates/", "");
-        let Err(ConfigError::Mistakes { mistakes, .. }) = load(&text) else { panic!("taken") };
-        assert_eq!(mistakes.len(), 6, "{mistakes:?}");
-    }
-}
+mod tests;

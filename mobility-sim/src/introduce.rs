@@ -8,7 +8,8 @@ use model::SiteName;
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::config::ConfigError;
+use crate::config::sections::Sections;
+use crate::config::{self, ConfigError, values};
 use crate::key::{self, KeyError};
 
 #[derive(Debug, Error)]
@@ -21,12 +22,6 @@ pub enum IntroduceError {
 
 /// As much of a configuration as that takes: the other agent may not be known yet.
 #[derive(Deserialize)]
-struct Known {
-    site: Site,
-    listen: Listen,
-}
-
-#[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Site {
     name: SiteName,
@@ -35,19 +30,15 @@ struct Site {
 
 #[derive(Deserialize)]
 struct Listen {
+    #[serde(deserialize_with = "values::address")]
     wan: SocketAddr,
 }
 
 /// The `[neighbour]` section for the other one. The key is made if there is none.
 pub fn section(config: &Path) -> Result<String, IntroduceError> {
-    let text = std::fs::read_to_string(config)
-        .map_err(|source| ConfigError::Read { path: config.to_owned(), source })?;
-    let known: Known = toml::from_str(&text).map_err(|source| ConfigError::Text {
-        path: config.to_owned(),
-        source: Box::new(source),
-    })?;
-    let key = key::identity(&known.site.state_dir)?.public();
-    let (name, wan) = (&known.site.name, known.listen.wan);
+    let (site, wan) = read(config)?;
+    let key = key::identity(&site.state_dir)?.public();
+    let name = &site.name;
     let mut section = String::from("[neighbour]\n");
     let _ = writeln!(section, "name = \"{name}\"");
     if wan.ip().is_unspecified() {
@@ -58,6 +49,25 @@ pub fn section(config: &Path) -> Result<String, IntroduceError> {
     }
     let _ = writeln!(section, "key = \"{key}\"");
     Ok(section)
+}
+
+fn read(path: &Path) -> Result<(Site, SocketAddr), ConfigError> {
+    let text = config::text(path)?;
+    let mut sections = Sections::of(&text, path)?;
+    let site: Option<Site> = sections.take("site", "give it `name` and `state-dir`");
+    let listen: Option<Listen> = sections.take("listen", "give it `wan`");
+    let mut mistakes = sections.mistakes();
+    match (site, listen) {
+        // A key in another folder would be another agent's.
+        (Some(site), Some(_)) if site.state_dir.is_relative() => {
+            mistakes.push(
+                "site.state-dir: give the whole path of a folder of this agent's own".to_owned(),
+            );
+            Err(ConfigError::Mistakes { path: path.to_owned(), mistakes })
+        }
+        (Some(site), Some(listen)) => Ok((site, listen.wan)),
+        _ => Err(ConfigError::Mistakes { path: path.to_owned(), mistakes }),
+    }
 }
 
 #[cfg(test)]
@@ -88,5 +98,20 @@ mod tests {
         assert!(of(dir.path(), "0.0.0.0:7443").unwrap().contains("\"ADDRESS:7443\""));
         let error = of(dir.path(), "7443").unwrap_err();
         assert!(units::chain(&error).contains("wan"), "{}", units::chain(&error));
+    }
+
+    #[test]
+    fn what_is_missing_or_would_be_another_agents_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("east.toml");
+        let refused = |text: &str| {
+            std::fs::write(&config, text).unwrap();
+            section(&config).unwrap_err().to_string()
+        };
+        let both = refused("[arrivals]");
+        assert!(both.contains("[site] is missing") && both.contains("[listen] is"), "{both}");
+        let listen = "[listen]\nwan = \"10.77.1.1:7443\"\n";
+        let elsewhere = refused(&format!("[site]\nname = \"east\"\nstate-dir = \"s\"\n{listen}"));
+        assert!(elsewhere.contains("site.state-dir: give the whole path"), "{elsewhere}");
     }
 }

@@ -21,7 +21,9 @@ pub enum Endpoint {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("not where a libvirtd listens (unix:PATH or tcp:ADDRESS:PORT): {text:?}")]
+#[error(
+    "not where a libvirtd listens (unix:PATH, a whole one, or tcp:ADDRESS:PORT, an IP address): {text:?}"
+)]
 pub struct EndpointError {
     text: String,
 }

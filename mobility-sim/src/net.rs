@@ -6,9 +6,14 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
 
 use async_trait::async_trait;
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
+};
 use site::ByteStream;
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
@@ -75,17 +80,36 @@ impl Net for Machine {
     fn listen(&self, at: &Endpoint, carries: Carries) -> io::Result<Box<dyn Listener>> {
         Ok(match at {
             Endpoint::Unix(path) => {
-                // Of an earlier life: the state directory's lock says that there is no other.
-                match fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+                make_way(path)?;
                 Box::new(UnixListener::bind(path)?)
             }
             Endpoint::Tcp(address) => Box::new(Tcp(bind(*address, carries)?, carries)),
         })
     }
 }
+
+/// Of an earlier life a socket is left, on which nobody answers. Whatever else is there is somebody's: it stays.
+fn make_way(path: &Path) -> io::Result<()> {
+    let taken = |what: &str| {
+        let text = format!("{what}: give `listen.unix` a path of its own");
+        io::Error::new(io::ErrorKind::AddrInUse, text)
+    };
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.file_type().is_socket() => {}
+        Ok(_) => return Err(taken("what is there is no socket")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    // One that is busy would let a caller wait.
+    let caller = socket_with(AddressFamily::UNIX, SocketType::STREAM, NONBLOCKING, None)?;
+    match connect(&caller, &SocketAddrUnix::new(path)?) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path),
+        Ok(()) | Err(Errno::AGAIN) => Err(taken("another program listens there")),
+        Err(error) => Err(taken(&format!("whose socket is there is not known ({error})"))),
+    }
+}
+
+const NONBLOCKING: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
 struct Tcp(TcpListener, Carries);
 
@@ -149,4 +173,49 @@ fn tune(stream: &TcpStream, carries: Carries) -> io::Result<()> {
         sockopt::set_tcp_user_timeout(stream, dead_after)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(path: &Path) -> io::Result<Box<dyn Listener>> {
+        Machine.listen(&Endpoint::Unix(path.to_owned()), Carries::Calls)
+    }
+
+    #[tokio::test]
+    async fn a_socket_makes_way_only_where_nobody_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let libvirtd = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let refused = listen(&path).err().unwrap().to_string();
+        assert!(refused.contains("another program listens"), "{refused}");
+        // One that is too busy to take a second call, too.
+        rustix::net::listen(&libvirtd, 0).unwrap();
+        let refused = listen(&path).err().unwrap().to_string();
+        assert!(refused.contains("another program listens"), "{refused}");
+        assert!(path.exists());
+        drop(libvirtd);
+        listen(&path).unwrap();
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_err(), "it was left again");
+        listen(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "data").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        // Another kind of socket answers, but not so.
+        let datagrams = dir.path().join("datagrams");
+        let _open = std::os::unix::net::UnixDatagram::bind(&datagrams).unwrap();
+        for path in [&file, &link, &datagrams, &dir.path().to_owned()] {
+            let refused = listen(path).err().unwrap().to_string();
+            assert!(refused.contains("`listen.unix`"), "{refused}");
+            assert!(fs::symlink_metadata(path).is_ok(), "{}", path.display());
+        }
+        assert_eq!(fs::read_to_string(file).unwrap(), "data");
+    }
 }

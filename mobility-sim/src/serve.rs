@@ -1,9 +1,11 @@
 //! The agent: whoever connects is heard, and what an earlier life left open is gone on with.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use journal::OpenError;
 use rpc::server::{Host, Limits, Session};
 use site::Site;
 use site_ledger::AgentPaper;
@@ -35,8 +37,10 @@ use crate::{destination_host, flags, source_host};
 pub enum ServeError {
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("another agent works with this state directory, or its ledger is not what it was")]
-    Ledger(#[from] LedgerError),
+    #[error("another agent works with this state directory: {}", .0.display())]
+    Another(PathBuf),
+    #[error("the ledger in this state directory cannot be used")]
+    Ledger(#[source] LedgerError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot listen on {on}")]
@@ -133,7 +137,13 @@ impl Agent {
         net: Arc<dyn Net>,
     ) -> Result<Self, ServeError> {
         let identity = key::identity(&config.site.state_dir)?;
-        let ledger = Ledger::open(&config.site.state_dir.join("ledger"))?;
+        let ledger = Ledger::open(&config.site.state_dir.join("ledger"));
+        let ledger = ledger.map_err(|error| match error {
+            LedgerError::Open(OpenError::Locked) => {
+                ServeError::Another(config.site.state_dir.clone())
+            }
+            error => ServeError::Ledger(error),
+        })?;
         let custody = Custody::new(Arc::clone(&site), config.site.state_dir.join("custody"));
         let arrivals = source_host::Arrivals::default();
         let ends = CancellationToken::new();

@@ -9,7 +9,8 @@ pub fn chain(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = error.to_string();
-        if !text.contains(&more) {
+        let more = more.trim();
+        if !text.contains(more) {
             text = format!("{text}: {more}");
         }
         cause = error.source();
@@ -31,5 +32,11 @@ mod tests {
         let error =
             Said("no agent", cause("lost the line", cause("lost the line", cause("reset", None))));
         assert_eq!(chain(&error), "no agent: lost the line: reset");
+    }
+
+    #[test]
+    fn a_cause_whose_blanks_were_cut_is_said_once() {
+        let error = Said("it is not right: line 1", Some(Box::new(Said(" line 1\n", None))));
+        assert_eq!(chain(&error), "it is not right: line 1");
     }
 }

@@ -19,7 +19,7 @@ pub enum OutgoingError {
     #[error("the definition has no UUID, or no name that a VM has")]
     Nameless,
     #[error(
-        "{name} does not run at the libvirtd that this agent looks at: its end would not be seen"
+        "{name} does not run at the libvirtd that this agent looks at (`site.uri` of its configuration): its end would not be seen"
     )]
     NotHere { name: String },
     #[error(transparent)]

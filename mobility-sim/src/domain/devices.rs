@@ -5,7 +5,7 @@ use model::NetworkRef;
 
 use super::grammar::{Findings, Kind};
 use super::node::Element;
-use super::translate::Mapping;
+use super::translate::{Mapping, SAID_IN};
 
 /// Attributes of every kind of guest address.
 const ADDRESS: &[&str] = &[
@@ -173,7 +173,9 @@ pub(super) fn interface(
         let from = if Kind::Name.takes(from) { from } else { "its network" };
         found.refuse(
             path,
-            format!("{mac} is on {from}, which is mapped to no network of the destination"),
+            format!(
+                "{mac} is on {from}, which is mapped to no network of the destination: add it to `networks`, {SAID_IN}"
+            ),
         );
         return None;
     };

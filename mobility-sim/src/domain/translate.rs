@@ -190,7 +190,7 @@ fn machine(
 }
 
 /// Where the destination's administrator says it.
-const SAID_IN: &str = "under [arrivals] of the destination's agent's configuration";
+pub const SAID_IN: &str = "under [arrivals] of the destination's agent's configuration";
 
 /// Of a path that is shown, in bytes.
 const PATH_MAX: usize = 255;
@@ -262,7 +262,9 @@ fn processor(made: &Element, mapping: &Mapping, found: &mut Findings) {
     if mode == Some("host-passthrough") && !mapping.same_processor {
         found.refuse(
             "cpu",
-            "it uses its host's processor as it is (host-passthrough), and nobody has said that the destination's is the same",
+            format!(
+                "it uses its host's processor as it is (host-passthrough), and nobody has said that the destination's is the same: if it is, say `same-processor = true`, {SAID_IN}"
+            ),
         );
     }
 }

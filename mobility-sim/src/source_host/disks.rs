@@ -11,6 +11,7 @@ use units::{Bytes, DiskNo, MigrationId};
 use crate::config::Format;
 use crate::domain::DiskPlace;
 use crate::domain::node::Element;
+use crate::domain::translate::SAID_IN;
 use crate::serve::Agent;
 
 /// A disk to make room for.
@@ -67,10 +68,7 @@ pub fn wanted(
             (None, Some("qcow2")) => Format::Qcow2,
             (None, other) => {
                 let other = other.unwrap_or("unknown");
-                return Err(format!(
-                    "{target} is of format {other:?}: give `format` in the destination's \
-                     configuration"
-                ));
+                return Err(format!("{target} is of format {other:?}: give `format`, {SAID_IN}"));
             }
         };
         // libvirt makes qcow2 volumes in whole KiB, and QEMU copies to the same size alone.

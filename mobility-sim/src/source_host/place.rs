@@ -50,6 +50,8 @@ pub struct Placed {
     mapping: Mapping,
     /// The definition that libvirtd has.
     xml: String,
+    /// The same, for a cookie.
+    domain: Element,
     /// Where libvirtd said that memory is to go.
     uri: String,
     flags: Flags,
@@ -141,10 +143,10 @@ pub async fn place(
     let data = data(&agent.config.site.socket, &uri, &prepared.cookie)?;
     debug!(?data, "libvirtd awaits it");
     let cookie = cookie::text(&prepared.cookie)?.to_owned();
-    let Translated { name, xml, .. } = translated;
+    let Translated { name, xml, domain, .. } = translated;
     let key = agent.custody.key().await?.into();
     let prepared = Prepared { cookie, key, epoch: attempt.epoch, room, templates };
-    Ok((Placed { name, daemon, data, attempt, mapping, xml, uri, flags }, prepared))
+    Ok((Placed { name, daemon, data, attempt, mapping, xml, domain, uri, flags }, prepared))
 }
 
 /// In this site's ledger before anything is made: whoever finds what was left knows whose it is.
@@ -185,10 +187,11 @@ impl Placed {
         if !ask.cookie.is_empty() {
             let theirs = Cookie::parse(ask.cookie.as_bytes())?;
             let domain = match theirs.domain() {
-                Some(xml) => Some(translate(&xml, &self.mapping)?.domain),
-                None => None,
+                Some(xml) => translate(&xml, &self.mapping)?.domain,
+                // Left to itself libvirt would define what it has made of it here: a bridge for a network.
+                None => self.domain.clone(),
             };
-            cookie = theirs.handed_on(&agent.config.host.in_cookies(), None, domain)?;
+            cookie = theirs.handed_on(&agent.config.host.in_cookies(), None, Some(domain))?;
         }
         let flags = asked.without(flags::REFUSED | Flags::UNKNOWN);
         let flags = flags | Flags::PAUSED | Flags::PERSIST_DEST;
