@@ -42,7 +42,7 @@ use zeroize::Zeroizing;
 /// What came over, by which both ledgers mean the same: bytes of memory and of disks that left the
 /// source's hypervisor, and as many that reached the destination's. In between lies TLS, which changes
 /// and loses none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Carried {
     pub memory: Bytes,

@@ -65,9 +65,12 @@ const GOODBYE_MAX: Duration = Duration::from_secs(5);
 /// How long an error waits until nothing is left at the destination.
 const TIDY_MAX: Duration = Duration::from_secs(10);
 
+/// A connection over which nothing is migrated, nor asked for, takes another one's place no longer.
+const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// Hears one connection to its end.
 pub async fn serve(agent: Arc<Agent>, mut line: Line) {
-    while let Some(event) = line.next().await {
+    while let Ok(Some(event)) = timeout(IDLE_MAX, line.next()).await {
         match event {
             Event::Prepare { serial, xml, params, cookie, flags } => {
                 let asked = Asked { xml, params, cookie, flags };
@@ -109,7 +112,6 @@ struct Outgoing {
     attempt: Attempt,
     /// The source's libvirtd leads it, and not a client of its.
     is_p2p: bool,
-    allowed: Option<Allowance>,
 }
 
 /// The whole story of one migration.
@@ -123,17 +125,19 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             return line.answer_prepare(serial, Err(error.for_libvirt())).await;
         }
     };
-    let Outgoing { mut control, carrying, meters, broken, prepared, attempt, is_p2p, allowed } =
-        outgoing;
+    let Outgoing { mut control, carrying, meters, broken, prepared, attempt, is_p2p } = outgoing;
     line.answer_prepare(serial, Ok(prepared)).await;
     meters.show("begins");
-    let told = meters.told_to(&*agent.site, &attempt);
+    let allowance = Allowance::of(attempt.paper.vm);
+    let told = async {
+        join!(meters.told_to(&*agent.site, &attempt), allowance.lower(agent, &meters));
+    };
     let Some(finish) = until_finish(line, &control, &meters, told, &broken).await else {
         meters.show("has ended");
         drop(carrying);
         warn!("the source's connection has ended before the VM was handed over: it stays there");
-        tidy(agent, id, Some(control)).await;
-        return stays(agent, allowed).await;
+        join!(allowance.put_back(agent), tidy(agent, id, Some(control)));
+        return;
     };
     meters.show("has ended");
     let Asking { serial, cancelled, ask } = finish;
@@ -153,9 +157,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             RemoteError::migrate_finish_ok()
         };
         warn!("cancelled: {error}");
-        tidy(agent, id, Some(control)).await;
-        line.answer_finish(serial, Err(error)).await;
-        return stays(agent, allowed).await;
+        join!(allowance.put_back(agent), tidy(agent, id, Some(control)));
+        return line.answer_finish(serial, Err(error)).await;
     }
     // Its libvirtd itself is asking: before it resumes the VM it ends this connection.
     let sees_it_end = is_p2p && line.is_own_libvirtd;
@@ -180,16 +183,9 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             error!("not handed over: {}", chain(&error));
             // An answer that is still to come would be taken for another one's.
             drop(control);
-            tidy(agent, id, None).await;
+            join!(allowance.put_back(agent), tidy(agent, id, None));
             line.answer_finish(serial, Err(error.for_libvirt())).await;
-            stays(agent, allowed).await;
         }
-    }
-}
-
-async fn stays(agent: &Agent, allowed: Option<Allowance>) {
-    if let Some(allowed) = allowed {
-        allowed.put_back(agent).await;
     }
 }
 
@@ -258,8 +254,7 @@ async fn prepare(
     let has = doors::Has { room: answer.room, templates: answer.templates };
     let carrying = doors.carry(agent, &token, has, &meters, &broken);
     let is_p2p = flags.contains(Flags::PEER2PEER);
-    let allowed = allowance::lower(agent, vm).await;
-    Ok(Outgoing { control, carrying, meters, broken, prepared, attempt, is_p2p, allowed })
+    Ok(Outgoing { control, carrying, meters, broken, prepared, attempt, is_p2p })
 }
 
 struct Asking {

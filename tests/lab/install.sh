@@ -7,7 +7,7 @@ PACKAGES="
 build-essential pkg-config libvirt-dev clang llvm cpio
 libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients
 qemu-system-x86 qemu-utils dnsmasq-base iproute2 util-linux
-openssh-client openssh-server dropbear-bin
+openssh-client openssh-server netcat-openbsd dropbear-bin
 busybox-static debootstrap e2fsprogs xfsprogs lvm2 fdisk kmod zstd strace
 grub-common grub-pc-bin grub-efi-amd64-bin dosfstools mtools
 ovmf swtpm swtpm-tools

@@ -34,9 +34,11 @@ pub enum OutgoingError {
     Handover(#[from] HandoverError),
     #[error("the other agent shows a key that is none")]
     Key,
-    #[error("{ours} bytes of {what} left, and {theirs} arrived")]
+    #[error("{} bytes of {what} left, and {} arrived", ours.0, theirs.0)]
     Short { what: &'static str, ours: Bytes, theirs: Bytes },
-    #[error("{owed} writes to disks have not been answered, and the source took them for done")]
+    #[error(
+        "writes to disks that have not been answered, and that the source took for done: {owed}"
+    )]
     NotWritten { owed: u64 },
     #[error("the system gives no random numbers")]
     Random(#[from] getrandom::Error),

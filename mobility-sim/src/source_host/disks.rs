@@ -61,6 +61,9 @@ pub fn wanted(
         let Some((_, size)) = copied.iter().find(|(copied, _)| copied == target) else {
             return Err(format!("the source does not say how large {target} is"));
         };
+        if *size == 0 {
+            return Err(format!("{target} has no bytes, as the source says"));
+        }
         let theirs = disk.first("driver").and_then(|driver| driver.attribute("type"));
         let format = match (format, theirs) {
             (Some(format), _) => format,

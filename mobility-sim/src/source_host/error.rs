@@ -46,7 +46,7 @@ pub enum ArrivalError {
     Resumed,
     #[error("the source's agent shows a key that is none")]
     Key,
-    #[error("{theirs} bytes of {what} left the source, and {ours} arrived")]
+    #[error("{} bytes of {what} left the source, and {} arrived", theirs.0, ours.0)]
     Short { what: &'static str, theirs: Bytes, ours: Bytes },
     #[error(
         "a definition of the VM is kept here, from which a later start would come up with other disks"

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use causeway_mobility::libvirt::Endpoint;
@@ -20,6 +20,7 @@ use tokio::time::sleep;
 
 use crate::guest::Job;
 use crate::libvirtd::confirm;
+use crate::nbd;
 use crate::net::Reach;
 use crate::stage::{AGENT, DATA, UUID, VM};
 use crate::world::{Driven, Place, Who, World};
@@ -58,6 +59,10 @@ impl Client {
         self.world.unless_stopped().await;
     }
 
+    fn told(&self, error: &dyn std::error::Error) {
+        self.world.told.lock().unwrap_or_else(PoisonError::into_inner).push(error.to_string());
+    }
+
     /// What the VM's libvirtd has on its job, if it is still there.
     fn job(&self, job: Job) -> bool {
         if self.world.libvirtd(Place::East) != self.libvirtd {
@@ -73,9 +78,13 @@ impl Client {
         if self.world.guest().power(Place::East) != Power::Running || !self.job(Job::Begun) {
             return Ended::Unknown;
         }
-        let Ok((agent, prepared)) = self.prepare().await else {
-            self.job(Job::None);
-            return Ended::Stays;
+        let (agent, prepared) = match self.prepare().await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.told(&*error);
+                self.job(Job::None);
+                return Ended::Stays;
+            }
         };
         self.at("is prepared").await;
         self.job(Job::Performs);
@@ -148,7 +157,8 @@ impl Client {
             reach.connect(&to, Carries::Data).await
         };
         let mut disks = connect(disks).await?;
-        for part in 1..=3 {
+        let forgetful = self.world.is_forgetful();
+        for part in 1..=(if forgetful { 0 } else { 3 }) {
             disks.write_all(&vec![part; 8 << 10]).await?;
             self.at(&format!("has sent disks, part {part}")).await;
         }
@@ -166,7 +176,11 @@ impl Client {
         }
         self.at("has paused it").await;
         let write = self.world.guest().latest();
-        ends(disks, write).await?;
+        if forgetful {
+            nbd::writes(&mut disks, write).await?;
+        } else {
+            ends(disks, write).await?;
+        }
         self.at("has sent all disks").await;
         ends(memory, write).await?;
         Ok(())
@@ -183,6 +197,9 @@ impl Client {
         let cookie = if cancelled { Vec::new() } else { cookie(false) };
         let call = Finish { params, cookie, flags: self.flags(), cancelled };
         let answer = agent.call(Call::Finish(call), FOREVER).await;
+        if let Err(error) = &answer {
+            self.told(error);
+        }
         matches!(answer, Ok(Reply::Finished(_)))
     }
 

@@ -46,6 +46,8 @@ pub struct Domain {
     pub gone: bool,
     /// libvirtd has ended its QEMU, and looks whether it has gone.
     pub awaited: bool,
+    /// It runs, and its libvirtd says that it stands still.
+    pub poses: bool,
 }
 
 /// How far libvirt's own migration is with a domain.
@@ -78,6 +80,7 @@ impl Domain {
             moves: false,
             gone: false,
             awaited: false,
+            poses: false,
         }
     }
 }
@@ -126,6 +129,19 @@ impl Guest {
 
     pub fn power(&self, place: Place) -> Power {
         self.hosts[place as usize].domain.as_ref().map_or(Power::Absent, |domain| domain.power)
+    }
+
+    /// As its libvirtd has it.
+    pub fn shown(&self, place: Place) -> Power {
+        let poses = self.hosts[place as usize].domain.as_ref().is_some_and(|domain| domain.poses);
+        if poses { Power::Paused } else { self.power(place) }
+    }
+
+    /// From now on its libvirtd says how it is.
+    pub fn is_seen(&mut self, place: Place) {
+        if let Some(domain) = self.domain(place) {
+            domain.poses = false;
+        }
     }
 
     pub const fn latest(&self) -> u64 {
@@ -222,6 +238,7 @@ impl Guest {
         let last_memory = self.has_all_memory(place) && !self.has_all_memory(place.other());
         let Some(domain) = self.domain(place).filter(|it| it.power.is_loaded()) else { return };
         domain.power = Power::Off;
+        domain.poses = false;
         domain.memory = None;
         domain.stopped_by = Some(how);
         domain.job = Job::None;

@@ -26,10 +26,10 @@ use crate::client::{Ended, cookie, definition, ends, ports};
 use crate::judge::{Operator, open};
 use crate::matrix::BY_LIBVIRTD;
 use crate::net::Reach;
-use crate::stage::{AGENT, DATA, Stage, UUID, VM};
+use crate::stage::{AGENT, DATA, Stage, UUID, VM, WAN};
 use crate::world::{Place, Who, World};
 
-const SOON: Duration = Duration::from_secs(90);
+pub const SOON: Duration = Duration::from_secs(90);
 
 /// All sequences of so many at most.
 fn sequences<T: Copy>(of: &[T], len: usize) -> Vec<Vec<T>> {
@@ -43,7 +43,7 @@ fn sequences<T: Copy>(of: &[T], len: usize) -> Vec<Vec<T>> {
     all
 }
 
-fn with_stage(play: impl AsyncFnOnce(&mut Stage)) {
+pub fn with_stage(play: impl AsyncFnOnce(&mut Stage)) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -55,8 +55,24 @@ fn with_stage(play: impl AsyncFnOnce(&mut Stage)) {
     });
 }
 
+/// An agent's own.
+pub fn identity(world: &World, place: Place) -> Identity {
+    let key = std::fs::read(world.agents.state(place).join("key")).unwrap();
+    Identity::from_pkcs8(&key).unwrap()
+}
+
+/// The next migration is one as any other.
+pub async fn next_arrives(stage: &mut Stage, what: &str) {
+    stage.play().await;
+    let told = stage.world.told.lock().unwrap().clone();
+    assert_eq!(stage.ended, Some(Ended::Moved), "{what}: {told:?}");
+    let outcome = stage.conclude(Operator::GoesOn).await;
+    assert!(stage.violations.is_empty(), "{what}: {:?}", stage.violations);
+    assert!(outcome.moved && outcome.deeds.is_empty(), "{what}: {outcome}");
+}
+
 /// The VM runs where it was, and nothing of it is elsewhere.
-fn untouched(world: &World, what: &str) {
+pub fn untouched(world: &World, what: &str) {
     let mut guest = world.guest();
     assert!(guest.violations.is_empty(), "{what}: {:?}", guest.violations);
     assert_eq!(guest.power(Place::East), Power::Running, "{what}");
@@ -147,16 +163,12 @@ fn whatever_a_hosts_neighbour_says_a_vm_that_runs_goes_on_there() {
         drop(agent);
         stage.settle().await;
         untouched(&stage.world, "before another one");
-        stage.play().await;
-        assert_eq!(stage.ended, Some(Ended::Moved));
-        let outcome = stage.conclude(Operator::GoesOn).await;
-        assert!(stage.violations.is_empty(), "{:?}", stage.violations);
-        assert!(outcome.moved && outcome.deeds.is_empty(), "{outcome}");
+        next_arrives(stage, "after all of it").await;
     });
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Tells {
+pub enum Tells {
     Prepare,
     Finish,
     Grant,
@@ -165,7 +177,7 @@ enum Tells {
     Again,
 }
 
-fn message(tells: Tells) -> Message {
+pub fn message(tells: Tells) -> Message {
     let vm = VmId(UUID.parse().unwrap());
     let text =
         |cookie: Vec<u8>| String::from_utf8(cookie).unwrap().trim_end_matches('\0').to_owned();
@@ -205,14 +217,11 @@ fn whatever_another_agent_tells_nothing_starts_and_nothing_is_left() {
             let world = Arc::clone(&stage.world);
             // Not the source's agent, with its key.
             let reach = Reach { world: Arc::clone(&world), who: world.begins(Who::Client) };
-            let identity = |place| {
-                let key = std::fs::read(world.agents.state(place).join("key")).unwrap();
-                Identity::from_pkcs8(&key).unwrap()
-            };
-            let (me, west) = (identity(Place::East), identity(Place::West).public());
+            let (me, west) =
+                (identity(&world, Place::East), identity(&world, Place::West).public());
             let id: units::MigrationId = "native-7".parse().unwrap();
             let line = async |purpose| {
-                let whom = ("10.9.0.2:7443".parse().unwrap(), west);
+                let whom = (WAN, west);
                 Control::new(wan::dial(&reach, whom, &me, purpose).await.unwrap())
             };
             let begins = || Purpose::Migration { id: id.clone(), token: Token::new([7; 16]) };

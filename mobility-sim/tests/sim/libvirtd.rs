@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use units::Epoch;
 
 use crate::guest::{By, Domain, Job};
+use crate::nbd;
 use crate::net::Reach;
 use crate::stage::{UUID, VM};
 use crate::world::{Place, Who, World};
@@ -185,7 +186,7 @@ async fn answer(
         Call::LookupByUuid(_) => Err(no_domain()),
         Call::GetState { .. } => {
             let mut guest = world.guest();
-            match guest.power(place) {
+            match guest.shown(place) {
                 Power::Running => Ok(Reply::State { state: 1, reason: 1 }),
                 Power::Paused if guest.domain(place).is_some_and(|domain| domain.moves) => {
                     Ok(Reply::State { state: 3, reason: 2 })
@@ -306,8 +307,11 @@ fn finishes(world: &Arc<World>, finish: &Finish) -> Result<Reply, RemoteError> {
         domain.job = Job::None;
         domain.persistent = finish.flags.contains(Flags::PERSIST_DEST);
     }
-    if !finish.flags.contains(Flags::PAUSED) {
+    if !finish.flags.contains(Flags::PAUSED) || world.kind.unheld {
         guest.resumes(Place::West);
+    }
+    if let Some(domain) = guest.domain(Place::West) {
+        domain.poses = world.kind.unheld;
     }
     Ok(Reply::Finished(Finished { domain: named(), cookie: Vec::new() }))
 }
@@ -324,6 +328,11 @@ async fn takes(world: Arc<World>, qemu: Who, [memory, disks]: [Box<dyn Listener>
         whole.then(|| (u64::from_le_bytes(*write), stream))
     };
     let disks = async {
+        if world.is_forgetful() {
+            let (mut stream, _) = disks.accept().await.ok()?;
+            world.guest().host(Place::West).disks = nbd::takes(&mut stream).await.ok();
+            return None;
+        }
         let (write, mut stream) = take(disks).await?;
         if !world.is_dead(qemu) {
             world.guest().host(Place::West).disks = Some(write);

@@ -11,14 +11,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test helper that fails fails its test")]
 
+mod bombs;
 mod client;
+mod control;
 mod fault;
 mod guest;
 mod hostile;
 mod judge;
 mod left;
+mod liar;
 mod libvirtd;
 mod matrix;
+mod nbd;
 mod near;
 mod net;
 mod run;

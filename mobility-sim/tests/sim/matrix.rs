@@ -16,6 +16,7 @@ pub const BY_LIBVIRTD: Kind = Kind {
     moves_definition: false,
     suspended: false,
     near: false,
+    unheld: false,
 };
 /// With an agent that sees the end of its VM's process.
 pub const NEAR: Kind = Kind { near: true, ..BY_LIBVIRTD };

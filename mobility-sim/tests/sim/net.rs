@@ -247,6 +247,14 @@ impl Wires {
         });
     }
 
+    /// Whoever listens there is found elsewhere from now on.
+    pub fn moves(&self, from: SocketAddr, to: SocketAddr) {
+        let mut doors = held(&self.doors);
+        if let Some(door) = doors.remove(&from) {
+            doors.insert(to, door);
+        }
+    }
+
     /// Nobody listens any more, and whoever waited to be heard is gone.
     pub fn ends(&self) {
         held(&self.doors).clear();

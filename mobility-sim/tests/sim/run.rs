@@ -46,9 +46,8 @@ pub fn virtually<T>(done: impl Future<Output = T>) -> T {
     runtime.enable_all().start_paused(true).build().unwrap().block_on(done)
 }
 
-/// Runs them all, on every core; answers in their order. What is violated fails the test, with all that is
-/// needed to see it again.
-pub fn run_all(cases: &[(String, Case)]) -> Vec<Done> {
+/// Runs them all, on every core; answers in their order.
+pub fn run_each(cases: &[(String, Case)]) -> Vec<Done> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(BTreeMap::new());
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -66,6 +65,12 @@ pub fn run_all(cases: &[(String, Case)]) -> Vec<Done> {
     });
     let done: Vec<Done> = done.into_inner().unwrap().into_values().collect();
     assert_eq!(done.len(), cases.len());
+    done
+}
+
+/// The same; what is violated fails the test, with all that is needed to see it again.
+pub fn run_all(cases: &[(String, Case)]) -> Vec<Done> {
+    let done = run_each(cases);
     let bad: Vec<_> =
         cases.iter().zip(&done).filter(|(_, done)| !done.violations.is_empty()).collect();
     for ((name, case), Done { struck, outcome, violations, .. }) in bad.iter().take(SHOWN) {

@@ -34,7 +34,7 @@ impl Random {
 }
 
 const fn kind(driven: Driven, persistent: bool, moves_definition: bool, suspended: bool) -> Kind {
-    Kind { driven, persistent, moves_definition, suspended, near: false }
+    Kind { driven, persistent, moves_definition, suspended, near: false, unheld: false }
 }
 
 const fn near(kind: Kind) -> Kind {

@@ -115,7 +115,7 @@ impl Site for Sited {
 
     async fn power(&self, _: VmId) -> Done<Power> {
         let place = self.place;
-        self.call("power", move |guest| Ok(guest.power(place))).await
+        self.call("power", move |guest| Ok(guest.shown(place))).await
     }
 
     async fn stopped_by(&self, _: VmId) -> Done<Option<StoppedBy>> {
@@ -142,7 +142,10 @@ impl Site for Sited {
     async fn resume(&self, _: VmId) -> Done<()> {
         let place = self.place;
         self.call("resume", move |guest| match guest.power(place) {
-            Power::Running => Ok(()),
+            Power::Running => {
+                guest.is_seen(place);
+                Ok(())
+            }
             Power::Paused => {
                 guest.resumes(place);
                 Ok(())
@@ -262,18 +265,17 @@ impl Site for Sited {
     async fn placeholder(&self, _: VmId) -> Done<PlaceholderState> {
         let place = self.place;
         self.call("placeholder", move |guest| {
+            let power = guest.shown(place);
             Ok(match guest.domain(place) {
                 None => PlaceholderState::Absent,
-                Some(Domain { power, ours: None, .. }) => {
-                    PlaceholderState::Foreign { name: "web1".to_owned(), power: *power }
+                Some(Domain { ours: None, .. }) => {
+                    PlaceholderState::Foreign { name: "web1".to_owned(), power }
                 }
-                Some(Domain { power, ours: Some((migration, epoch)), .. }) => {
-                    PlaceholderState::Released {
-                        migration: migration.clone(),
-                        epoch: *epoch,
-                        power: *power,
-                    }
-                }
+                Some(Domain { ours: Some((migration, epoch)), .. }) => PlaceholderState::Released {
+                    migration: migration.clone(),
+                    epoch: *epoch,
+                    power,
+                },
             })
         })
         .await

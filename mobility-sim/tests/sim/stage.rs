@@ -24,6 +24,8 @@ pub const VM: &str = "web1";
 pub const UUID: &str = "12862f30-84d5-483d-b466-3fe4fdd1048f";
 /// Of the source, where its libvirt reaches it, and its hypervisors.
 pub const AGENT: SocketAddr = SocketAddr::new(DATA, 16509);
+/// Of the destination, where the source's reaches it.
+pub const WAN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 9, 0, 2)), 7443);
 pub const DATA: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
 
 /// How long whoever asked for a migration waits for an answer at most, whatever is killed, and everything

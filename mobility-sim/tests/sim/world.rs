@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -88,6 +89,8 @@ pub struct Kind {
     pub suspended: bool,
     /// The source's agent is on the source's machine.
     pub near: bool,
+    /// The control: in libvirt's own order the destination has it run from Finish on, and nobody sees that.
+    pub unheld: bool,
 }
 
 pub struct World {
@@ -97,6 +100,10 @@ pub struct World {
     pub agents: Agents,
     lives: Mutex<BTreeMap<&'static str, Life>>,
     plan: Mutex<Plan>,
+    /// What whoever drives the source's migration was refused with.
+    pub told: Mutex<Vec<String>>,
+    /// The destination's disk never says that anything is written.
+    pub forgetful: AtomicBool,
     /// Tasks of the source's client and of libvirtds, by who they are.
     tasks: Mutex<BTreeMap<Who, Vec<AbortHandle>>>,
 }
@@ -131,6 +138,8 @@ impl World {
             agents,
             lives: Mutex::default(),
             plan: Mutex::new(plan),
+            told: Mutex::default(),
+            forgetful: AtomicBool::new(false),
             tasks: Mutex::default(),
         })
     }
@@ -175,6 +184,10 @@ impl World {
         if self.is_dead(who) {
             std::future::pending::<()>().await;
         }
+    }
+
+    pub fn is_forgetful(&self) -> bool {
+        self.forgetful.load(Ordering::Relaxed)
     }
 
     pub fn passed(&self) -> Vec<String> {

@@ -80,9 +80,15 @@ impl<'a> Agents<'a> {
 
     /// West's, with networks for what arrives.
     pub fn restart_west_with_networks(&mut self) -> Result<()> {
+        self.restart_west_replacing("networks = {}", ARRIVALS)
+    }
+
+    /// West's, with something else in its configuration.
+    pub fn restart_west_replacing(&mut self, words: &str, by: &str) -> Result<()> {
         self.west.kill()?;
         let config = fs::read_to_string(&self.west.config)?;
-        fs::write(&self.west.config, config.replace("networks = {}", ARRIVALS))?;
+        ensure!(config.contains(words), "{words}: {config}");
+        fs::write(&self.west.config, config.replace(words, by))?;
         self.start_west()
     }
 

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use lab::run::run;
+use serde_json::Value;
 use tempfile::NamedTempFile;
 
 /// The fence replaces so much at both ends of a source's image by a notice. It is passed over: the
@@ -48,6 +50,22 @@ pub fn are_equal(sources: &[PathBuf], targets: &[PathBuf]) -> Result<()> {
         equal(source, target).with_context(|| target.display().to_string())?;
     }
     Ok(())
+}
+
+/// What is in this qcow2 image goes into another one beside it, of which it becomes an empty overlay.
+pub fn lay_over_base(image: &Path) -> Result<()> {
+    let base = image.with_extension("base.qcow2");
+    std::fs::rename(image, &base)?;
+    let words = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"];
+    run(Command::new("qemu-img").args(words).args([&base, image]))?;
+    Ok(())
+}
+
+/// The image that this one is an overlay of.
+pub fn base_of(image: &Path) -> Result<Option<PathBuf>> {
+    let words = ["info", "-U", "--output", "json"];
+    let told: Value = serde_json::from_str(&run(Command::new("qemu-img").args(words).arg(image))?)?;
+    Ok(told["full-backing-filename"].as_str().map(PathBuf::from))
 }
 
 fn equal(source: &Path, target: &Path) -> Result<()> {

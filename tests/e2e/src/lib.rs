@@ -11,9 +11,11 @@ pub mod killing;
 mod programs;
 mod scene;
 mod secrets;
+mod two;
 
 pub use agents::{Agent, Agents, state};
 pub use gate::Gate;
 pub use programs::Programs;
 pub use scene::{Guest, Halfway, Ran, Scene, SceneOptions, VM, Way};
 pub use secrets::Secrets;
+pub use two::{both_run, never_two};

@@ -50,6 +50,8 @@ pub struct SceneOptions {
     /// Format of the root disk and of each further disk, with its size and content.
     pub root: Format,
     pub data: Vec<(u64, Content, Format)>,
+    /// Each further disk, in qcow2 then, is an overlay of another image.
+    pub overlays: bool,
     pub swap: bool,
     /// Of the small guest.
     pub firmware: Firmware,
@@ -67,6 +69,7 @@ impl Default for SceneOptions {
             guest: Guest::Small,
             root: Format::Raw,
             data: Vec::new(),
+            overlays: false,
             swap: false,
             firmware: Firmware::default(),
             devices: String::new(),
@@ -231,6 +234,9 @@ impl Scene {
                 debian::build()?.clone_to(&east.pool_dir(), &guest)?
             }
         };
+        for disk in disks.iter().skip(1).filter(|_| options.overlays) {
+            images::lay_over_base(&disk.path)?;
+        }
         for disk in &disks {
             spec = spec.disk(Disk::in_place(disk.path.clone(), disk.format));
         }

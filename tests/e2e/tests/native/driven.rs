@@ -23,9 +23,19 @@ fn interrupt(going_on: &mut Halfway) {
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
 }
 
+/// How long east's QEMU may let the guest stand still.
+fn allowed_ms(scene: &Scene) -> String {
+    scene.east().virsh(&["migrate-getmaxdowntime", VM]).unwrap().trim().to_owned()
+}
+
+/// What east's QEMU may send, by libvirt.
+fn limit_mib_s(scene: &Scene) -> String {
+    scene.east().virsh(&["migrate-getspeed", VM]).unwrap().trim().to_owned()
+}
+
 /// Slow enough to be hit in the middle.
 fn in_the_copy(scene: &Scene) -> Halfway {
-    let words = native(&["--limit-rate", "2M"]);
+    let words = native(&["--limit-rate", "2M", "--max-downtime", "3s"]);
     let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
     scene.until("disks: ", &words).unwrap()
 }
@@ -33,7 +43,6 @@ fn in_the_copy(scene: &Scene) -> Halfway {
 #[test]
 fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
     let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
-    let mut agents = Agents::start_with(&scene, "networks = {}").unwrap();
 
     // Which way it goes, and why.
     let ran = scene.causeway(&native(&[])).unwrap().must_exit(3);
@@ -43,8 +52,19 @@ fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
     let ran = scene.causeway(&auto).unwrap().must_exit(3);
     assert!(ran.stderr.contains("guest, since no mobility agent is registered for west"));
     register(&scene, "west", "qemu+tcp://10.77.9.9:16510/system");
-    let ran = scene.causeway(&auto).unwrap().must_exit(0);
-    assert!(ran.stdout.contains("native: both sites have a mobility agent"), "{}", ran.stdout);
+    let unpaired = "no mobility agent of east with west for its neighbour was ever started";
+    let ran = scene.causeway(&auto).unwrap().must_exit(3);
+    assert!(ran.stderr.contains(&format!("guest, since {unpaired}")), "{}", ran.stderr);
+    let ran = scene.causeway(&native(&[])).unwrap().must_exit(3);
+    for words in [unpaired, "causeway-mobility serve"] {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    let mut agents = Agents::start_with(&scene, "networks = {}").unwrap();
+    let are_paired = || {
+        let told = scene.causeway(&auto)?.stdout;
+        Ok(told.contains("native: both sites have a mobility agent, paired with the other's"))
+    };
+    agents.until("they tell that they are paired", are_paired).unwrap();
     let ran = scene.causeway(&native(&["--pool", "default"])).unwrap().must_exit(2);
     assert!(ran.stderr.contains("--pool is of --method guest alone"), "{}", ran.stderr);
 
@@ -68,10 +88,22 @@ fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
     assert_eq!(agents.state(scene.east()).unwrap(), "running");
 
     // Called off.
+    assert_eq!(allowed_ms(&scene), "300");
+    let unlimited = limit_mib_s(&scene);
     let mut going_on = in_the_copy(&scene);
+    // The handover takes the rest of what was allowed.
+    agents.until("it is told", || Ok(allowed_ms(&scene) == "2900")).unwrap();
+    let is_limited = || {
+        let copy = scene.east().virsh(&["blockjob", VM, "vda", "--raw"])?;
+        Ok(copy.contains(" bandwidth=2\n"))
+    };
+    agents.until("the copy is limited", is_limited).unwrap();
+    assert_eq!(limit_mib_s(&scene), "2");
     interrupt(&mut going_on);
     let ran = going_on.finish().unwrap().must_exit(4);
     assert!(ran.stdout.contains("web1 lives at east   rolled back"), "{}", ran.stdout);
+    assert_eq!(allowed_ms(&scene), "300");
+    assert_eq!(limit_mib_s(&scene), unlimited);
     assert_eq!(agents.state(scene.east()).unwrap(), "running");
     scene.west_is_clean().unwrap();
 

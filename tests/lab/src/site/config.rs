@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::{QemuUser, SiteSpec};
 
+/// Its log tells what went wrong and, of live migrations, all that it was told.
 pub(super) fn libvirtd_conf(host_uuid: &str) -> String {
     format!(
         "listen_tls = 0\n\
@@ -13,7 +14,8 @@ pub(super) fn libvirtd_conf(host_uuid: &str) -> String {
          auth_unix_rw = \"none\"\n\
          unix_sock_group = \"root\"\n\
          host_uuid = \"{host_uuid}\"\n\
-         log_outputs = \"2:file:/var/log/libvirt/libvirtd.log\"\n"
+         log_filters = \"1:qemu.qemu_migration\"\n\
+         log_outputs = \"1:file:/var/log/libvirt/libvirtd.log\"\n"
     )
 }
 

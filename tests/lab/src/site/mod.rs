@@ -167,6 +167,12 @@ impl Site {
         self.dir.join("log")
     }
 
+    /// What its libvirtd logged.
+    pub fn libvirtd_log(&self) -> Result<String> {
+        let path = self.log_dir().join("libvirtd.log");
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
     pub(crate) fn capabilities_dir(&self) -> PathBuf {
         self.dir.join("cache/qemu/capabilities")
     }
