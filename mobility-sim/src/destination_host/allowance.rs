@@ -15,10 +15,10 @@ use crate::progress::Meters;
 use crate::serve::Agent;
 
 /// From the last byte until the VM runs, in milliseconds, beyond what libvirt takes by itself (`tests/bench/README.md`).
-const HANDOVER_MS: u64 = 100;
+const HANDOVER_MS: u64 = 120;
 /// Of what is allowed, the handover takes one part in so many at most: else little that is written fast would ever
 /// fit.
-const PARTS: u64 = 3;
+const PARTS: u64 = 2;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Its guest may stand still meanwhile.
 const PUT_BACK_MAX: Duration = Duration::from_secs(2);

@@ -92,7 +92,7 @@ fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
     let unlimited = limit_mib_s(&scene);
     let mut going_on = in_the_copy(&scene);
     // The handover takes the rest of what was allowed.
-    agents.until("it is told", || Ok(allowed_ms(&scene) == "2900")).unwrap();
+    agents.until("it is told", || Ok(allowed_ms(&scene) == "2880")).unwrap();
     let is_limited = || {
         let copy = scene.east().virsh(&["blockjob", VM, "vda", "--raw"])?;
         Ok(copy.contains(" bandwidth=2\n"))
