@@ -65,14 +65,22 @@ const GOODBYE_MAX: Duration = Duration::from_secs(5);
 /// How long an error waits until nothing is left at the destination.
 const TIDY_MAX: Duration = Duration::from_secs(10);
 
-/// A connection over which nothing is migrated, nor asked for, takes another one's place no longer.
+/// So long a connection has its place where others may want it, although nothing is migrated over it.
 const IDLE_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// Hears one connection to its end.
-pub async fn serve(agent: Arc<Agent>, mut line: Line) {
-    while let Ok(Some(event)) = timeout(IDLE_MAX, line.next()).await {
+/// Hears one connection to its end. `is_crowded`: there is hardly a place left for others.
+pub async fn serve(agent: Arc<Agent>, mut line: Line, is_crowded: impl Fn() -> bool) {
+    // Of one that was told of a VM its own end is waited for.
+    let mut was_used = false;
+    loop {
+        let event = match timeout(IDLE_MAX, line.next()).await {
+            Ok(Some(event)) => event,
+            Err(_) if was_used || !is_crowded() => continue,
+            Ok(None) | Err(_) => return,
+        };
         match event {
             Event::Prepare { serial, xml, params, cookie, flags } => {
+                was_used = true;
                 let asked = Asked { xml, params, cookie, flags };
                 match new_id() {
                     Ok(id) => {

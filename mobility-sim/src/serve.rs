@@ -74,6 +74,8 @@ const STRANGERS_MAX: usize = 64;
 
 /// Connections of this site's hosts at once: each migration has one.
 const HOSTS_MAX: usize = 256;
+/// With fewer places than that left, those that want nothing go.
+const HOSTS_SPARE: usize = 64;
 
 /// A libvirtd that is away comes back.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -123,8 +125,13 @@ async fn tell_of_itself(agent: Arc<Agent>) {
         (site.name.clone(), agent.identity.public().to_string()),
         (neighbour.name.clone(), neighbour.key.to_string()),
     );
+    let mut told = String::new();
     while let Err(error) = paper.keep(&*agent.site).await {
-        debug!("with whom it is paired is not kept at its site yet: {}", chain(&error));
+        let why = chain(&error);
+        if why != told {
+            warn!("with whom it is paired is not kept at its site yet: {why}");
+            told = why;
+        }
         tokio::time::sleep(TELL_AGAIN_AFTER).await;
     }
 }
@@ -307,7 +314,8 @@ fn play_destination(
     let line = Line::serve(stream, peer, |now| Session::new(host, limits, now));
     let whose = Arc::clone(agent);
     agent.spawn(async move {
-        destination_host::serve(whose, line).await;
+        let is_crowded = || place.semaphore().available_permits() < HOSTS_SPARE;
+        destination_host::serve(whose, line, is_crowded).await;
         drop(place);
     });
 }

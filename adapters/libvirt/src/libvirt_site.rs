@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
+use model::{FenceOffer, PoolOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
     ApplianceFiles, ApplianceRef, Belongings, ByteStream, CreatedDisk, Discarded, FenceStage,
     Leftover, LiveJob, LiveWish, Mark, NewDisk, PlaceholderSpec, PlaceholderState, RecordKey,
@@ -80,6 +80,14 @@ impl Site for LibvirtSite {
         let config = Arc::clone(&self.config);
         self.look("probe the site".to_owned(), move |connection| probe::probe(connection, &config))
             .await
+    }
+
+    async fn pool(&self, name: &str) -> Result<Option<PoolOffer>, SiteError> {
+        let name = name.to_owned();
+        self.look(format!("look at pool {name}"), move |connection| {
+            probe::pool(connection, &name).map(Some)
+        })
+        .await
     }
 
     async fn vms(&self) -> Result<Vec<(VmId, String)>, SiteError> {

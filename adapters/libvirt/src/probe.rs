@@ -8,7 +8,7 @@ use virt::storage_pool::StoragePool;
 use crate::fault::{Fault, Op};
 use crate::verdict::verdict;
 use crate::xml::{DomainCaps, Host, HostCaps, PoolXml};
-use crate::{Acceleration, LibvirtConfig, records};
+use crate::{Acceleration, LibvirtConfig, records, storage};
 
 /// The oldest libvirt whose answers these modules were read from; older ones are told to the
 /// operator. Channels, metadata and volume streams are older than both.
@@ -145,6 +145,12 @@ fn pools(connection: &Connect, warnings: &mut Vec<String>) -> Result<Vec<PoolOff
     }
     offers.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(offers)
+}
+
+/// # Errors
+/// There is none of that name, or it does not answer.
+pub(crate) fn pool(connection: &Connect, name: &str) -> Result<PoolOffer, Fault> {
+    offer(&storage::pool(connection, name)?, name)
 }
 
 fn offer(pool: &StoragePool, name: &str) -> Result<PoolOffer, Fault> {

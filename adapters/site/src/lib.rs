@@ -36,7 +36,7 @@ pub use record::{RECORD_MAX, RecordKey, RecordKeyError};
 pub use stream::{ByteIo, ByteStream};
 
 use async_trait::async_trait;
-use model::{FenceOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
+use model::{FenceOffer, PoolOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use serde::{Deserialize, Serialize};
 use units::{Epoch, MigrationId};
 
@@ -47,6 +47,11 @@ pub trait Site: Send + Sync {
 
     /// What is there and what it can do. Changes nothing.
     async fn probe(&self) -> Result<SiteReport, SiteError>;
+
+    /// One storage pool, as [`Site::probe`] has it. `None`: there is none of that name.
+    async fn pool(&self, name: &str) -> Result<Option<PoolOffer>, SiteError> {
+        Ok(self.probe().await?.pools.into_iter().find(|pool| pool.name == name))
+    }
 
     /// Names and ids of every VM, running or not.
     async fn vms(&self) -> Result<Vec<(VmId, String)>, SiteError>;

@@ -24,7 +24,7 @@ pub struct AgentPaper {
 /// Why two agents do not carry a VM from one site to the other.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unpaired {
-    #[error("no mobility agent of {at} with {neighbour} for its neighbour was ever started")]
+    #[error("no mobility agent of {at} has said there that {neighbour} is its neighbour")]
     NoAgent { at: SiteName, neighbour: SiteName },
     #[error("the mobility agent of {at} expects another key of {neighbour} than its agent has")]
     OtherKey { at: SiteName, neighbour: SiteName },

@@ -59,9 +59,11 @@ pub fn by_id(context: &Context, id: &str) -> Result<Stored, Failure> {
     })
 }
 
-/// As mobility agents name theirs.
+/// As mobility agents name theirs: with twelve hexadecimal digits.
 fn is_live(which: &str) -> bool {
-    which.starts_with("native-")
+    which.strip_prefix("native-").is_some_and(|id| {
+        id.len() == 12 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 fn of_agents(id: &str) -> Failure {

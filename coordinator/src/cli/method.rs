@@ -60,7 +60,9 @@ pub async fn choose(context: &Context, ask: &Ask) -> Result<Choice, Failure> {
     if let Some(unpaired) = unpaired(context, &from, &to).await? {
         return guest(Some(unpaired.to_string()));
     }
-    let why = Some("both sites have a mobility agent, paired with the other's".to_owned());
+    let why = Some(
+        "both sites have a mobility agent, paired with the other's when it last started".to_owned(),
+    );
     Ok(Choice { way: Way::Native { neighbour, unpaired: None }, why })
 }
 

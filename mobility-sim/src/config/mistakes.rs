@@ -158,9 +158,12 @@ fn doors(listen: &Listen) -> Vec<String> {
 
 /// Who listens on all addresses has the port on each.
 fn is_same(one: &SocketAddr, other: &SocketAddr) -> bool {
-    let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    // On all of IPv6 is on all of IPv4 as well.
+    let covers = |all: &SocketAddr, at: &SocketAddr| {
+        all.ip().is_unspecified() && (all.is_ipv6() || at.is_ipv4())
+    };
     one.port() == other.port()
-        && (one.ip() == other.ip() || all && one.is_ipv4() == other.is_ipv4())
+        && (one.ip() == other.ip() || covers(one, other) || covers(other, one))
 }
 
 fn is_elsewhere(address: IpAddr) -> bool {

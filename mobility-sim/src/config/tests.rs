@@ -129,7 +129,10 @@ fn what_cannot_work_is_a_mistake() {
     {
         load(&with("qemu:///system", uri)).unwrap();
     }
-    load(&with("wan = \"10.77.1.1:7443\"", "wan = \"[::]:16510\"")).unwrap();
+    let wan = |at: &str| load(&with("wan = \"10.77.1.1:7443\"", &format!("wan = \"{at}\"")));
+    wan("[fd::1]:16510").unwrap();
+    // On all of IPv6 is on all of IPv4 as well, and not the other way round.
+    wan("[::]:16510").unwrap_err();
 }
 
 #[test]

@@ -20,8 +20,8 @@ const HANDOVER_MS: u64 = 120;
 /// fit.
 const PARTS: u64 = 2;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Its guest may stand still meanwhile.
-const PUT_BACK_MAX: Duration = Duration::from_secs(2);
+/// Its guest may stand still meanwhile, and libvirt puts it back as well.
+const PUT_BACK_MAX: Duration = Duration::from_millis(300);
 
 /// QEMU's own setting, which outlives an attempt.
 pub struct Allowance {
@@ -43,12 +43,13 @@ impl Allowance {
         let lowered = async {
             let before = agent.site.max_downtime_ms(self.vm).await?;
             let now = before - HANDOVER_MS.min(before / PARTS);
+            // Known before it is so: whoever stops waiting for it does not stop it.
+            self.lowered.get_or_init(|| (before, now));
             agent.site.allow_downtime_ms(self.vm, now).await?;
             Ok::<_, SiteError>((before, now))
         };
         match lowered.await {
             Ok((before_ms, now_ms)) => {
-                self.lowered.get_or_init(|| (before_ms, now_ms));
                 debug!(before_ms, now_ms, "QEMU is allowed less, for the handover is part of it");
             }
             Err(error) => debug!("how long it may stand still is not known: {}", chain(&error)),

@@ -93,13 +93,15 @@ pub fn attempt(id: &MigrationId) -> &str {
 }
 
 /// Room for the whole of every disk: one that is sparse grows, and running out in the last round is the worst moment.
+/// What others that are on their way will take is not counted.
 ///
 /// # Errors
-/// What is wrong with the pool.
-pub fn fit(wanted: &[Wanted], name: &str, pools: &[PoolOffer]) -> Result<(), String> {
-    let Some(pool) = pools.iter().find(|pool| pool.name == name && pool.active) else {
-        return Err(format!("there is no active pool {name}: virsh pool-start {name}"));
-    };
+/// What is wrong with the pool; `None` is one that is not there.
+pub fn fit(wanted: &[Wanted], name: &str, pool: Option<&PoolOffer>) -> Result<(), String> {
+    let pool = pool.ok_or_else(|| format!("there is no pool {name}"))?;
+    if !pool.active {
+        return Err(format!("pool {name} is not active: virsh pool-start {name}"));
+    }
     let sizes = wanted.iter().map(|one| one.size);
     let needed = Bytes(sizes.fold(0, u64::saturating_add));
     if needed > pool.available {
@@ -201,13 +203,14 @@ mod tests {
             active,
             kind: "dir".to_owned(),
         };
-        let fit = |available, active| fit(&both, "default", &[pool(available, active)]);
+        let fit = |available, active| fit(&both, "default", Some(&pool(available, active)));
         assert_eq!(fit(3 << 20, true), Ok(()));
         let refused = fit((3 << 20) - 1, true).unwrap_err();
         assert!(refused.contains("may grow to 3.0 MiB"), "{refused}");
-        assert!(fit(3 << 20, false).unwrap_err().contains("no active pool default"));
+        assert!(fit(3 << 20, false).unwrap_err().contains("default is not active"));
         let huge = [Wanted { size: u64::MAX, ..both[0].clone() }, both[1].clone()];
-        assert!(super::fit(&huge, "default", &[pool(1 << 40, true)]).is_err());
+        assert!(super::fit(&huge, "default", Some(&pool(1 << 40, true))).is_err());
+        assert!(super::fit(&both, "default", None).unwrap_err().contains("no pool default"));
     }
 
     #[test]

@@ -89,8 +89,11 @@ pub async fn place(
     if power == Power::Off && !asked.contains(Flags::PERSIST_DEST) {
         return Err(ArrivalError::IsDefined);
     }
-    let pools = agent.site.probe().await?.pools;
-    disks::fit(&wanted, &agent.config.arrivals.pool, &pools).map_err(ArrivalError::Disks)?;
+    if !wanted.is_empty() {
+        let pool = &agent.config.arrivals.pool;
+        let found = agent.site.pool(pool).await?;
+        disks::fit(&wanted, pool, found.as_ref()).map_err(ArrivalError::Disks)?;
+    }
     let entry = Entry {
         id: id.clone(),
         vm: VmId(vm),

@@ -52,7 +52,7 @@ fn one_command_moves_a_guest_live_is_called_off_and_refused_like_any_other() {
     let ran = scene.causeway(&auto).unwrap().must_exit(3);
     assert!(ran.stderr.contains("guest, since no mobility agent is registered for west"));
     register(&scene, "west", "qemu+tcp://10.77.9.9:16510/system");
-    let unpaired = "no mobility agent of east with west for its neighbour was ever started";
+    let unpaired = "no mobility agent of east has said there that west is its neighbour";
     let ran = scene.causeway(&auto).unwrap().must_exit(3);
     assert!(ran.stderr.contains(&format!("guest, since {unpaired}")), "{}", ran.stderr);
     let ran = scene.causeway(&native(&[])).unwrap().must_exit(3);
