@@ -131,7 +131,7 @@ fn what_cannot_work_is_a_mistake() {
     }
     let wan = |at: &str| load(&with("wan = \"10.77.1.1:7443\"", &format!("wan = \"{at}\"")));
     wan("[fd::1]:16510").unwrap();
-    // On all of IPv6 is on all of IPv4 as well, and not the other way round.
+    // On all of IPv6 is on all of IPv4 as well.
     wan("[::]:16510").unwrap_err();
 }
 

@@ -101,7 +101,7 @@ fn deal_and_settle(
     let (is_answered, said) = answer(migrating)?;
     let answered = dealt.elapsed();
 
-    let (mut ended, mut vouched) = (None, false);
+    let (mut ended, mut vouched, mut crashed) = (None, false, false);
     while ended.is_none() {
         sleep(Duration::from_millis(100));
         ended = settled(scene, blow)?;
@@ -109,6 +109,13 @@ fn deal_and_settle(
             ensure!(state(scene.west())? == "paused", "it runs, and nobody saw the other one end");
             agents.vouch(&id)?;
             vouched = true;
+        }
+        // The blow came when it ran already: a crash like any other, after which its operator starts it.
+        let ran = || agents.west.log().contains("web1 runs here");
+        if !crashed && blow == Blow::DestinationsQemu && ran() && state(scene.west())? == "shut off"
+        {
+            scene.west().virsh(&["start", VM])?;
+            crashed = true;
         }
         ensure!(dealt.elapsed() < answered + SETTLED_WITHIN, "never settled; virsh: {said}");
     }
@@ -133,7 +140,7 @@ fn deal_and_settle(
         }
         Ended::AtTheDestination | Ended::VouchedFor | Ended::BootedAtTheDestination => {
             agents.route_to_west()?;
-            let is_lost = agents.west.log().contains("memory is lost");
+            let is_lost = crashed || agents.west.log().contains("memory is lost");
             if is_lost {
                 ended = Ended::BootedAtTheDestination;
                 scene.ledger_is_whole(scene.at_west)?;
