@@ -265,6 +265,9 @@ impl Config {
     }
 }
 
+pub(crate) const STATE_DIR_RELATIVE: &str =
+    "site.state-dir: give the whole path of a folder of this agent's own";
+
 pub(crate) fn text(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })

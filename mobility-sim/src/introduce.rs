@@ -9,7 +9,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::config::sections::Sections;
-use crate::config::{self, ConfigError, values};
+use crate::config::{self, ConfigError, STATE_DIR_RELATIVE, values};
 use crate::key::{self, KeyError};
 
 #[derive(Debug, Error)]
@@ -60,9 +60,7 @@ fn read(path: &Path) -> Result<(Site, SocketAddr), ConfigError> {
     match (site, listen) {
         // A key in another folder would be another agent's.
         (Some(site), Some(_)) if site.state_dir.is_relative() => {
-            mistakes.push(
-                "site.state-dir: give the whole path of a folder of this agent's own".to_owned(),
-            );
+            mistakes.push(STATE_DIR_RELATIVE.to_owned());
             Err(ConfigError::Mistakes { path: path.to_owned(), mistakes })
         }
         (Some(site), Some(listen)) => Ok((site, listen.wan)),

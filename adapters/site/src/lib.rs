@@ -48,7 +48,8 @@ pub trait Site: Send + Sync {
     /// What is there and what it can do. Changes nothing.
     async fn probe(&self) -> Result<SiteReport, SiteError>;
 
-    /// One storage pool, as [`Site::probe`] has it. `None`: there is none of that name.
+    /// One storage pool, as [`Site::probe`] has it. `None`, or an error in the platform's words: there is none of that
+    /// name.
     async fn pool(&self, name: &str) -> Result<Option<PoolOffer>, SiteError> {
         Ok(self.probe().await?.pools.into_iter().find(|pool| pool.name == name))
     }

@@ -7,7 +7,7 @@ use std::{fs, io, slice};
 use transfer::secure::{Identity, PublicKey};
 use units::chain;
 
-use super::{Config, Listen};
+use super::{Config, Listen, STATE_DIR_RELATIVE};
 use crate::libvirt::Endpoint;
 use crate::libvirt::tls::Doorman;
 use crate::relay::templates;
@@ -18,10 +18,7 @@ impl Config {
         let Self { site, listen, host, neighbour, arrivals, relay } = self;
         let no_network = |name: &String| matches!(&**name, "" | "bridge:");
         let wrong = [
-            (
-                site.state_dir.is_relative(),
-                "site.state-dir: give the whole path of a folder of this agent's own",
-            ),
+            (site.state_dir.is_relative(), STATE_DIR_RELATIVE),
             (
                 !is_uri(&site.uri),
                 "site.uri: libvirt knows no such URI: give it as `virsh -c` takes it, such as qemu:///system",
