@@ -52,7 +52,7 @@ pub struct Entry {
     /// What both sites' ledgers have of it, once it is in one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
-    /// What came over, once the VM is whole.
+    /// What came over, once the VM is whole; for whoever reads this, since the site's ledger has its digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<Carried>,
     /// What the destination's libvirt will keep of it beside its disks, from before that is there.
@@ -61,7 +61,7 @@ pub struct Entry {
     /// At the destination: it is to be defined for no longer than it waits.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub transient: bool,
-    /// At the destination: somebody resumed it while it waited, and it may have written.
+    /// At the destination: somebody resumed it while it waited, or nobody knows, and it may have written.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ran: bool,
     pub stage: Stage,
@@ -174,7 +174,10 @@ impl Ledger {
         for (record, at) in records.iter().zip(1..) {
             let entry: Entry = serde_json::from_slice(&record.payload)
                 .map_err(|source| LedgerError::NotUnderstood { record: at, source })?;
-            check(&entries, &entry)?;
+            // One that was lost, and taken back, begins anywhere.
+            if entries.contains_key(&entry.id) {
+                check(&entries, &entry)?;
+            }
             entries.insert(entry.id.clone(), entry);
         }
         Ok(Self(Arc::new(Mutex::new(Inner { journal, entries }))))
@@ -190,13 +193,25 @@ impl Ledger {
 
     /// A migration begins.
     pub async fn begin(&self, entry: Entry) -> Result<(), LedgerError> {
-        self.write(move |_| Ok(entry)).await
+        self.change(move |_| Ok(entry)).await
+    }
+
+    /// One that was lost, as far as it had come by what the site keeps; unless it is known after all.
+    pub async fn take_back(&self, entry: Entry) -> Result<(), LedgerError> {
+        self.write(|ledger| {
+            let mut inner = ledger.lock();
+            match inner.entries.contains_key(&entry.id) {
+                true => Ok(()),
+                false => inner.append(entry),
+            }
+        })
+        .await
     }
 
     /// On stable storage when this returns. What is so already is success.
     pub async fn record(&self, id: &MigrationId, stage: Stage) -> Result<(), LedgerError> {
         let id = id.clone();
-        self.write(move |entries| match entries.get(&id) {
+        self.change(move |entries| match entries.get(&id) {
             Some(entry) => Ok(Entry { stage, ..entry.clone() }),
             None => Err(LedgerError::NotBegun { id }),
         })
@@ -210,7 +225,7 @@ impl Ledger {
         what: impl FnOnce(&mut Entry) + Send + 'static,
     ) -> Result<(), LedgerError> {
         let id = id.clone();
-        self.write(move |entries| {
+        self.change(move |entries| {
             let mut entry = entries.get(&id).cloned().ok_or(LedgerError::NotBegun { id })?;
             what(&mut entry);
             Ok(entry)
@@ -218,34 +233,43 @@ impl Ledger {
         .await
     }
 
-    /// A disk that is slow must not keep pings from being answered.
-    async fn write(
+    async fn change(
         &self,
         entry: impl FnOnce(&Entries) -> Result<Entry, LedgerError> + Send + 'static,
     ) -> Result<(), LedgerError> {
-        let ledger = self.clone();
-        let writing = tokio::task::spawn_blocking(move || ledger.write_now(entry));
-        writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        self.write(|ledger| {
+            let mut inner = ledger.lock();
+            let entry = entry(&inner.entries)?;
+            if inner.entries.get(&entry.id) == Some(&entry) {
+                return Ok(());
+            }
+            check(&inner.entries, &entry)?;
+            inner.append(entry)
+        })
+        .await
     }
 
-    fn write_now(
+    /// A disk that is slow must not keep pings from being answered.
+    async fn write(
         &self,
-        entry: impl FnOnce(&Entries) -> Result<Entry, LedgerError>,
+        write: impl FnOnce(&Self) -> Result<(), LedgerError> + Send + 'static,
     ) -> Result<(), LedgerError> {
-        let mut inner = self.lock();
-        let entry = entry(&inner.entries)?;
-        if inner.entries.get(&entry.id) == Some(&entry) {
-            return Ok(());
-        }
-        check(&inner.entries, &entry)?;
-        let bytes = serde_json::to_vec(&entry).expect("an entry is made of texts");
-        inner.journal.append(ENTRY, &bytes)?;
-        inner.entries.insert(entry.id.clone(), entry);
-        Ok(())
+        let ledger = self.clone();
+        let writing = tokio::task::spawn_blocking(move || write(&ledger));
+        writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn append(&mut self, entry: Entry) -> Result<(), LedgerError> {
+        let bytes = serde_json::to_vec(&entry).expect("an entry is made of texts");
+        self.journal.append(ENTRY, &bytes)?;
+        self.entries.insert(entry.id.clone(), entry);
+        Ok(())
     }
 }
 

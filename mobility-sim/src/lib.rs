@@ -22,6 +22,7 @@ mod introduce;
 mod key;
 mod ledger;
 pub mod libvirt;
+mod lost;
 pub mod net;
 mod ports;
 mod progress;

@@ -22,7 +22,7 @@ use units::{MigrationId, chain};
 use crate::config::{Config, Listen};
 use crate::custody::Custody;
 use crate::key::{self, KeyError};
-use crate::ledger::{Ledger, LedgerError, Stage};
+use crate::ledger::{Entry, Ledger, LedgerError, Stage};
 use crate::libvirt::Endpoint;
 use crate::libvirt::server::Line;
 use crate::libvirt::tls::{Doorman, TlsError};
@@ -31,7 +31,7 @@ use crate::relay::Budget;
 use crate::relay::templates::{self, Library};
 use crate::wan::message::{self, Purpose};
 use crate::wan::{self, Control, WanError};
-use crate::{destination_host, flags, source_host};
+use crate::{destination_host, flags, lost, source_host};
 
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -227,10 +227,15 @@ impl Agent {
 /// Migrations that an earlier life of this agent did not see the end of.
 fn go_on(agent: &Arc<Agent>) {
     for entry in agent.ledger.entries() {
-        match entry.stage {
-            Stage::Source(_) => destination_host::go_on(agent, &entry),
-            Stage::Destination(_) => source_host::go_on(agent, &entry),
-        }
+        go_on_with(agent, &entry);
+    }
+    agent.spawn(lost::take_back(Arc::clone(agent)));
+}
+
+pub(crate) fn go_on_with(agent: &Arc<Agent>, entry: &Entry) {
+    match entry.stage {
+        Stage::Source(_) => destination_host::go_on(agent, entry),
+        Stage::Destination(_) => source_host::go_on(agent, entry),
     }
 }
 

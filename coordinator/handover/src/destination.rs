@@ -308,6 +308,14 @@ impl DestinationRole {
         self.ledger.held(epoch).map(|held| &held.attempt)
     }
 
+    /// It was whole here once, whatever became of it.
+    pub fn was_synced(&self, epoch: Epoch) -> bool {
+        match self.ledger.held(epoch).map(|held| &held.part) {
+            Some(Part::Destination(part)) => part.synced.is_some(),
+            Some(Part::Source(_)) | None => false,
+        }
+    }
+
     pub fn last_epoch(&self) -> Epoch {
         self.ledger.last_epoch()
     }

@@ -225,6 +225,14 @@ impl SourceRole {
         }
     }
 
+    /// What the disks were said to hold as the fence of `epoch` was begun. `None`: they are to be read once it is off.
+    pub fn intended_content(&self, epoch: Epoch) -> Option<&Content> {
+        match self.ledger.held(epoch).map(|held| &held.part) {
+            Some(Part::Source(part)) => part.intended_content.as_ref(),
+            Some(Part::Destination(_)) | None => None,
+        }
+    }
+
     fn fence(
         &self,
         epoch: Epoch,

@@ -9,6 +9,13 @@ use site_ledger::{CustodyError, NativePaper, mark_of, native_key, own_mark};
 use units::Epoch;
 
 use super::{AsDestination, Carried, Custody, HandoverError, follows};
+use crate::ledger::{Destination, Then};
+
+pub struct CameIn {
+    pub stage: Destination,
+    /// From then on somebody may resume it.
+    pub was_whole: bool,
+}
 
 impl Custody {
     /// The number of the next attempt. `theirs` is the last that the source knows of.
@@ -114,6 +121,28 @@ impl Custody {
             _ => None,
         });
         receipt.map(Some).ok_or(HandoverError::Nothing { what: "a revoke receipt" })
+    }
+
+    /// How far this site has come with an attempt, for an agent that has lost what it knew of it: whatever that is,
+    /// its source may ask.
+    pub async fn came_in(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+    ) -> Result<CameIn, HandoverError> {
+        use DestinationState as D;
+        let _turn = self.turn(paper.vm).await;
+        let AsDestination { ledger, .. } = self.looked_at(paper).await?;
+        let stage = match ledger.role.state(epoch) {
+            // Its papers come before it.
+            D::Unknown | D::Known | D::Placed => Destination::Placed,
+            // Its mark may be missing: its source asks for the grant again.
+            D::Synced(_) | D::Granted(_) => Destination::Synced(Then::Runs),
+            D::Marked(_) => Destination::Granted(Then::Runs),
+            D::Revoked(_) => Destination::Revoked,
+            D::Started(_) | D::Healthy(_) => Destination::Started,
+        };
+        Ok(CameIn { stage, was_whole: ledger.role.was_synced(epoch) })
     }
 
     /// What was granted, for whoever asks again.

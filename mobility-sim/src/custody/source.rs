@@ -10,6 +10,7 @@ use site_ledger::{Folder, NativePaper, SiteLedger};
 use units::Epoch;
 
 use super::{AsSource, Carried, Custody, Fenced, HandoverError, follows};
+use crate::ledger::Source;
 
 /// How it is known that the source's VM is dead.
 pub enum Death {
@@ -121,6 +122,29 @@ impl Custody {
         self.look_at_fence(paper, epoch, (&shelf, &mut ledger)).await.map(drop)
     }
 
+    /// How far this site has come with an attempt, for an agent that has lost what it knew of it. `None`: it has ended
+    /// here, or was never heard of.
+    pub async fn came_to_leave(
+        &self,
+        paper: &NativePaper,
+        epoch: Epoch,
+    ) -> Result<Option<Source>, HandoverError> {
+        let _turn = self.turn(paper.vm).await;
+        let AsSource { ledger, .. } = self.looked_at(paper).await?;
+        Ok(match ledger.role.state(epoch) {
+            SourceState::Known => Some(Source::AttemptKnown),
+            SourceState::Fencing => Some(Source::FenceIntent),
+            // Of the latter two the last record is missing.
+            SourceState::Fenced(_) | SourceState::Retired { settled: false } => Some(Source::Fenced),
+            SourceState::Released { settled: false } => Some(Source::Released),
+            SourceState::Unknown
+            | SourceState::Superseded
+            | SourceState::Released { settled: true }
+            | SourceState::Retired { settled: true }
+            | SourceState::Destroyed => None,
+        })
+    }
+
     /// Whether a receipt was signed already that its VM is dead.
     pub async fn has_receipt(
         &self,
@@ -142,7 +166,6 @@ impl Custody {
         &self,
         paper: &NativePaper,
         epoch: Epoch,
-        carried: Carried,
         death: Death,
     ) -> Result<Fenced, HandoverError> {
         let _turn = self.turn(paper.vm).await;
@@ -169,6 +192,9 @@ impl Custody {
         if let Some(receipt) = made {
             return Ok(Fenced::By(receipt));
         }
+        // As it was offered.
+        let content = ledger.role.intended_content(epoch).cloned();
+        let content = content.ok_or(HandoverError::Nothing { what: "a content" })?;
         let means = match death {
             Death::OfProcess { .. } => {
                 "its process was seen to end after success was said; no definition of it starts"
@@ -185,7 +211,7 @@ impl Custody {
                     Established::ByPlatform { means: means.into() }
                 }
             },
-            content: carried.content()?,
+            content,
             // Suspended by its libvirt before the last byte left, and resumed by nobody.
             basis: ContentBasis::DrainedBefore { shown_by: means.into() },
         };

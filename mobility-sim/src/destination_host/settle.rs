@@ -16,7 +16,7 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use units::{Epoch, MigrationId, chain};
 
 use super::{GOODBYE_MAX, Leave, dial, left, word};
-use crate::custody::{Carried, Death, Fenced, HandoverError};
+use crate::custody::{Death, Fenced, HandoverError};
 use crate::ledger::{Attempt, Entry, LedgerError, Source, Stage};
 use crate::serve::Agent;
 use crate::wan::message::{Decided, Decision, Message, Purpose};
@@ -107,9 +107,9 @@ async fn fenced(
     control: &mut Option<Control>,
     fence: &mut Option<Fenced>,
 ) -> Option<Source> {
-    let Entry { id, name, attempt, carried, .. } = entry;
-    let (Some(Attempt { paper, epoch }), Some(carried)) = (attempt, carried) else {
-        error!("success was said for {name}, and nothing is known of what came over");
+    let Entry { id, name, attempt, .. } = entry;
+    let Some(Attempt { paper, epoch }) = attempt else {
+        error!("success was said for {name}, and nothing is known of its attempt");
         return None;
     };
     let mut watched = watch.leave == Leave::Taken;
@@ -140,7 +140,7 @@ async fn fenced(
                 }
             }
         };
-        match agent.custody.is_fenced(paper, *epoch, *carried, death).await {
+        match agent.custody.is_fenced(paper, *epoch, death).await {
             Ok(made) => {
                 debug!("its fence is on record");
                 *fence = Some(made);
@@ -175,11 +175,11 @@ async fn granted(
     fence: Option<Fenced>,
 ) -> Option<Source> {
     let neighbour = &agent.config.neighbour.name;
-    let Entry { id, name, attempt, carried, .. } = entry;
-    let (Attempt { paper, epoch }, carried) = (attempt.as_ref()?, (*carried)?);
+    let Entry { id, name, attempt, .. } = entry;
+    let Attempt { paper, epoch } = attempt.as_ref()?;
     let fence = match fence {
         Some(fence) => Ok(fence),
-        None => shown(agent, name, (paper, *epoch, carried)).await,
+        None => shown(agent, name, (paper, *epoch)).await,
     };
     let fence = match fence {
         Ok(Fenced::By(fence)) => fence,
@@ -217,12 +217,12 @@ async fn granted(
 async fn shown(
     agent: &Agent,
     name: &str,
-    (paper, epoch, carried): (&NativePaper, Epoch, Carried),
+    (paper, epoch): (&NativePaper, Epoch),
 ) -> Result<Fenced, HandoverError> {
     let mut pauses = Pauses::default();
     let mut told = false;
     loop {
-        match agent.custody.is_fenced(paper, epoch, carried, Death::Shown).await {
+        match agent.custody.is_fenced(paper, epoch, Death::Shown).await {
             Err(HandoverError::NotAsItShould { found: Power::Paused }) => {
                 if pauses.are_long() && !std::mem::replace(&mut told, true) {
                     warn!(
@@ -318,7 +318,7 @@ async fn given_up(agent: &Agent, entry: &Entry, control: &mut Option<Control>) -
 /// It had the attempt, or this agent would not: what it says is no answer.
 fn knows_nothing<T>(neighbour: &SiteName, name: &str) -> Option<T> {
     error!(
-        "{neighbour} knows nothing of {name}: has its agent lost its state directory? Put that back; if there is none to put back, see at both sites where the VM is, and start it at one (LIVE.md)"
+        "{neighbour} knows nothing of {name}: does its libvirtd answer its agent, with the records that it kept? It is asked again (LIVE.md)"
     );
     None
 }

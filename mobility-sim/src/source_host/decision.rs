@@ -289,7 +289,7 @@ enum UndoError {
     #[error(transparent)]
     Handover(#[from] HandoverError),
     #[error(
-        "{name} ran here, although it was never started, and nobody ends it but its operator: virsh destroy and undefine it here, and remove its volumes, if nothing in them is wanted: {volumes}"
+        "{name} ran here, although it was never started, or may have while this agent knew nothing of it, and nobody ends it but its operator: virsh destroy and undefine it here, and remove its volumes, if nothing in them is wanted: {volumes}"
     )]
     Ran { name: String, volumes: String },
 }

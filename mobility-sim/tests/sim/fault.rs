@@ -12,6 +12,8 @@ pub enum Fault {
     /// For longer than anybody waits.
     KillAgentForLong(Place),
     KillBothAgents,
+    /// With all that it kept but its key, as if it were introduced again.
+    LoseState(Place),
     CutWan,
     SilenceWan,
     /// Shorter than what anybody takes for an end.
@@ -33,12 +35,14 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::KillAgent(Place::East),
         Self::KillAgent(Place::West),
         Self::KillAgentForLong(Place::East),
         Self::KillAgentForLong(Place::West),
         Self::KillBothAgents,
+        Self::LoseState(Place::East),
+        Self::LoseState(Place::West),
         Self::CutWan,
         Self::SilenceWan,
         Self::BlinkWan,
@@ -63,6 +67,10 @@ impl Fault {
             Self::KillBothAgents => {
                 world.kill_agent(Place::West, SOON);
                 world.kill_agent(Place::East, SOON * 2);
+            }
+            Self::LoseState(place) => {
+                world.loses_state(place);
+                world.kill_agent(place, SOON);
             }
             Self::CutWan => world.cut_wan(Wan::Cut, SOON * 4),
             Self::SilenceWan => world.cut_wan(Wan::Silent, LATE),

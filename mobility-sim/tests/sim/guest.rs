@@ -258,6 +258,15 @@ impl Guest {
         self.some_disks_are_whole();
     }
 
+    /// An operator ends it there, with its definition and its volumes.
+    pub fn cleared(&mut self, place: Place) {
+        self.ends(place, StoppedBy::PoweredOff, By::Accident);
+        self.undefined(place);
+        for volume in self.host(place).volumes.keys().cloned().collect::<Vec<_>>() {
+            self.removes(place, &volume);
+        }
+    }
+
     pub fn undefined(&mut self, place: Place) {
         match self.domain(place) {
             Some(domain) if domain.power.is_loaded() => domain.persistent = false,

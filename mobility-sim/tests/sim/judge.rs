@@ -31,6 +31,8 @@ pub enum Help {
     Destroyed,
     Started,
     GaveWord,
+    /// What nobody needs any more at the destination.
+    Cleared,
 }
 
 impl fmt::Display for Outcome {
@@ -181,6 +183,12 @@ impl Stage {
         {
             world.guest().creates(Place::West);
             return (west != Power::Running).then_some(Help::Started);
+        }
+        // Nobody knows whether somebody had it run.
+        let revoked = open(&world, Place::West).iter().any(|(_, stage)| stage == "revoked");
+        if east == Power::Running && west != Power::Absent && revoked {
+            world.guest().cleared(Place::West);
+            return Some(Help::Cleared);
         }
         // It went on there, since the copy was made.
         let is_copied = world.guest().has_all_memory(Place::West);

@@ -76,6 +76,18 @@ impl Agents {
         self.home.path().join(place.name())
     }
 
+    /// All but its key.
+    fn lose_state(&self, place: Place) {
+        for entry in std::fs::read_dir(self.state(place)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).unwrap();
+            } else if !path.ends_with("key") {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+    }
+
     fn config(&self, place: Place) -> std::path::PathBuf {
         self.home.path().join(format!("{place}.toml"))
     }
@@ -95,6 +107,9 @@ pub async fn start_agent(world: &Arc<World>, place: Place) {
         return;
     }
     let who = world.begins(|no| Who::Agent(place, no));
+    if world.has_lost_state(place) {
+        world.agents.lose_state(place);
+    }
     let config = Config::load(&world.agents.config(place)).unwrap();
     let site = sited(world, place, Some(who));
     let net = Arc::new(Reach { world: Arc::clone(world), who });

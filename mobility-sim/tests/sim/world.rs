@@ -1,6 +1,6 @@
 //! All that is around the two agents, and what strikes it where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -122,6 +122,8 @@ struct Plan {
     killed: bool,
     /// It does nothing before then.
     stopped_until: Option<Instant>,
+    /// Agents whose state is gone.
+    lost: BTreeSet<Place>,
     /// Every place that was passed, in order.
     passed: Vec<String>,
     counts: BTreeMap<String, u32>,
@@ -258,6 +260,17 @@ impl World {
             .entry(who)
             .or_default()
             .push(task);
+    }
+
+    /// Whoever starts it next finds nothing of what it kept.
+    pub fn loses_state(&self, place: Place) {
+        if self.alive(|no| Who::Agent(place, no)).is_some() {
+            self.plan().lost.insert(place);
+        }
+    }
+
+    pub fn has_lost_state(&self, place: Place) -> bool {
+        self.plan().lost.remove(&place)
     }
 
     pub fn kill_agent(self: &Arc<Self>, place: Place, back: Duration) {

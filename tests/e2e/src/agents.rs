@@ -100,6 +100,24 @@ impl<'a> Agents<'a> {
         self.start_west()
     }
 
+    /// West's has lost all that it kept, and each is introduced to the other again.
+    pub fn west_is_made_anew(&mut self) -> Result<()> {
+        self.west.kill()?;
+        self.east.kill()?;
+        anew(&self.scene.programs, &self.west, &self.east)?;
+        self.start_west()?;
+        self.start_east()
+    }
+
+    /// East's has.
+    pub fn east_is_made_anew(&mut self) -> Result<()> {
+        self.west.kill()?;
+        self.east.kill()?;
+        anew(&self.scene.programs, &self.east, &self.west)?;
+        self.start_west()?;
+        self.start_east()
+    }
+
     /// East's, listening in one more way.
     pub fn restart_east_listening(&mut self, line: &str) -> Result<()> {
         self.east.kill()?;
@@ -287,6 +305,17 @@ impl Drop for Agent {
         // The lab ends those that this does not.
         let _ = self.kill();
     }
+}
+
+/// `lost` begins with an empty state directory, and a key of which `other` is told.
+fn anew(programs: &Programs, lost: &Agent, other: &Agent) -> Result<()> {
+    let state = lost.config.with_extension("");
+    let before = Agents::key(programs, &state)?;
+    fs::remove_dir_all(&state)?;
+    let now = Agents::key(programs, &state)?;
+    let config = fs::read_to_string(&other.config)?;
+    fs::write(&other.config, config.replace(&before, &now))?;
+    Ok(())
 }
 
 fn said(output: &Output) -> String {

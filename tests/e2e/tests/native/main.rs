@@ -6,6 +6,7 @@ mod certificates;
 mod driven;
 mod faults;
 mod firmware;
+mod lost;
 mod story;
 mod tpm;
 mod variants;

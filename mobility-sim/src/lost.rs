@@ -1,0 +1,94 @@
+//! What this agent's own ledger has lost, and its site has not: its state directory is gone, or is an older copy. Who may
+//! run each VM is on record at the site, and so is how far its migration came; the agent goes on from there.
+//!
+//! Lost for good is what is of this agent alone. Of a VM that waits nobody knows whether somebody resumed it meanwhile:
+//! it is held again, and ended by nobody but its operator if it stays at the source. Neither is it known whether
+//! `--suspend` was asked for, nor what libvirt keeps of it beside its disks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use site_ledger::{NativePaper, natives};
+use tokio::time::sleep;
+use tracing::{Instrument, debug, error, info_span, warn};
+use units::{Epoch, chain};
+
+use crate::custody::HandoverError;
+use crate::ledger::{Attempt, Entry, Stage};
+use crate::serve::{Agent, go_on_with};
+
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// Once, when the agent starts; as soon as its libvirtd answers.
+pub async fn take_back(agent: Arc<Agent>) {
+    let mut told = false;
+    let papers = loop {
+        match natives(&*agent.site).await {
+            Ok(papers) => break papers,
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!("what this site keeps of migrations is not seen yet: {}", chain(&error));
+                }
+            }
+        }
+        sleep(TRY_AGAIN_AFTER).await;
+    };
+    for (epoch, paper) in papers {
+        // One that cannot be read is told of by `status`.
+        let Ok(paper) = paper else { continue };
+        let span = info_span!("lost", id = %paper.id, vm = %paper.name);
+        one(&agent, paper, epoch).instrument(span).await;
+    }
+}
+
+async fn one(agent: &Arc<Agent>, paper: NativePaper, epoch: Epoch) {
+    // An agent of another neighbour may have the same site.
+    let (here, there) = (&agent.config.site.name, &agent.config.neighbour.name);
+    let leaves = (&paper.from, &paper.to) == (here, there);
+    let comes = (&paper.to, &paper.from) == (here, there);
+    if !(leaves || comes) || agent.ledger.entry(&paper.id).is_some() {
+        return;
+    }
+    let came = loop {
+        match came(agent, &paper, epoch, leaves).await {
+            Ok(came) => break came,
+            Err(error) if !error.is_final() => {}
+            Err(error) => {
+                return error!("what its site keeps of it cannot be used: {}", chain(&error));
+            }
+        }
+        sleep(TRY_AGAIN_AFTER).await;
+    };
+    let Some((stage, may_have_run)) = came else { return };
+    let entry = Entry {
+        id: paper.id.clone(),
+        vm: paper.vm,
+        name: paper.name.clone(),
+        attempt: Some(Attempt { paper, epoch }),
+        carried: None,
+        belongings: None,
+        transient: false,
+        ran: may_have_run,
+        stage,
+    };
+    debug!(?stage, "this agent knew nothing of it, and its site does");
+    match agent.ledger.take_back(entry.clone()).await {
+        Ok(()) => go_on_with(agent, &entry),
+        Err(error) => error!("not on record: {}", chain(&error)),
+    }
+}
+
+/// How far, and whether somebody may have had it run at its destination. `None`: nobody asks for it any more.
+async fn came(
+    agent: &Agent,
+    paper: &NativePaper,
+    epoch: Epoch,
+    leaves: bool,
+) -> Result<Option<(Stage, bool)>, HandoverError> {
+    if leaves {
+        let came = agent.custody.came_to_leave(paper, epoch).await?;
+        return Ok(came.map(|stage| (Stage::Source(stage), false)));
+    }
+    let came = agent.custody.came_in(paper, epoch).await?;
+    Ok(Some((Stage::Destination(came.stage), came.was_whole)))
+}
