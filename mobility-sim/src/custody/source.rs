@@ -135,7 +135,9 @@ impl Custody {
             SourceState::Known => Some(Source::AttemptKnown),
             SourceState::Fencing => Some(Source::FenceIntent),
             // Of the latter two the last record is missing.
-            SourceState::Fenced(_) | SourceState::Retired { settled: false } => Some(Source::Fenced),
+            SourceState::Fenced(_) | SourceState::Retired { settled: false } => {
+                Some(Source::Fenced)
+            }
             SourceState::Released { settled: false } => Some(Source::Released),
             SourceState::Unknown
             | SourceState::Superseded

@@ -30,6 +30,8 @@ pub enum Fault {
     StopClient,
     /// As quick as a service manager has it back.
     RestartLibvirtd(Place),
+    /// Quicker than anybody could ask it something meanwhile.
+    BlinkLibvirtd(Place),
     /// By the source's operator.
     Operator(Deed),
 }
@@ -82,6 +84,7 @@ impl Fault {
             Self::KillClient => world.kill_client(),
             Self::StopClient => world.stop_client(LATE),
             Self::RestartLibvirtd(place) => world.kill_libvirtd(place, AT_ONCE),
+            Self::BlinkLibvirtd(place) => world.blink_libvirtd(place),
             Self::Operator(deed) => world.operator(Place::East, deed),
         }
     }

@@ -48,6 +48,8 @@ pub struct Domain {
     pub awaited: bool,
     /// It runs, and its libvirtd says that it stands still.
     pub poses: bool,
+    /// How long its QEMU may have it stand still to move it.
+    pub downtime_ms: u64,
 }
 
 /// How far libvirt's own migration is with a domain.
@@ -81,6 +83,7 @@ impl Domain {
             gone: false,
             awaited: false,
             poses: false,
+            downtime_ms: 300,
         }
     }
 }

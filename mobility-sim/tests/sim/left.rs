@@ -65,6 +65,21 @@ fn what_may_have_been_paused_by_somebody_else_is_left_to_its_operator() {
     }
 }
 
+/// Its libvirtd forgets that it is held, and somebody resumes it, just before it is ended. It is lost by that, as by a crash;
+/// what it has written is not: its copy is older.
+#[test]
+fn one_that_was_resumed_just_before_it_was_ended_is_not_handed_over() {
+    log();
+    let more = [
+        ("E asks: power off #1", Fault::BlinkLibvirtd(Place::East)),
+        ("libvirtd E is back #1", Fault::Operator(Deed::Resume)),
+    ];
+    let Done { outcome, violations, struck, .. } = case(LED[0], LATE, &more).run();
+    assert_eq!(struck.len(), more.len() + 1, "{struck:?}");
+    assert_eq!(violations, ["the last copy of memory is ended at East"]);
+    assert_eq!(outcome, Outcome { moved: false, deeds: vec![Help::Started] });
+}
+
 #[test]
 fn every_fault_at_every_place_of_that_ends_with_one_vm_and_the_truth() {
     log();

@@ -128,6 +128,30 @@ fn a_source_that_runs_on_may_be_started_again_before_the_destination_answers() {
     });
 }
 
+/// Also by a libvirt that does not do it itself.
+#[test]
+fn the_downtime_that_was_allowed_is_put_back_where_it_stays() {
+    log();
+    run::virtually(async {
+        let silent = ("wan 3, E's write 2 #1".to_owned(), Fault::SilenceWan);
+        let mut stage = Stage::set(NEAR, vec![silent]).await;
+        let world = Arc::clone(&stage.world);
+        let allowed = || world.guest().domain(Place::East).unwrap().downtime_ms;
+        let while_it_goes_on = async {
+            sleep(Duration::from_secs(10)).await;
+            allowed()
+        };
+        let lowered = tokio::select! {
+            () = stage.play() => panic!("it was over while the line was silent"),
+            lowered = while_it_goes_on => lowered,
+        };
+        assert_eq!(lowered, 180);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(world.guest().power(Place::East), Power::Running);
+        assert_eq!(allowed(), 300);
+    });
+}
+
 #[test]
 fn it_runs_there_before_the_sources_libvirt_has_looked_whether_it_ended() {
     let places = places(NEAR);

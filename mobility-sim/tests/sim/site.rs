@@ -1,6 +1,7 @@
 //! A site as its agent asks it: what its libvirt would answer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -115,6 +116,9 @@ impl Site for Sited {
 
     async fn power(&self, _: VmId) -> Done<Power> {
         let place = self.place;
+        if self.world.sluggish.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(100)).await;
+        }
         self.call("power", move |guest| Ok(guest.shown(place))).await
     }
 
@@ -152,6 +156,18 @@ impl Site for Sited {
             }
             Power::Off => Err(SiteErrorKind::WrongState),
             Power::Absent => Err(SiteErrorKind::NotFound),
+        })
+        .await
+    }
+
+    async fn max_downtime_ms(&self, _: VmId) -> Done<u64> {
+        self.on_domain("downtime", |domain| Ok(domain.downtime_ms)).await
+    }
+
+    async fn allow_downtime_ms(&self, _: VmId, most: u64) -> Done<()> {
+        self.on_domain("allow downtime", move |domain| {
+            domain.downtime_ms = most;
+            Ok(())
         })
         .await
     }

@@ -1,6 +1,8 @@
-//! A copy that waits, and that somebody resumes while its agent cannot have libvirtd hold it: it stands still again.
+//! A copy that waits, and that somebody resumes while its agent cannot have libvirtd hold it, or is not there: it stands
+//! still again, and is nobody's to end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::Power;
@@ -8,13 +10,13 @@ use tokio::time::sleep;
 
 use crate::fault::Fault;
 use crate::guest::{Domain, Job};
-use crate::matrix::NEAR;
+use crate::matrix::{BY_LIBVIRTD, NEAR};
 use crate::run::{log, virtually};
 use crate::stage::Stage;
-use crate::world::Place;
+use crate::world::{Deed, Driven, Kind, Place};
 
-/// `taken`: what keeps libvirtd from holding it.
-fn is_calmed(taken: impl FnOnce(&mut Domain)) {
+/// `taken`: what keeps libvirtd from holding it. `sluggish`: it is quicker to refuse that than to say how it is.
+fn is_calmed(sluggish: bool, taken: impl FnOnce(&mut Domain)) {
     log();
     virtually(async {
         // Its source's client says nothing more: nothing is decided.
@@ -23,6 +25,7 @@ fn is_calmed(taken: impl FnOnce(&mut Domain)) {
         let world = Arc::clone(&stage.world);
         let history = async {
             sleep(Duration::from_secs(20)).await;
+            world.sluggish.store(sluggish, Ordering::Relaxed);
             world.kill_libvirtd(Place::West, Duration::from_millis(500));
             sleep(Duration::from_millis(600)).await;
             {
@@ -46,10 +49,59 @@ fn is_calmed(taken: impl FnOnce(&mut Domain)) {
 /// Whoever asks waits for its end.
 #[test]
 fn while_another_job_has_it() {
-    is_calmed(|domain| domain.job = Job::Begun);
+    is_calmed(false, |domain| domain.job = Job::Begun);
 }
 
 #[test]
 fn where_libvirtd_refuses_to_hold_it() {
-    is_calmed(|domain| domain.held = true);
+    is_calmed(false, |domain| domain.held = true);
+}
+
+#[test]
+fn where_libvirtd_refuses_to_hold_it_before_it_has_said_that_it_runs() {
+    is_calmed(true, |domain| domain.held = true);
+}
+
+/// What it wrote is nowhere else, and the source's own is older: both stay, and one runs.
+#[test]
+fn one_that_ran_while_its_agent_was_away_is_neither_taken_for_the_vm_nor_ended() {
+    ran_meanwhile(Fault::KillAgent(Place::West), false);
+}
+
+/// By then it stands still again: nobody knows that it ran.
+#[test]
+fn nor_is_it_where_the_agent_has_lost_its_state() {
+    ran_meanwhile(Fault::LoseState(Place::West), true);
+}
+
+fn ran_meanwhile(away: Fault, suspended: bool) {
+    log();
+    virtually(async {
+        let heard = || "K: has heard of finish #1".to_owned();
+        let plan = vec![(heard(), Fault::KillClient), (heard(), away)];
+        let mut stage = Stage::set(Kind { driven: Driven::ByVirsh, ..BY_LIBVIRTD }, plan).await;
+        let world = Arc::clone(&stage.world);
+        let history = async {
+            while world.struck().len() < 2 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            // The source is left paused, and looked at for ten seconds before anything is done about it.
+            world.operator(Place::West, Deed::Resume);
+            assert_eq!(world.guest().power(Place::West), Power::Running, "the control");
+            if suspended {
+                world.guest().pauses(Place::West, false);
+            }
+            sleep(Duration::from_secs(6)).await;
+            assert_eq!(world.guest().power(Place::West), Power::Paused, "it runs on");
+            sleep(Duration::from_secs(100)).await;
+            let mut guest = world.guest();
+            assert_eq!(guest.power(Place::East), Power::Running, "nobody runs it");
+            assert_eq!(guest.power(Place::West), Power::Paused);
+            assert!(guest.host(Place::West).disks.is_some(), "its disks are gone");
+        };
+        tokio::select! {
+            () = stage.play() => panic!("it was over before anybody looked"),
+            () = history => {}
+        }
+    });
 }

@@ -104,6 +104,8 @@ pub struct World {
     pub told: Mutex<Vec<String>>,
     /// The destination's disk never says that anything is written.
     pub forgetful: AtomicBool,
+    /// How VMs are takes libvirtd a while to say.
+    pub sluggish: AtomicBool,
     /// Tasks of the source's client and of libvirtds, by who they are.
     tasks: Mutex<BTreeMap<Who, Vec<AbortHandle>>>,
 }
@@ -142,6 +144,7 @@ impl World {
             plan: Mutex::new(plan),
             told: Mutex::default(),
             forgetful: AtomicBool::new(false),
+            sluggish: AtomicBool::new(false),
             tasks: Mutex::default(),
         })
     }
@@ -285,16 +288,29 @@ impl World {
 
     /// What of a domain does not outlive its libvirtd is forgotten, and gone on with as libvirt does.
     pub fn kill_libvirtd(self: &Arc<Self>, place: Place, back: Duration) {
-        let Some(who) = self.libvirtd(place) else { return };
-        self.dies(who);
-        if place == Place::East && self.kind.driven == Driven::ByLibvirtd {
-            self.client_dies();
+        if !self.libvirtd_dies(place) {
+            return;
         }
         let world = Arc::clone(self);
         tokio::spawn(async move {
             sleep(back).await;
             crate::libvirtd::start(&world, place);
         });
+    }
+
+    pub fn blink_libvirtd(self: &Arc<Self>, place: Place) {
+        if self.libvirtd_dies(place) {
+            crate::libvirtd::start(self, place);
+        }
+    }
+
+    /// Whether it lived.
+    fn libvirtd_dies(&self, place: Place) -> bool {
+        let died = self.libvirtd(place).is_some_and(|who| self.dies(who));
+        if died && place == Place::East && self.kind.driven == Driven::ByLibvirtd {
+            self.client_dies();
+        }
+        died
     }
 
     /// Whoever drives the source's migration, alone.

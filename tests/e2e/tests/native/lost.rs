@@ -93,7 +93,10 @@ fn c() {
     show(&scene, &["status", VM]);
     show(&scene, &["status", VM, "--from", "east"]);
     show(&scene, &["recover", VM, "--settle", "--yes"]);
-    show(&scene, &["recover", VM, "--settle", "--yes", "--attest", "fenced=west", "--reason", "burnt"]);
+    show(
+        &scene,
+        &["recover", VM, "--settle", "--yes", "--attest", "fenced=west", "--reason", "burnt"],
+    );
     virsh(&scene, "east", &["start", VM]);
     virsh(&scene, "east", &["dumpxml", "--inactive", VM]);
     println!("{}", agents.logs());
