@@ -89,6 +89,8 @@ pub struct Verdict {
     pub lives_at: Option<Side>,
     /// What the platform of the site where it lives shows of it. `None` if that is no site.
     pub shown: Option<Platform>,
+    /// Where a platform shows it running, if one alone does: also where nobody decided that.
+    pub seen: Option<Side>,
     /// Was it started where it was decided to live? `None` if that is not the destination, or not
     /// known.
     pub started: Option<bool>,
@@ -190,6 +192,7 @@ pub fn verdict(evidence: &Evidence) -> Verdict {
             Side::Source => evidence.source_platform,
             Side::Destination => evidence.destination_platform,
         }),
+        seen: if both_run(evidence) { None } else { seen(evidence) },
         started: match judgement.verdict {
             VerdictKind::Completed => started(evidence),
             _ => None,
@@ -443,7 +446,7 @@ fn both_run(evidence: &Evidence) -> bool {
         && evidence.destination_platform == Platform::Running
 }
 
-/// Where a platform shows it running, if one alone does.
+/// Where a platform shows it running.
 const fn seen(evidence: &Evidence) -> Option<Side> {
     match (evidence.source_platform, evidence.destination_platform) {
         (Platform::Running, _) => Some(Side::Source),

@@ -222,7 +222,7 @@ pub fn say(
     let site = |side| if side == Side::Source { from } else { to };
     let lives_at = verdict.lives_at.map(site);
     let has_ended = has_ended(&verdict);
-    let mut lines = vec![head((id, name), &verdict, lives_at)];
+    let mut lines = vec![head((id, name), &verdict, (from, to))];
     lines.push(format!("  {from} → {to}, by the sites' own live migration"));
     lines.extend(verdict.evidence.iter().map(|evidence| format!("  evidence  {evidence}")));
     lines.extend(
@@ -251,6 +251,13 @@ pub fn has_ended(verdict: &Verdict) -> bool {
 
 /// The agents bring it to its end, whatever is next; a person is needed where they cannot.
 fn next(paper: &NativePaper, verdict: &Verdict) -> Option<String> {
+    if verdict.next == Next::RestoreDestination {
+        let (to, name) = (&paper.to, &paper.name);
+        // What is signed with its key nobody else can sign: there is no word that takes it back.
+        return Some(format!(
+            "bring {to} back, with what its libvirt keeps; if it is gone for good, and {name} never runs there: LIVE.md, \"gone for good\""
+        ));
+    }
     if is_for_people(verdict) || verdict.verdict == VerdictKind::NeedsOperator {
         return Some(verdict.next.to_string());
     }

@@ -86,8 +86,15 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
     let whom = if asked.silent.is_empty() { "the sites" } else { "the sites that answered" };
     if !failed {
         let kind = if unheard { Kind::Undecided } else { Kind::Refused };
-        is_about_something(&args, vouched_for.as_ref(), known, &to_tell)
-            .map_err(|what| Failure::new(kind, format!("{what} is known here or to {whom}")))?;
+        is_about_something(&args, vouched_for.as_ref(), known, &to_tell).map_err(|what| {
+            let failure = Failure::new(kind, format!("{what} is known here or to {whom}"));
+            match told.count > 0 && vouched_for.is_some() {
+                true => failure.hint(
+                    "nobody's word settles a live migration: its agents do; of a destination that is gone for good see LIVE.md",
+                ),
+                false => failure,
+            }
+        })?;
     }
     if to_tell.is_empty() && told.count == 0 && !failed && !context.json {
         show::line(&format!("nothing that has not ended is known here or to {whom}"));

@@ -178,13 +178,19 @@ fn outage(verdict: &Verdict) -> Option<Platform> {
 pub fn head(
     (id, vm): (&MigrationId, &str),
     verdict: &Verdict,
-    lives_at: Option<&SiteName>,
+    (from, to): (&SiteName, &SiteName),
 ) -> String {
+    let site = |side| if side == Side::Source { from } else { to };
+
     // What became of it since its end is nobody's alarm, but no more than is true is said.
     let is_down = outage(verdict).is_some()
         || (verdict.verdict == VerdictKind::Completed && verdict.started != Some(true));
-    let lives = match lives_at {
-        None => "runs nowhere that is known".to_owned(),
+    let lives = match verdict.lives_at.map(site) {
+        None if verdict.verdict == VerdictKind::AlarmSplit => format!("runs at {from} and {to}"),
+        None => match verdict.seen.map(site) {
+            None => "runs nowhere that is known".to_owned(),
+            Some(site) => format!("runs at {site}, without a decision that is known"),
+        },
         Some(site) if is_down => format!("belongs to {site}"),
         Some(site) => format!("lives at {site}"),
     };
@@ -410,7 +416,7 @@ fn text(plan: &Plan, state: &State, verdict: &Verdict) -> String {
     let has_ended = state.phase.is_final();
     let outage = outage(verdict).filter(|_| !has_ended);
     let lives_at = lives_at(plan, verdict);
-    let mut lines = vec![head((&plan.id, &plan.vm.name), verdict, lives_at)];
+    let mut lines = vec![head((&plan.id, &plan.vm.name), verdict, (&plan.from, &plan.to))];
     lines.push(format!("  {} → {}, {}", plan.from, plan.to, state.phase.word()));
     let is_let_go = verdict.verdict == VerdictKind::RolledBack;
     if let (Some(platform), Some(site)) = (outage, lives_at) {
