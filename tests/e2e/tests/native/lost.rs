@@ -1,12 +1,13 @@
 //! What an agent, or a site, has lost for good while a VM is off at its source and waits at its destination.
 
 use std::fs;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::Result;
 use e2e::{Agents, Scene, SceneOptions, VM};
 use lab::{Between, Scenario};
+use serde_json::Value;
 
 use crate::faults::{lose_replies, spawn_whole};
 
@@ -84,9 +85,8 @@ fn where_the_destination_is_gone_for_good_the_source_is_defined_anew_by_hand() {
     assert!(ran.stderr.contains("nobody's word settles a live migration"), "{}", ran.stderr);
     scene.east().virsh(&["start", VM]).unwrap_err();
 
-    let fenced = scene.east().virsh(&["dumpxml", "--inactive", VM]).unwrap();
     let anew = scene.dir().join("web1.xml");
-    fs::write(&anew, unfenced(&fenced, &scene)).unwrap();
+    fs::write(&anew, as_it_was(&scene)).unwrap();
     scene.east().virsh(&["undefine", VM]).unwrap();
     scene.east().virsh(&["define", &anew.display().to_string()]).unwrap();
     // Its agent has nothing to do with that one.
@@ -97,21 +97,19 @@ fn where_the_destination_is_gone_for_good_the_source_is_defined_anew_by_hand() {
     scene.ledger_is_whole(scene.at_east).unwrap();
 }
 
-/// Without its identity and its fence, with the disks that the fence lists.
-fn unfenced(fenced: &str, scene: &Scene) -> String {
-    let without = |text: &str, from: &str, to: &str| -> Result<String> {
-        let (before, rest) = text.split_once(from).ok_or_else(|| anyhow::anyhow!("no {from}"))?;
-        let (_, after) = rest.split_once(to).ok_or_else(|| anyhow::anyhow!("no {to}"))?;
-        Ok(format!("{before}{after}"))
+/// Its definition, from what undoes its fence, without its identity.
+fn as_it_was(scene: &Scene) -> String {
+    let vms = scene.dir().join("agent-east/custody/east");
+    let vm = fs::read_dir(vms).unwrap().next().unwrap().unwrap().path();
+    let files = fs::read_dir(vm).unwrap().map(|file| file.unwrap().path());
+    let is_it = |path: &PathBuf| {
+        path.file_name().unwrap().to_str().unwrap().starts_with("unfence-1-definition-")
     };
-    let disk = scene.disks[0].path.display().to_string();
-    assert!(fenced.contains(&format!("path=\"{disk}\"")), "{fenced}");
-    let mut text = without(fenced, "<uuid>", "</uuid>").unwrap();
-    for element in ["title", "description", "metadata"] {
-        text = without(&text, &format!("<{element}>"), &format!("</{element}>")).unwrap();
-    }
-    let source = "<source file='";
-    let (before, rest) = text.split_once(source).unwrap();
-    let (_, after) = rest.split_once('\'').unwrap();
-    format!("{before}{source}{disk}'{after}")
+    let record = fs::read_to_string(files.filter(is_it).last().unwrap()).unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let body: Value = serde_json::from_str(record["body"].as_str().unwrap()).unwrap();
+    let xml = body["stage"]["definition"]["xml"].as_str().unwrap_or_else(|| panic!("{body:#}"));
+    let (before, rest) = xml.split_once("<uuid>").unwrap();
+    let (_, after) = rest.split_once("</uuid>").unwrap();
+    format!("{before}{after}")
 }
