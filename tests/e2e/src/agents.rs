@@ -180,6 +180,14 @@ impl<'a> Agents<'a> {
         after.split_whitespace().next().map(str::to_owned)
     }
 
+    /// Volumes of a copy at west that may have run while its agent knew nothing of it: its operator is to look.
+    pub fn unknown_copy(&self) -> Option<Vec<String>> {
+        let log = self.west.log();
+        let (_, after) = log.rsplit_once("or may have while this agent knew nothing of it")?;
+        let (_, volumes) = after.lines().next()?.rsplit_once("is wanted: ")?;
+        Some(volumes.split(", ").map(str::to_owned).collect())
+    }
+
     /// The operator's word for it.
     pub fn vouch(&self, id: &str) -> Result<()> {
         let program = self.scene.programs.mobility().display().to_string();
@@ -283,6 +291,20 @@ impl Agent {
         while self.log().matches(" ready ").count() == said {
             ensure!(began.elapsed() < PATIENCE, "it does not start:\n{}", self.log());
             sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// It is dead, and all that it kept but its key is gone.
+    pub fn forget(&mut self) -> Result<()> {
+        self.kill()?;
+        for entry in fs::read_dir(self.config.with_extension(""))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else if !path.ends_with("key") {
+                fs::remove_file(path)?;
+            }
         }
         Ok(())
     }

@@ -14,6 +14,9 @@ pub enum Blow {
     SourcesAgent,
     DestinationsAgent,
     BothAgents,
+    /// With all that it kept but its key.
+    SourcesState,
+    DestinationsState,
     SourcesLibvirtd,
     DestinationsLibvirtd,
     /// As any crash of the VM.
@@ -30,10 +33,12 @@ pub enum Blow {
     Reply,
 }
 
-pub const BLOWS: [Blow; 12] = [
+pub const BLOWS: [Blow; 14] = [
     Blow::SourcesAgent,
     Blow::DestinationsAgent,
     Blow::BothAgents,
+    Blow::SourcesState,
+    Blow::DestinationsState,
     Blow::SourcesLibvirtd,
     Blow::DestinationsLibvirtd,
     Blow::SourcesQemu,
@@ -98,6 +103,16 @@ impl Blow {
                 sleep(DEAD_FOR);
                 agents.start_west()?;
                 agents.start_east()?;
+            }
+            Self::SourcesState => {
+                agents.east.forget()?;
+                sleep(DEAD_FOR);
+                agents.start_east()?;
+            }
+            Self::DestinationsState => {
+                agents.west.forget()?;
+                sleep(DEAD_FOR);
+                agents.start_west()?;
             }
             Self::SourcesLibvirtd => restart(scene.east())?,
             Self::DestinationsLibvirtd => restart(scene.west())?,

@@ -101,7 +101,7 @@ fn deal_and_settle(
     let (is_answered, said) = answer(migrating)?;
     let answered = dealt.elapsed();
 
-    let (mut ended, mut vouched, mut crashed) = (None, false, false);
+    let (mut ended, mut vouched, mut crashed, mut cleared) = (None, false, false, false);
     while ended.is_none() {
         sleep(Duration::from_millis(100));
         ended = settled(scene, blow)?;
@@ -109,6 +109,18 @@ fn deal_and_settle(
             ensure!(state(scene.west())? == "paused", "it runs, and nobody saw the other one end");
             agents.vouch(&id)?;
             vouched = true;
+        }
+        // Nobody knows whether it ran: its operator does, and ends it.
+        if !cleared && let Some(volumes) = agents.unknown_copy() {
+            ensure!(blow == Blow::DestinationsState, "its agent knew of it");
+            ensure!(state(scene.west())? == "paused", "it is not held");
+            ensure!(state(scene.east())? == "running", "the source does not go on");
+            scene.west().virsh(&["destroy", VM])?;
+            scene.west().virsh(&["undefine", VM])?;
+            for volume in &volumes {
+                scene.west().virsh(&["vol-delete", volume])?;
+            }
+            cleared = true;
         }
         // The blow came when it ran already: a crash like any other, after which its operator starts it.
         let ran = || agents.west.log().contains("web1 runs here");
