@@ -5,6 +5,7 @@
 //! it is held again, and ended by nobody but its operator if it stays at the source. Neither is it known whether
 //! `--suspend` was asked for, nor what libvirt keeps of it beside its disks.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 use units::{Epoch, chain};
 
 use crate::custody::HandoverError;
-use crate::ledger::{Attempt, Entry, Stage};
+use crate::ledger::{Attempt, Destination, Entry, Stage};
 use crate::serve::{Agent, go_on_with};
 
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -33,38 +34,41 @@ pub async fn take_back(agent: Arc<Agent>) {
         }
         sleep(TRY_AGAIN_AFTER).await;
     };
-    for (epoch, paper) in papers {
-        // One that cannot be read is told of by `status`.
-        let Ok(paper) = paper else { continue };
+    // One that cannot be read is told of by `status`.
+    let readable = |(epoch, paper): (_, Result<_, _>)| Some((epoch, paper.ok()?));
+    let mut papers: VecDeque<_> = papers.into_iter().filter_map(readable).collect();
+    let mut told_of = HashSet::new();
+    while let Some((epoch, paper)) = papers.pop_front() {
         let span = info_span!("lost", id = %paper.id, vm = %paper.name);
-        one(&agent, paper, epoch).instrument(span).await;
+        if let Err(error) = one(&agent, &paper, epoch).instrument(span.clone()).await {
+            if told_of.insert(paper.id.clone()) {
+                span.in_scope(|| warn!("what its site keeps of it is not used: {}", chain(&error)));
+            }
+            if !error.is_final() {
+                // It does not hold up the others.
+                papers.push_back((epoch, paper));
+                sleep(TRY_AGAIN_AFTER).await;
+            }
+        }
     }
 }
 
-async fn one(agent: &Arc<Agent>, paper: NativePaper, epoch: Epoch) {
+async fn one(agent: &Arc<Agent>, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {
     // An agent of another neighbour may have the same site.
     let (here, there) = (&agent.config.site.name, &agent.config.neighbour.name);
     let leaves = (&paper.from, &paper.to) == (here, there);
     let comes = (&paper.to, &paper.from) == (here, there);
     if !(leaves || comes) || agent.ledger.entry(&paper.id).is_some() {
-        return;
+        return Ok(());
     }
-    let came = loop {
-        match came(agent, &paper, epoch, leaves).await {
-            Ok(came) => break came,
-            Err(error) if !error.is_final() => {}
-            Err(error) => {
-                return error!("what its site keeps of it cannot be used: {}", chain(&error));
-            }
-        }
-        sleep(TRY_AGAIN_AFTER).await;
+    let Some((stage, may_have_run)) = came(agent, paper, epoch, leaves).await? else {
+        return Ok(());
     };
-    let Some((stage, may_have_run)) = came else { return };
     let entry = Entry {
         id: paper.id.clone(),
         vm: paper.vm,
         name: paper.name.clone(),
-        attempt: Some(Attempt { paper, epoch }),
+        attempt: Some(Attempt { paper: paper.clone(), epoch }),
         carried: None,
         belongings: None,
         transient: false,
@@ -72,10 +76,19 @@ async fn one(agent: &Arc<Agent>, paper: NativePaper, epoch: Epoch) {
         stage,
     };
     debug!(?stage, "this agent knew nothing of it, and its site does");
-    match agent.ledger.take_back(entry.clone()).await {
-        Ok(()) => go_on_with(agent, &entry),
-        Err(error) => error!("not on record: {}", chain(&error)),
+    // Held before anybody can decide on it: whoever grants it lets go of it.
+    let waits = matches!(stage, Stage::Destination(Destination::Synced(_)));
+    if waits {
+        go_on_with(agent, &entry);
     }
+    if let Err(error) = agent.ledger.take_back(entry.clone()).await {
+        error!("not on record: {}", chain(&error));
+        return Ok(());
+    }
+    if !waits {
+        go_on_with(agent, &entry);
+    }
+    Ok(())
 }
 
 /// How far, and whether somebody may have had it run at its destination. `None`: nobody asks for it any more.
