@@ -178,7 +178,8 @@ async fn take_in(agent: &Arc<Agent>, line: &mut Line, id: MigrationId, serial: u
             line.answer_finish(serial, Ok(finished)).await;
             let leave = goodbye(line, process.as_deref()).await;
             let decided = CancellationToken::new();
-            let watch = Watch { over: line.over.clone(), leave, is_new: true, decided };
+            let over = line.over.clone();
+            let watch = Watch { over, leave, is_led: is_p2p, is_new: true, decided };
             settle::spawn(agent, id, Some(control), watch);
             // A guest stands still: what is kept for whoever asks how it went comes after what is asked of the site for
             // it.
@@ -436,7 +437,8 @@ async fn tidy(agent: &Arc<Agent>, id: MigrationId, control: Option<Control>) {
     let stands = control.as_ref().is_some_and(|control| !control.over.is_cancelled());
     let decided = CancellationToken::new();
     let over = CancellationToken::new();
-    let watch = Watch { over, leave: Leave::None, is_new: true, decided: decided.clone() };
+    let leave = Leave::None;
+    let watch = Watch { over, leave, is_led: false, is_new: true, decided: decided.clone() };
     settle::spawn(agent, id, control, watch);
     if stands && timeout(TIDY_MAX, decided.cancelled()).await.is_err() {
         warn!("the destination does not answer; what is left there goes when it does");

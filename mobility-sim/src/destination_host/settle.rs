@@ -46,7 +46,7 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
     let over = CancellationToken::new();
     over.cancel();
     let decided = CancellationToken::new();
-    let watch = Watch { over, leave: Leave::None, is_new: false, decided };
+    let watch = Watch { over, leave: Leave::None, is_led: false, is_new: false, decided };
     spawn(agent, entry.id.clone(), None, watch);
 }
 
@@ -55,6 +55,8 @@ pub struct Watch {
     /// Its connection has ended, so that nothing more comes of what it was told.
     pub over: CancellationToken,
     pub leave: Leave,
+    /// By its libvirtd itself, whose connection ends with it: no other one had the VM run before it took leave.
+    pub is_led: bool,
     /// This agent has been there since. One that was away does not know what the VM went through meanwhile: what
     /// was left paused then is its operator's.
     pub is_new: bool,
@@ -383,6 +385,11 @@ async fn evidence(
                 (Power::Absent, _) | (Power::Off, Some(StoppedBy::Other | StoppedBy::PoweredOff)),
             ) if *watched => {
                 info!("{name} is gone from the source");
+                return Seen::Dead(None);
+            }
+            // It ended by itself where it stood still, before libvirt came to end it, or to say that it moved.
+            Ok((Power::Off, Some(StoppedBy::Crashed))) if *watched && watch.is_led => {
+                info!("{name} is gone from the source: its QEMU ended before libvirt ended it");
                 return Seen::Dead(None);
             }
             // It ran on there until its own end: what came over is older than its disks.

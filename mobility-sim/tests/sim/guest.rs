@@ -105,6 +105,8 @@ pub struct Guest {
     latest: u64,
     /// An accident has taken a copy: memory may be lost with it, by nobody's fault.
     pub had_accident: bool,
+    /// One at the destination: what had arrived there is lost.
+    pub destination_had: bool,
     /// Somebody has started the source's VM that was off.
     pub was_started: bool,
     /// The VM stands still since then, and has at most so long.
@@ -252,7 +254,10 @@ impl Guest {
             self.host(place).domain = None;
         }
         match by {
-            By::Accident => self.had_accident = true,
+            By::Accident => {
+                self.had_accident = true;
+                self.destination_had |= place == Place::West;
+            }
             By::Program if last_memory && !self.had_accident => {
                 self.violated(format!("the last copy of memory is ended at {place:?}"));
             }

@@ -277,7 +277,7 @@ impl Stage {
         }
         let by_others = {
             let guest = self.world.guest();
-            guest.had_accident || guest.was_started
+            guest.destination_had || guest.was_started
         };
         if self.ended == Some(Ended::Moved) && !by_others {
             self.violated("libvirt says that it moved, and it did not");
