@@ -1,15 +1,16 @@
-//! What this agent's own ledger has lost, and its site has not: its state directory is gone, or is an older copy. Who may
-//! run each VM is on record at the site, and so is how far its migration came; the agent goes on from there.
+//! What this agent's own ledger has lost, and its site has not: its state directory is gone. Who may run each VM is on
+//! record at the site, and so is how far its migration came; the agent goes on from there. (Of what an older copy of the
+//! ledger has, it believes that copy.)
 //!
 //! Lost for good is what is of this agent alone. Of a VM that waits nobody knows whether somebody resumed it meanwhile:
 //! it is held again, and ended by nobody but its operator if it stays at the source. Neither is it known whether
-//! `--suspend` was asked for, nor what libvirt keeps of it beside its disks.
+//! `--suspend` was asked for, or `--persistent`, nor what libvirt keeps of it beside its disks.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use site_ledger::{NativePaper, natives};
+use site_ledger::{NativeError, NativePaper, natives};
 use tokio::time::sleep;
 use tracing::{Instrument, debug, error, info_span, warn};
 use units::{Epoch, chain};
@@ -24,8 +25,11 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub async fn take_back(agent: Arc<Agent>) {
     let mut told = false;
     let papers = loop {
-        match natives(&*agent.site).await {
-            Ok(papers) => break papers,
+        let papers = natives(&*agent.site).await;
+        let cut = |(_, paper): &(_, Result<_, _>)| matches!(paper, Err(NativeError::Site(_)));
+        match papers.map_err(NativeError::from) {
+            Ok(papers) if !papers.iter().any(cut) => break papers,
+            Ok(_) => {}
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
                     warn!("what this site keeps of migrations is not seen yet: {}", chain(&error));

@@ -251,7 +251,10 @@ pub fn has_ended(verdict: &Verdict) -> bool {
 
 /// The agents bring it to its end, whatever is next; a person is needed where they cannot.
 fn next(paper: &NativePaper, verdict: &Verdict) -> Option<String> {
-    if verdict.next == Next::RestoreDestination {
+    if verdict.next == Next::RestoreDestination && !has_ended(verdict) {
+        if verdict.verdict == VerdictKind::Completed {
+            return Some(format!("reach {}: the VM belongs there", paper.to));
+        }
         let (to, name) = (&paper.to, &paper.name);
         // What is signed with its key nobody else can sign: there is no word that takes it back.
         return Some(format!(

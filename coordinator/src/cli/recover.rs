@@ -90,7 +90,7 @@ pub async fn recover(context: &Context, args: RecoverArgs) -> Result<u8, Failure
             let failure = Failure::new(kind, format!("{what} is known here or to {whom}"));
             match told.count > 0 && vouched_for.is_some() {
                 true => failure.hint(
-                    "nobody's word settles a live migration: its agents do; of a destination that is gone for good see LIVE.md",
+                    "no word that is given here settles a live migration: its agents do; of a destination that is gone for good see LIVE.md",
                 ),
                 false => failure,
             }

@@ -189,7 +189,7 @@ pub fn head(
         None if verdict.verdict == VerdictKind::AlarmSplit => format!("runs at {from} and {to}"),
         None => match verdict.seen.map(site) {
             None => "runs nowhere that is known".to_owned(),
-            Some(site) => format!("runs at {site}, without a decision that is known"),
+            Some(site) => format!("runs at {site}, and whose it is is not known"),
         },
         Some(site) if is_down => format!("belongs to {site}"),
         Some(site) => format!("lives at {site}"),

@@ -138,6 +138,8 @@ impl Custody {
             D::Unknown | D::Known | D::Placed => Destination::Placed,
             // Its mark may be missing: its source asks for the grant again.
             D::Synced(_) | D::Granted(_) => Destination::Synced(Then::Runs),
+            // What came later had it from here.
+            D::Marked(_) if ledger.role.last_epoch() > epoch => Destination::Started,
             D::Marked(_) => Destination::Granted(Then::Runs),
             D::Revoked(_) => Destination::Revoked,
             D::Started(_) | D::Healthy(_) => Destination::Started,

@@ -63,7 +63,7 @@ pub async fn take_up(
     let turn = match there.await {
         Some(Decided::Waits) => end(agent, entry, &held).await.then_some(Turn::Ended),
         Some(Decided::Lost | Decided::Revoked { .. }) => {
-            warn!("{name} was left paused here, and is lost at {neighbour}");
+            warn!("{name} was left paused here, and is lost at {neighbour}, or may have run there");
             Some(Turn::Stays)
         }
         Some(Decided::Granted { .. } | Decided::Unknown) | None => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use handover::Refusal;
 use model::{Power, VmId};
 use rpc::procedures::{Call, Reply};
-use site::{Leftover, SiteError};
+use site::{Leftover, SiteError, StoppedBy};
 use site_ledger::{CustodyError, NativePaper};
 use tokio::time::sleep;
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
@@ -36,17 +36,33 @@ pub fn go_on(agent: &Arc<Agent>, entry: &Entry) {
         }
         // The source was never told that it is here: it goes.
         Destination::AttemptKnown | Destination::Placed | Destination::Revoked => {
-            // It is its operator's, and does not run beside the source's.
-            if entry.ran {
-                hold::keep(agent, &waiting(entry), None);
-            }
-            let (whose, id) = (Arc::clone(agent), entry.id.clone());
-            let undone = async move { undo(&whose, &id).await };
+            let (whose, entry) = (Arc::clone(agent), entry.clone());
+            let undone = async move {
+                if entry.ran {
+                    hold_if_ours(&whose, &entry).await;
+                }
+                undo(&whose, &entry.id).await;
+            };
             agent.spawn(undone.instrument(Span::current()));
         }
         Destination::Granted(then) => begin(agent, entry.clone(), then),
     }
     warn!(?stage, "not settled before this agent ended: going on");
+}
+
+/// It is its operator's, and does not run beside the source's. One that came here in another way is nobody's to hold.
+async fn hold_if_ours(agent: &Arc<Agent>, entry: &Entry) {
+    loop {
+        match ours(agent, entry).await {
+            Ok(Some(_)) => break,
+            Ok(None) => return,
+            Err(_) => sleep(TRY_AGAIN_AFTER).await,
+        }
+    }
+    let now = agent.ledger.entry(&entry.id);
+    if now.is_some_and(|now| now.stage != Stage::Destination(Destination::Ended)) {
+        hold::keep(agent, &waiting(entry), None);
+    }
 }
 
 /// Puts the source's word on record, unless there is another one already, and acts upon what is there.
@@ -142,10 +158,10 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
     let begins = Arc::clone(agent);
     let begun = async move {
         let agent = begins;
-        let Entry { id, vm, name, attempt, transient, .. } = entry;
+        let Entry { id, vm, name, attempt, transient, ran, .. } = entry;
         loop {
             let started = match then {
-                Then::Runs => start(&agent, vm, &name, transient).await,
+                Then::Runs => start(&agent, vm, &name, transient || ran).await,
                 Then::StaysPaused => Ok(()),
             };
             match started {
@@ -188,10 +204,21 @@ async fn forget_definition(agent: &Agent, vm: VmId, name: &str) {
     }
 }
 
-async fn start(agent: &Agent, vm: VmId, name: &str, transient: bool) -> Result<(), SiteError> {
+/// `may_be_gone`: it is undefined when it runs, and not before; or an agent that knows nothing of it any more had it run.
+async fn start(agent: &Agent, vm: VmId, name: &str, may_be_gone: bool) -> Result<(), SiteError> {
+    use StoppedBy as By;
     match agent.site.power(vm).await? {
-        // It is undefined when it runs, and not before.
-        Power::Absent if transient => {
+        Power::Absent if may_be_gone => {
+            warn!("{name} ran here already, and has ended");
+            return Ok(());
+        }
+        // One that waits is paused: it does neither.
+        Power::Off
+            if matches!(
+                agent.site.stopped_by(vm).await?,
+                Some(By::Shutdown | By::Migrated | By::Saved)
+            ) =>
+        {
             warn!("{name} ran here already, and has ended");
             return Ok(());
         }
@@ -350,15 +377,7 @@ async fn try_undo(agent: &Agent, entry: &Entry) -> Result<(), UndoError> {
 
 /// How this migration's VM is, if the VM of its id is this migration's.
 async fn ours(agent: &Agent, entry: &Entry) -> Result<Option<Power>, SiteError> {
-    use site::PlaceholderState as P;
-    Ok(match agent.site.placeholder(entry.vm).await? {
-        P::Held { migration, power, .. } | P::Released { migration, power, .. }
-            if migration == entry.id =>
-        {
-            Some(power)
-        }
-        _ => None,
-    })
+    hold::ours(agent, &waiting(entry)).await
 }
 
 /// With what libvirt keeps beside a definition: saved memory, firmware variables.

@@ -70,7 +70,7 @@ pub async fn hold(
     match stood_still {
         Ok(true) => Ok(()),
         Err(HoldError::Daemon(error)) => Err(error.into()),
-        Ok(false) | Err(HoldError::Runs { .. }) => Err(ArrivalError::Resumed),
+        Ok(false) | Err(HoldError::Runs { .. } | HoldError::NotOurs) => Err(ArrivalError::Resumed),
     }
 }
 
@@ -184,8 +184,25 @@ async fn stands_still(agent: &Agent, who: &Waiting, held: &Held) -> Result<bool,
     Ok(false)
 }
 
+/// How the VM is that came by this migration, if the one of its id is that.
+pub async fn ours(agent: &Agent, who: &Waiting) -> Result<Option<Power>, SiteError> {
+    use site::PlaceholderState as P;
+    Ok(match agent.site.placeholder(who.vm).await? {
+        P::Held { migration, power, .. } | P::Released { migration, power, .. }
+            if migration == who.id =>
+        {
+            Some(power)
+        }
+        _ => None,
+    })
+}
+
 async fn suspend(agent: &Agent, who: &Waiting) -> Result<(), HoldError> {
     let (name, source) = (&who.name, &agent.config.neighbour.name);
+    // One that came here in another way runs as its owner wants it to.
+    if ours(agent, who).await.is_ok_and(|ours| ours.is_none()) {
+        return Err(HoldError::NotOurs);
+    }
     // What it wrote meanwhile is nobody's to throw away.
     let ran = agent.ledger.learn(&who.id, |entry| entry.ran = true).await;
     if let Err(error) = ran {
@@ -206,6 +223,8 @@ async fn suspend(agent: &Agent, who: &Waiting) -> Result<(), HoldError> {
 pub enum HoldError {
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    #[error("the VM of its id here did not come by this migration")]
+    NotOurs,
     #[error(
         "somebody resumed {name} here, and it may run at {source_site} as well: suspend it: virsh suspend {name}"
     )]
