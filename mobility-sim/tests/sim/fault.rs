@@ -28,6 +28,8 @@ pub enum Fault {
     KillClient,
     /// Whoever drives the source's migration stands still for a while, and keeps its connections.
     StopClient,
+    /// ... for less time than its agent waits for it.
+    SlowClient,
     /// As quick as a service manager has it back.
     RestartLibvirtd(Place),
     /// Quicker than anybody could ask it something meanwhile.
@@ -83,6 +85,7 @@ impl Fault {
             Self::BreakDaemon => world.breaks(Way::Daemon),
             Self::KillClient => world.kill_client(),
             Self::StopClient => world.stop_client(LATE),
+            Self::SlowClient => world.stop_client(SOON),
             Self::RestartLibvirtd(place) => world.kill_libvirtd(place, AT_ONCE),
             Self::BlinkLibvirtd(place) => world.blink_libvirtd(place),
             Self::Operator(deed) => world.operator(Place::East, deed),

@@ -103,6 +103,8 @@ impl Stage {
     /// Judges, has done what is a person's to do, and judges again, until there is an end.
     pub async fn conclude(&mut self, operator: Operator) -> Outcome {
         let mut outcome = Outcome::default();
+        // By nobody who was asked for it here.
+        let was_started = self.world.guest().was_started;
         for _ in 0..5 {
             let status = status(&self.world).await;
             let status = status.as_ref();
@@ -115,7 +117,7 @@ impl Stage {
             self.settle().await;
         }
         let status = status(&self.world).await;
-        self.ended_well(status.as_ref());
+        self.ended_well(status.as_ref(), was_started);
         let stood = self.world.guest().stood;
         if outcome.deeds.is_empty() && stood > STANDS_MAX {
             self.violated(format!("it stood still for {} s", stood.as_secs()));
@@ -214,7 +216,7 @@ impl Stage {
         }
     }
 
-    fn ended_well(&mut self, status: Option<&(Verdict, Evidence)>) {
+    fn ended_well(&mut self, status: Option<&(Verdict, Evidence)>, was_started: bool) {
         let [east, west] = self.powers();
         if self.ended.is_none() && !self.world.was_killed() {
             self.violated("nobody answered the source's operator");
@@ -275,10 +277,7 @@ impl Stage {
                 }
             }
         }
-        let by_others = {
-            let guest = self.world.guest();
-            guest.destination_had || guest.was_started
-        };
+        let by_others = self.world.guest().destination_had || was_started;
         if self.ended == Some(Ended::Moved) && !by_others {
             self.violated("libvirt says that it moved, and it did not");
         }

@@ -41,6 +41,26 @@ fn where_virsh_leads_it_an_end_shows_nothing() {
     assert_eq!(done.outcome, Outcome { moved: false, deeds: vec![Help::Started] });
 }
 
+/// Nor does it where virsh takes leave then as if all were well: that it crashed is no word of libvirt's.
+#[test]
+fn nor_does_it_where_virsh_takes_leave_after_that() {
+    let heard = "K: has heard of finish #1";
+    let back = "libvirtd E is back #1";
+    for near in [true, false] {
+        let by_virsh = Kind { driven: Driven::ByVirsh, near, ..NEAR };
+        let done = play(
+            by_virsh,
+            &[
+                (heard, Fault::SlowClient),
+                (heard, Fault::RestartLibvirtd(Place::East)),
+                (back, Fault::Operator(Deed::Resume)),
+                (back, Fault::KillQemu(Place::East)),
+            ],
+        );
+        assert_eq!(done.outcome, Outcome { moved: false, deeds: vec![Help::Started] });
+    }
+}
+
 /// In the moment between the last look at its definition and its end: it is found, and fenced again.
 #[test]
 fn a_definition_that_was_made_anew_just_before_the_end_does_not_start() {

@@ -105,3 +105,27 @@ fn ran_meanwhile(away: Fault, suspended: bool) {
         }
     });
 }
+
+/// Its agent has lost its state, and finds that an attempt of long ago was revoked: that has nothing to do with it.
+#[test]
+fn one_that_came_in_another_way_since_runs_on() {
+    log();
+    virtually(async {
+        // It is whole there, and the source does not hear of it.
+        let lost = ("wan 1, W's write 6 #1".to_owned(), Fault::BreakCalls);
+        let mut stage = Stage::set(BY_LIBVIRTD, vec![lost]).await;
+        let world = Arc::clone(&stage.world);
+        stage.play().await;
+        assert_eq!(world.struck().len(), 1);
+        assert_eq!(world.guest().power(Place::West), Power::Absent, "it stays");
+        assert!(world.passed().iter().any(|place| place == "W asks: power off #1"), "it was whole");
+        world.guest().host(Place::West).domain = Some(Domain::running(1, true));
+        world.loses_state(Place::West);
+        // Whose it is is not known at once.
+        world.strikes_next("W asks: placeholder", Fault::RestartLibvirtd(Place::West));
+        world.kill_agent(Place::West, Duration::from_secs(1));
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(world.guest().power(Place::West), Power::Running, "it was suspended");
+        assert!(!world.guest().domain(Place::West).unwrap().held, "it is held");
+    });
+}

@@ -203,6 +203,13 @@ impl World {
         self.plan().struck.clone()
     }
 
+    /// One more fault, at that place as it is passed next.
+    pub fn strikes_next(&self, place: &str, fault: Fault) {
+        let mut plan = self.plan();
+        let next = plan.counts.get(place).copied().unwrap_or_default() + 1;
+        plan.waiting.push((format!("{place} #{next}"), fault));
+    }
+
     /// What still waits to strike, does not any more.
     pub fn calm(&self) {
         self.plan().waiting.clear();
