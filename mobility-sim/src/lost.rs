@@ -10,6 +10,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use site::SiteErrorKind;
 use site_ledger::{NativeError, NativePaper, natives};
 use tokio::time::sleep;
 use tracing::{Instrument, debug, error, info_span, warn};
@@ -25,11 +26,8 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub async fn take_back(agent: Arc<Agent>) {
     let mut told = false;
     let papers = loop {
-        let papers = natives(&*agent.site).await;
-        let cut = |(_, paper): &(_, Result<_, _>)| matches!(paper, Err(NativeError::Site(_)));
-        match papers.map_err(NativeError::from) {
-            Ok(papers) if !papers.iter().any(cut) => break papers,
-            Ok(_) => {}
+        match natives(&*agent.site).await.map_err(NativeError::from).and_then(readable) {
+            Ok(papers) => break papers,
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
                     warn!("what this site keeps of migrations is not seen yet: {}", chain(&error));
@@ -38,9 +36,7 @@ pub async fn take_back(agent: Arc<Agent>) {
         }
         sleep(TRY_AGAIN_AFTER).await;
     };
-    // One that cannot be read is told of by `status`.
-    let readable = |(epoch, paper): (_, Result<_, _>)| Some((epoch, paper.ok()?));
-    let mut papers: VecDeque<_> = papers.into_iter().filter_map(readable).collect();
+    let mut papers = VecDeque::from(papers);
     let mut told_of = HashSet::new();
     while let Some((epoch, paper)) = papers.pop_front() {
         let span = info_span!("lost", id = %paper.id, vm = %paper.name);
@@ -55,6 +51,23 @@ pub async fn take_back(agent: Arc<Agent>) {
             }
         }
     }
+}
+
+/// One that is damaged is told of by `status`.
+///
+/// # Errors
+/// libvirtd went away before all were read.
+fn readable(
+    papers: Vec<(Epoch, Result<NativePaper, NativeError>)>,
+) -> Result<Vec<(Epoch, NativePaper)>, NativeError> {
+    let all = papers.into_iter().filter_map(|(epoch, paper)| match paper {
+        Ok(paper) => Some(Ok((epoch, paper))),
+        Err(NativeError::Site(error)) if error.kind == SiteErrorKind::Unreachable => {
+            Some(Err(error.into()))
+        }
+        Err(_) => None,
+    });
+    all.collect()
 }
 
 async fn one(agent: &Arc<Agent>, paper: &NativePaper, epoch: Epoch) -> Result<(), HandoverError> {

@@ -181,7 +181,6 @@ pub fn head(
     (from, to): (&SiteName, &SiteName),
 ) -> String {
     let site = |side| if side == Side::Source { from } else { to };
-
     // What became of it since its end is nobody's alarm, but no more than is true is said.
     let is_down = outage(verdict).is_some()
         || (verdict.verdict == VerdictKind::Completed && verdict.started != Some(true));
