@@ -21,6 +21,7 @@ mod judge;
 mod left;
 mod liar;
 mod libvirtd;
+mod lost;
 mod matrix;
 mod nbd;
 mod near;
