@@ -1,5 +1,6 @@
 //! How long a VM may stand still is meant for all of it. QEMU counts what it has to send, and no more: the handover
-//! comes after that, so that QEMU is allowed less.
+//! comes after that, so that QEMU is allowed less. It stops the VM as soon as what is left fits, and not when there is
+//! as little left as there can be: it is allowed little at first, and the rest when that was of no use.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use model::VmId;
 use site::SiteError;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
-use units::chain;
+use units::{Bytes, chain};
 
 use crate::custody::Carried;
 use crate::progress::Meters;
@@ -19,15 +20,36 @@ const HANDOVER_MS: u64 = 120;
 /// Of what is allowed, the handover takes one part in so many at most: else little that is written fast would ever
 /// fit.
 const PARTS: u64 = 2;
+/// Of what QEMU is allowed in the end, one part in so many at first.
+const FIRST_PARTS: u64 = 6;
+/// Passes over memory by then: the whole, what changed meanwhile, and what changed while that went. A guest whose memory
+/// does not fit by then hardly will.
+const PASSES_WITH_LITTLE: u64 = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+const RAISE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Its guest may stand still meanwhile, and libvirt puts it back as well.
 const PUT_BACK_MAX: Duration = Duration::from_millis(300);
 
 /// QEMU's own setting, which outlives an attempt.
 pub struct Allowance {
     vm: VmId,
-    /// What it was, and what it is now, in milliseconds.
-    lowered: OnceLock<(u64, u64)>,
+    lowered: OnceLock<Lowered>,
+}
+
+/// In milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Lowered {
+    /// What it was.
+    before: u64,
+    first: u64,
+    most: u64,
+}
+
+impl Lowered {
+    fn of(before: u64) -> Self {
+        let most = before - HANDOVER_MS.min(before / PARTS);
+        Self { before, first: most.div_ceil(FIRST_PARTS), most }
+    }
 }
 
 impl Allowance {
@@ -41,28 +63,62 @@ impl Allowance {
             sleep(LOOK_EVERY).await;
         }
         let lowered = async {
-            let before = agent.site.max_downtime_ms(self.vm).await?;
-            let now = before - HANDOVER_MS.min(before / PARTS);
+            let lowered = Lowered::of(agent.site.max_downtime_ms(self.vm).await?);
             // Known before it is so: whoever stops waiting for it does not stop it.
-            self.lowered.get_or_init(|| (before, now));
-            agent.site.allow_downtime_ms(self.vm, now).await?;
-            Ok::<_, SiteError>((before, now))
+            let lowered = self.lowered.get_or_init(|| lowered);
+            agent.site.allow_downtime_ms(self.vm, lowered.first).await?;
+            debug!(?lowered, "QEMU is allowed less, for the handover is part of it");
+            Ok::<_, SiteError>(*lowered)
         };
-        match lowered.await {
-            Ok((before_ms, now_ms)) => {
-                debug!(before_ms, now_ms, "QEMU is allowed less, for the handover is part of it");
+        let Lowered { first, most, .. } = match lowered.await {
+            Ok(lowered) => lowered,
+            Err(error) => {
+                debug!("how long it may stand still is not known: {}", chain(&error));
+                return;
             }
-            Err(error) => debug!("how long it may stand still is not known: {}", chain(&error)),
+        };
+        self.is_of_no_use(agent, meters).await;
+        while let Err(error) = self.raise(agent, first, most).await {
+            debug!("it may not stand still for longer yet: {}", chain(&error));
+            sleep(RAISE_AGAIN_AFTER).await;
+        }
+    }
+
+    /// Whoever has allowed it something else since is not overruled.
+    async fn raise(&self, agent: &Agent, first: u64, most: u64) -> Result<(), SiteError> {
+        if agent.site.max_downtime_ms(self.vm).await? == first {
+            agent.site.allow_downtime_ms(self.vm, most).await?;
+            debug!(most, "its guest changes more than that");
+        }
+        Ok(())
+    }
+
+    /// Until memory has gone round often enough, or nobody says how often it has.
+    async fn is_of_no_use(&self, agent: &Agent, meters: &Meters) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if meters.taken().memory == Bytes(0) {
+                continue;
+            }
+            match agent.site.live_job(self.vm).await {
+                Ok(Some(job)) if job.passes <= PASSES_WITH_LITTLE => {}
+                Ok(_) => return,
+                Err(error) => {
+                    debug!("how often memory has gone round is not known: {}", chain(&error));
+                    return;
+                }
+            }
         }
     }
 
     /// The VM stays. Whoever has allowed it something else since is not overruled; they hear that it has ended after
     /// this.
     pub async fn put_back(&self, agent: &Agent) {
-        let Some((before_ms, now_ms)) = self.lowered.get().copied() else { return };
+        let Some(lowered) = self.lowered.get().copied() else { return };
+        let Lowered { before, first, most } = lowered;
         let put_back = async {
-            if agent.site.max_downtime_ms(self.vm).await? == now_ms {
-                agent.site.allow_downtime_ms(self.vm, before_ms).await?;
+            if [first, most].contains(&agent.site.max_downtime_ms(self.vm).await?) {
+                agent.site.allow_downtime_ms(self.vm, before).await?;
             }
             Ok::<_, SiteError>(())
         };
@@ -71,6 +127,24 @@ impl Allowance {
             Ok(Err(error)) => chain(&error),
             Err(_) => "no answer".to_owned(),
         };
-        info!(before_ms, now_ms, "the downtime that was allowed is not put back: {why}");
+        info!(?lowered, "the downtime that was allowed is not put back: {why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lowered;
+
+    #[test]
+    fn the_handover_is_part_of_what_is_allowed() {
+        let of = |before| {
+            let Lowered { first, most, .. } = Lowered::of(before);
+            (first, most)
+        };
+        assert_eq!(of(300), (30, 180));
+        assert_eq!(of(3000), (480, 2880));
+        assert_eq!(of(100), (9, 50));
+        assert_eq!(of(1), (1, 1));
+        assert_eq!(of(0), (0, 0));
     }
 }

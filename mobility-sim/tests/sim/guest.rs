@@ -50,6 +50,8 @@ pub struct Domain {
     pub poses: bool,
     /// How long its QEMU may have it stand still to move it.
     pub downtime_ms: u64,
+    /// How often its memory has gone round.
+    pub passes: u64,
 }
 
 /// How far libvirt's own migration is with a domain.
@@ -84,6 +86,7 @@ impl Domain {
             awaited: false,
             poses: false,
             downtime_ms: 300,
+            passes: 1,
         }
     }
 }

@@ -159,13 +159,16 @@ fn the_downtime_that_was_allowed_is_put_back_where_it_stays() {
         let allowed = || world.guest().domain(Place::East).unwrap().downtime_ms;
         let while_it_goes_on = async {
             sleep(Duration::from_secs(10)).await;
-            allowed()
+            let first = allowed();
+            world.guest().domain(Place::East).unwrap().passes = 5;
+            sleep(Duration::from_secs(2)).await;
+            (first, allowed())
         };
         let lowered = tokio::select! {
             () = stage.play() => panic!("it was over while the line was silent"),
             lowered = while_it_goes_on => lowered,
         };
-        assert_eq!(lowered, 180);
+        assert_eq!(lowered, (30, 180));
         sleep(Duration::from_secs(60)).await;
         assert_eq!(world.guest().power(Place::East), Power::Running);
         assert_eq!(allowed(), 300);

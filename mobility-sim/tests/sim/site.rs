@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::{FenceOffer, PoolOffer, Power, SiteName, SiteReport, Vm, VmId, WriteCount};
 use site::{
-    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover, Mark,
-    NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site, SiteError, SiteErrorKind,
-    StoppedBy, Takeover, UnfenceRecord, VmProcess,
+    ApplianceFiles, ApplianceRef, ByteStream, CreatedDisk, Discarded, FenceStage, Leftover,
+    LiveJob, Mark, NewDisk, PlaceholderSpec, PlaceholderState, RecordKey, Remedy, Site, SiteError,
+    SiteErrorKind, StoppedBy, Takeover, UnfenceRecord, VmProcess,
 };
 use tokio::time::sleep;
 use units::{Bytes, MigrationId};
@@ -170,6 +170,12 @@ impl Site for Sited {
             Ok(())
         })
         .await
+    }
+
+    /// Nothing rests on it: it is no place.
+    async fn live_job(&self, _: VmId) -> Done<Option<LiveJob>> {
+        let passes = self.world.guest().domain(self.place).map(|domain| domain.passes);
+        Ok(passes.map(|passes| LiveJob { passes, ..LiveJob::default() }))
     }
 
     async fn power_off(&self, _: VmId) -> Done<()> {
