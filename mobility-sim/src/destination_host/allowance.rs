@@ -22,8 +22,8 @@ const HANDOVER_MS: u64 = 120;
 const PARTS: u64 = 2;
 /// Of what QEMU is allowed in the end, one part in so many at first.
 const FIRST_PARTS: u64 = 6;
-/// Passes over memory by then: the whole, what changed meanwhile, and what changed while that went. A guest whose memory
-/// does not fit by then hardly will.
+/// As QEMU counts its passes over memory, with its first look: then the whole, what changed meanwhile, and what changed
+/// while that went. A guest whose memory does not fit by then hardly will.
 const PASSES_WITH_LITTLE: u64 = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const RAISE_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -62,21 +62,21 @@ impl Allowance {
         while meters.taken() == Carried::default() {
             sleep(LOOK_EVERY).await;
         }
-        let lowered = async {
-            let lowered = Lowered::of(agent.site.max_downtime_ms(self.vm).await?);
-            // Known before it is so: whoever stops waiting for it does not stop it.
-            let lowered = self.lowered.get_or_init(|| lowered);
-            agent.site.allow_downtime_ms(self.vm, lowered.first).await?;
-            debug!(?lowered, "QEMU is allowed less, for the handover is part of it");
-            Ok::<_, SiteError>(*lowered)
-        };
-        let Lowered { first, most, .. } = match lowered.await {
-            Ok(lowered) => lowered,
+        let before = match agent.site.max_downtime_ms(self.vm).await {
+            Ok(before) => before,
             Err(error) => {
                 debug!("how long it may stand still is not known: {}", chain(&error));
                 return;
             }
         };
+        // Known before it is so: whoever stops waiting for it does not stop it.
+        let lowered = *self.lowered.get_or_init(|| Lowered::of(before));
+        let Lowered { first, most, .. } = lowered;
+        match agent.site.allow_downtime_ms(self.vm, first).await {
+            Ok(()) => debug!(?lowered, "QEMU is allowed less, for the handover is part of it"),
+            // It may be so all the same, and then it has to be raised.
+            Err(error) => debug!("that QEMU is allowed less is not known: {}", chain(&error)),
+        }
         self.is_of_no_use(agent, meters).await;
         while let Err(error) = self.raise(agent, first, most).await {
             debug!("it may not stand still for longer yet: {}", chain(&error));

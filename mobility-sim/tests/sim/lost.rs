@@ -21,19 +21,13 @@ use crate::world::{Place, World};
 /// It waits, whole, as its agent loses its state.
 const WAITS: &str = "K: has heard of finish #1";
 
-async fn until_struck(world: &World) {
-    while world.struck().is_empty() {
-        sleep(Duration::from_millis(1)).await;
-    }
-}
-
 /// Its agent has it run, and is killed before that is on record.
 async fn ends_meanwhile(how: StoppedBy) -> Power {
     let killed = ("W has done: resume #1".to_owned(), Fault::KillAgent(Place::West));
     let mut stage = Stage::set(NEAR, vec![killed]).await;
     let world = Arc::clone(&stage.world);
     let ends = async {
-        until_struck(&world).await;
+        world.until_struck(1).await;
         sleep(Duration::from_millis(200)).await;
         assert_eq!(world.guest().power(Place::West), Power::Running, "the control");
         world.ends(Place::West, how, By::Accident);
@@ -73,7 +67,7 @@ fn is_taken_back(and: impl FnOnce(&World)) {
         let mut stage = Stage::set(NEAR, vec![lost]).await;
         let world = Arc::clone(&stage.world);
         let meanwhile = async {
-            until_struck(&world).await;
+            world.until_struck(1).await;
             and(&world);
         };
         tokio::join!(stage.play(), meanwhile);

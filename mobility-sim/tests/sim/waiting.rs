@@ -82,9 +82,7 @@ fn ran_meanwhile(away: Fault, suspended: bool) {
         let mut stage = Stage::set(Kind { driven: Driven::ByVirsh, ..BY_LIBVIRTD }, plan).await;
         let world = Arc::clone(&stage.world);
         let history = async {
-            while world.struck().len() < 2 {
-                sleep(Duration::from_millis(1)).await;
-            }
+            world.until_struck(2).await;
             // The source is left paused, and looked at for ten seconds before anything is done about it.
             world.operator(Place::West, Deed::Resume);
             assert_eq!(world.guest().power(Place::West), Power::Running, "the control");

@@ -203,6 +203,12 @@ impl World {
         self.plan().struck.clone()
     }
 
+    pub async fn until_struck(&self, times: usize) {
+        while self.struck().len() < times {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// One more fault, at that place as it is passed next.
     pub fn strikes_next(&self, place: &str, fault: Fault) {
         let mut plan = self.plan();
