@@ -1,6 +1,7 @@
 //! An agent on the source's machine sees its VM's process end: what that does show, and what it does not.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::Power;
@@ -151,11 +152,22 @@ fn a_source_that_runs_on_may_be_started_again_before_the_destination_answers() {
 /// Also by a libvirt that does not do it itself.
 #[test]
 fn the_downtime_that_was_allowed_is_put_back_where_it_stays() {
+    is_lowered_raised_and_put_back(false);
+}
+
+/// A guest that changes much would never fit into what is allowed at first.
+#[test]
+fn one_that_was_lowered_without_an_answer_is_raised_and_put_back_too() {
+    is_lowered_raised_and_put_back(true);
+}
+
+fn is_lowered_raised_and_put_back(vague: bool) {
     log();
     run::virtually(async {
         let silent = ("wan 3, E's write 2 #1".to_owned(), Fault::SilenceWan);
         let mut stage = Stage::set(NEAR, vec![silent]).await;
         let world = Arc::clone(&stage.world);
+        world.vague.store(vague, Ordering::Relaxed);
         let allowed = || world.guest().domain(Place::East).unwrap().downtime_ms;
         let while_it_goes_on = async {
             sleep(Duration::from_secs(10)).await;

@@ -169,7 +169,12 @@ impl Site for Sited {
             domain.downtime_ms = most;
             Ok(())
         })
-        .await
+        .await?;
+        if self.world.vague.swap(false, Ordering::Relaxed) {
+            let unknown = Remedy::Reconcile;
+            return Err(self.error(SiteErrorKind::Unreachable, "allow downtime", unknown));
+        }
+        Ok(())
     }
 
     /// Nothing rests on it: it is no place.

@@ -106,6 +106,8 @@ pub struct World {
     pub forgetful: AtomicBool,
     /// How VMs are takes libvirtd a while to say.
     pub sluggish: AtomicBool,
+    /// The next downtime that is allowed is so, and its libvirtd's answer is lost.
+    pub vague: AtomicBool,
     /// Tasks of the source's client and of libvirtds, by who they are.
     tasks: Mutex<BTreeMap<Who, Vec<AbortHandle>>>,
 }
@@ -145,6 +147,7 @@ impl World {
             told: Mutex::default(),
             forgetful: AtomicBool::new(false),
             sluggish: AtomicBool::new(false),
+            vague: AtomicBool::new(false),
             tasks: Mutex::default(),
         })
     }
