@@ -3,13 +3,12 @@
 use std::error::Error;
 
 use crate::causeway::config::Config;
-use crate::memory::bounded;
+use crate::memory::{self, bounded};
 
 pub fn check(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
-    // A tree of tables, each value of which knows where it stood.
     let read = || toml::from_str::<Config>(text);
-    match bounded(512 * text.len() + (256 << 10), read) {
+    match bounded(memory::toml(text.len()), read) {
         Ok(config) => {
             assert_eq!(format!("{config:?}"), format!("{:?}", read().expect("as before")));
             for site in config.sites() {

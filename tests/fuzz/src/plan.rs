@@ -13,14 +13,14 @@ use serde::Deserialize;
 use units::Bytes;
 use wire::control::{GuestReport, Severity};
 
-use crate::memory::bounded;
+use crate::memory::{self, bounded};
 use crate::script::Script;
 
 pub fn check(bytes: &[u8]) {
     match bytes.first() {
         Some(0) => rounds(Script(&bytes[1..])),
         Some(b'{') => {
-            if let Ok(plan) = bounded(memory(bytes), || serde_json::from_slice::<Plan>(bytes)) {
+            if let Ok(plan) = bounded(json(bytes), || serde_json::from_slice::<Plan>(bytes)) {
                 is_kept(&plan);
             } else if let Ok(found) = serde_json::from_slice(bytes) {
                 drawn(found);
@@ -28,15 +28,15 @@ pub fn check(bytes: &[u8]) {
         }
         _ => {
             let Ok(text) = str::from_utf8(bytes) else { return };
-            if let Ok(plan) = bounded(memory(bytes), || toml::from_str::<Plan>(text)) {
+            if let Ok(plan) = bounded(memory::toml(text.len()), || toml::from_str::<Plan>(text)) {
                 is_kept(&plan);
             }
         }
     }
 }
 
-/// A tree of TOML before a plan is made of it; strings and lists of either.
-const fn memory(bytes: &[u8]) -> usize {
+/// The plan alone: no tree is made before it.
+const fn json(bytes: &[u8]) -> usize {
     512 * bytes.len() + (256 << 10)
 }
 
