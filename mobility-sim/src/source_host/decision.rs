@@ -160,11 +160,17 @@ fn begin(agent: &Arc<Agent>, entry: Entry, then: Then) {
         let agent = begins;
         let Entry { id, vm, name, attempt, transient, ran, .. } = entry;
         loop {
+            // Libvirtd may carry out after this what it was asked before.
+            let is_kept = hold::is_kept(&agent, &id);
             let started = match then {
                 Then::Runs => start(&agent, vm, &name, transient || ran).await,
                 Then::StaysPaused => Ok(()),
             };
             match started {
+                Ok(()) if is_kept => {
+                    hold::let_go(&agent, &id).await;
+                    continue;
+                }
                 Ok(()) => break,
                 Err(error) => error!("{name} is this site's and does not run: {}", chain(&error)),
             }

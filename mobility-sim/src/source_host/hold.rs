@@ -7,7 +7,6 @@
 //! if it is started it runs until it is seen, a second later.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use model::{Power, SiteName, VmId};
 use rpc::error::Code;
 use rpc::procedures::Domain;
 use site::SiteError;
-use tokio::select;
 use tokio::time::{sleep, timeout};
+use tokio::{join, select};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, warn};
 use units::{MigrationId, chain};
@@ -87,6 +86,11 @@ pub fn keep(agent: &Arc<Agent>, who: &Waiting, held: Option<Held>) {
     whose.spawn(kept.instrument(Span::current()));
 }
 
+/// Whether something may still be on its way to libvirtd that suspends it.
+pub fn is_kept(agent: &Agent, id: &MigrationId) -> bool {
+    agent.arrivals.holds.find(id).is_some()
+}
+
 /// Whatever is asked of libvirtd afterwards need not wait.
 pub async fn let_go(agent: &Agent, id: &MigrationId) {
     let Some(Keeping { release, released }) = agent.arrivals.holds.find(id) else { return };
@@ -105,10 +109,9 @@ async fn keep_until(
     loop {
         let now = match held.take() {
             Some(held) => Ok(held),
-            None => select! {
-                held = anew(agent, who) => held,
-                never = quiet(agent, who) => match never {},
-                () = release.cancelled() => return,
+            None => match anew(agent, who, release).await {
+                Some(held) => held,
+                None => return,
             },
         };
         // Whoever could not be suspended is held no more than that, and tried again.
@@ -148,12 +151,27 @@ async fn keep_until(
     }
 }
 
-async fn anew(agent: &Agent, who: &Waiting) -> Result<Held, DaemonError> {
-    Held::anew(&*agent.net, &agent.config.site.socket, who.vm).await
+/// `None`: it is let go. Whatever keeps it from being held, another job of libvirtd's for one, it does not run meanwhile.
+async fn anew(
+    agent: &Agent,
+    who: &Waiting,
+    release: &CancellationToken,
+) -> Option<Result<Held, DaemonError>> {
+    let enough = CancellationToken::new();
+    let held = async {
+        let held = select! {
+            held = Held::anew(&*agent.net, &agent.config.site.socket, who.vm) => Some(held),
+            () = release.cancelled() => None,
+        };
+        enough.cancel();
+        held
+    };
+    join!(held, quiet(agent, who, &enough)).0
 }
 
-/// Whatever keeps it from being held, another job of libvirtd's for one: it does not run meanwhile.
-async fn quiet(agent: &Agent, who: &Waiting) -> Infallible {
+/// Until it is enough, and what was begun has ended: libvirt suspends it also when nobody waits for that any more,
+/// after it was granted and resumed.
+async fn quiet(agent: &Agent, who: &Waiting, enough: &CancellationToken) {
     let mut told = String::new();
     loop {
         if let Err(error) = calm(agent, who).await {
@@ -163,7 +181,10 @@ async fn quiet(agent: &Agent, who: &Waiting) -> Infallible {
                 told = why;
             }
         }
-        sleep(TRY_AGAIN_AFTER).await;
+        select! {
+            () = sleep(TRY_AGAIN_AFTER) => {}
+            () = enough.cancelled() => return,
+        }
     }
 }
 

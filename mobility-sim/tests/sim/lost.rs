@@ -2,6 +2,7 @@
 //! site.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::Power;
@@ -11,12 +12,12 @@ use tokio::time::sleep;
 use units::Epoch;
 
 use crate::fault::Fault;
-use crate::guest::By;
+use crate::guest::{By, Job};
 use crate::judge::open;
 use crate::matrix::NEAR;
 use crate::run::{log, virtually};
 use crate::stage::Stage;
-use crate::world::{Place, World};
+use crate::world::{Deed, Place, World};
 
 /// It waits, whole, as its agent loses its state.
 const WAITS: &str = "K: has heard of finish #1";
@@ -94,4 +95,19 @@ fn papers_that_were_not_read_are_asked_for_again() {
     let restart = Fault::RestartLibvirtd(Place::West);
     is_taken_back(|world| world.strikes_next("W asks: kept", restart));
     is_taken_back(|world| world.strikes_next("W has done: kept keys", restart));
+}
+
+/// Its source's word comes while it is being suspended: it does not stay so. Also where that takes longer than anybody
+/// waits.
+#[test]
+fn one_that_somebody_resumed_runs_also_where_it_is_granted_while_it_is_suspended() {
+    for seconds in [10, 60] {
+        is_taken_back(|world| {
+            world.late.store(seconds, Ordering::Relaxed);
+            world.operator(Place::West, Deed::Resume);
+            assert_eq!(world.guest().power(Place::West), Power::Running, "the control");
+            // It cannot be held meanwhile.
+            world.guest().domain(Place::West).unwrap().job = Job::Begun;
+        });
+    }
 }

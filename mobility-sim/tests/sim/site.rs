@@ -392,6 +392,16 @@ impl Site for Sited {
 
     async fn suspend(&self, _: VmId) -> Done<()> {
         let place = self.place;
+        let late = self.world.late.load(Ordering::Relaxed);
+        if late > 0 {
+            // A thread of its own calls libvirt.
+            let world = Arc::clone(&self.world);
+            let called = tokio::spawn(async move {
+                sleep(Duration::from_secs(late)).await;
+                world.guest().pauses(place, false);
+            });
+            called.await.unwrap();
+        }
         self.call("suspend", move |guest| {
             guest.pauses(place, false);
             Ok(())

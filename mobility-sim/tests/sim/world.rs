@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -106,6 +106,8 @@ pub struct World {
     pub forgetful: AtomicBool,
     /// How VMs are takes libvirtd a while to say.
     pub sluggish: AtomicBool,
+    /// A VM stands still so many seconds after that was asked for, whether or not whoever asked waits for it.
+    pub late: AtomicU64,
     /// The next downtime that is allowed is so, and its libvirtd's answer is lost.
     pub vague: AtomicBool,
     /// Tasks of the source's client and of libvirtds, by who they are.
@@ -147,6 +149,7 @@ impl World {
             told: Mutex::default(),
             forgetful: AtomicBool::new(false),
             sluggish: AtomicBool::new(false),
+            late: AtomicU64::new(0),
             vague: AtomicBool::new(false),
             tasks: Mutex::default(),
         })

@@ -50,7 +50,8 @@ fn a_destinations_agent_that_has_lost_its_state_goes_on_from_what_its_site_keeps
     assert!(told.contains("web1 runs at west, and whose it is is not known"), "{told}");
     agents.west_is_made_anew().unwrap();
     moves_after_all(&scene, &agents);
-    assert!(agents.west.log().contains("somebody resumed web1 here while it waited"));
+    let log = agents.west.log();
+    assert!(log.contains("somebody resumed web1 here while it waited"), "{log}");
 }
 
 #[test]
