@@ -32,7 +32,7 @@ fn a_vm_arrives_with_memory_and_disk_of_which_much_was_only_named() {
         let how = How { multifd, xbzrle: false, via };
         (at, took) = go(dir.path(), name, &spec, at, how, LINE);
         println!("{name}: {took:?}");
-        at.0.wait_for("tick", Duration::from_secs(60));
+        at.0.wait_until("tick", Duration::from_secs(60), |vm| !vm.ticks().is_empty());
         let arrived = at.0.ticks();
         assert!(arrived[0] > *counted.last().unwrap(), "it begins anew: {arrived:?}");
         let sent = took.bytes.memory + took.bytes.disk;

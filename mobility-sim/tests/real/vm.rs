@@ -140,9 +140,13 @@ impl Vm {
     }
 
     pub fn wait_for(&self, text: &str, patience: Duration) {
+        self.wait_until(text, patience, |vm| vm.said().contains(text));
+    }
+
+    pub fn wait_until(&self, what: &str, patience: Duration, is_so: impl Fn(&Self) -> bool) {
         let began = Instant::now();
-        while !self.said().contains(text) {
-            assert!(began.elapsed() < patience, "no {text}: {}", self.said());
+        while !is_so(self) {
+            assert!(began.elapsed() < patience, "no {what}: {}", self.said());
             sleep(Duration::from_millis(100));
         }
     }
@@ -151,10 +155,11 @@ impl Vm {
         String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).into_owned()
     }
 
-    /// The numbers that the guest has counted here.
+    /// The numbers that the guest has counted here, without one that it is writing.
     pub fn ticks(&self) -> Vec<u64> {
         let said = self.said();
-        let lines = said.lines().filter_map(|line| line.trim().strip_prefix("tick "));
+        let whole = said.rfind('\n').map_or("", |end| &said[..end]);
+        let lines = whole.lines().filter_map(|line| line.trim().strip_prefix("tick "));
         lines.filter_map(|number| number.parse().ok()).collect()
     }
 }

@@ -68,7 +68,8 @@ fn over_tls_only_hosts_of_the_sites_authority_may_migrate() {
     let by_stranger = shows(of_host(&scene.dir().join("stranger"), &both, &stranger));
     let refused = agents.refused(&[&[&*by_stranger], &whole[..]].concat()).unwrap();
     println!("a certificate of another authority: {refused}");
-    assert!(agents.east.log().contains("a host was turned away"), "{}", agents.logs());
+    let is_told = || Ok(agents.east.log().contains("a host was turned away"));
+    agents.until("it is told", is_told).unwrap();
     assert_eq!(agents.state(scene.east()).unwrap(), "running");
     scene.west_is_clean().unwrap();
 

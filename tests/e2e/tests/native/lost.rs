@@ -49,6 +49,9 @@ fn a_destinations_agent_that_has_lost_its_state_goes_on_from_what_its_site_keeps
     let told = scene.causeway(&["status", VM]).unwrap().must_exit(5).stdout;
     assert!(told.contains("web1 runs at west, and whose it is is not known"), "{told}");
     agents.west_is_made_anew().unwrap();
+    // Until then it may run because somebody resumed it.
+    let has_moved = || Ok(agents.east.log().contains("web1 has moved to west"));
+    agents.until("it has moved", has_moved).unwrap();
     moves_after_all(&scene, &agents);
     let log = agents.west.log();
     assert!(log.contains("somebody resumed web1 here while it waited"), "{log}");
@@ -71,6 +74,8 @@ fn where_the_destination_is_gone_for_good_the_source_is_defined_anew_by_hand() {
     let scene = start();
     let mut agents = Agents::start(&scene).unwrap();
     ended_and_not_told(&scene, &agents);
+    let is_fenced = || Ok(agents.east.log().contains("its fence is on record"));
+    agents.until("it is fenced", is_fenced).unwrap();
     agents.west.kill().unwrap();
     scene.west().kill_vm(VM).unwrap();
     scene.west().kill_libvirtd().unwrap();

@@ -8,7 +8,7 @@ use anyhow::Result;
 use e2e::{Agents, Scene, SceneOptions, VM};
 use lab::Scenario;
 
-use crate::faults::{lose_replies, spawn_whole};
+use crate::faults::{lose_replies, patient, spawn_whole};
 
 #[test]
 fn a_copy_that_waits_is_not_resumed_by_hand_also_when_libvirtd_is_restarted() {
@@ -23,7 +23,7 @@ fn a_copy_that_waits_is_not_resumed_by_hand_also_when_libvirtd_is_restarted() {
     assert!(!first.wait().unwrap().success());
     scene.west().start_libvirtd().unwrap();
     agents.until("it is held anew", || Ok(is_held(&scene).unwrap_or(false))).unwrap();
-    stand_still(&scene, &agents);
+    assert_eq!(agents.state(scene.west()).unwrap(), "paused");
 
     // The source gives up after half a minute, and runs on.
     let mut second = by_hand();
@@ -41,7 +41,7 @@ fn a_copy_that_waits_is_not_resumed_by_hand_also_when_libvirtd_is_restarted() {
 
 #[test]
 fn a_copy_that_was_resumed_while_nobody_held_it_is_suspended_again() {
-    let scene = Scene::start(Scenario::Relay.builder(), &SceneOptions::default()).unwrap();
+    let scene = Scene::start(patient(), &SceneOptions::default()).unwrap();
     let mut agents = Agents::start(&scene).unwrap();
     let migrating = offered(&scene, &agents);
     agents.west.kill().unwrap();
@@ -51,8 +51,8 @@ fn a_copy_that_was_resumed_while_nobody_held_it_is_suspended_again() {
     agents.start_west().unwrap();
     println!("suspended after {:?}", agents.until_state(scene.west(), "paused").unwrap());
     agents.until("it is held", || is_held(&scene)).unwrap();
-    let log = agents.west.log();
-    assert!(log.contains("somebody resumed web1 here while it waited"), "{log}");
+    let told = "somebody resumed web1 here while it waited";
+    agents.until("it is told", || Ok(agents.west.log().contains(told))).unwrap();
     stand_still(&scene, &agents);
 
     // Now it is its turn.
