@@ -117,8 +117,10 @@ fn a_finish_whose_reply_is_lost_with_the_agent_never_makes_two() {
     agents.east.kill().unwrap();
     assert_eq!(agents.state(scene.west()).unwrap(), "paused", "it was started without a word");
     agents.start_east().unwrap();
-    // Or it is gone, if the source runs on already.
-    assert_ne!(agents.state(scene.west()).unwrap(), "running", "it was started without a word");
+    let west = agents.state(scene.west()).unwrap();
+    assert_ne!(west, "running", "it was started without a word");
+    // It is given up where the source runs on already, and nowhere else.
+    assert!(west == "paused" || agents.state(scene.east()).unwrap() == "running", "{west}");
 
     let (took, said) = fails(migrating);
     println!("reply lost: {took:?}: {said}");

@@ -23,7 +23,7 @@ fn a_copy_that_waits_is_not_resumed_by_hand_also_when_libvirtd_is_restarted() {
     assert!(!first.wait().unwrap().success());
     scene.west().start_libvirtd().unwrap();
     agents.until("it is held anew", || Ok(is_held(&scene).unwrap_or(false))).unwrap();
-    assert_eq!(agents.state(scene.west()).unwrap(), "paused");
+    stand_still(&scene, &agents);
 
     // The source gives up after half a minute, and runs on.
     let mut second = by_hand();
